@@ -1,0 +1,21 @@
+"""What a loader yields and a distiller reads."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one step with their labels and their places in the data set.
+
+    Args:
+        image: normalised as the student expects them.
+        label: class numbers, or one probability vector per image (mixup), or None where nothing needs labels.
+        index: position of each image in its split, or None where nobody knows it.
+    """
+
+    image: Float[Tensor, "b 3 h w"]
+    label: Int64[Tensor, " b"] | Float[Tensor, "b k"] | None = None
+    index: Int64[Tensor, " b"] | None = None

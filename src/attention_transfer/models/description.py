@@ -1,0 +1,51 @@
+"""What can be read from a network: worked out once, when a distiller is built."""
+
+from dataclasses import dataclass
+
+from attention_transfer.capture import Tap
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One top-level stage of a network.
+
+    Args:
+        output: its value as the next stage receives it.
+        pre_activation: the same value before its last activation; equal to `output` where a stage ends without one;
+            None where nobody knows (the user then names a module).
+    """
+
+    output: Tap
+    pre_activation: Tap | None
+
+
+@dataclass(frozen=True)
+class Input:
+    """How a network expects its images, given images in 0…1.
+
+    Args:
+        mean: per channel, subtracted.
+        std: per channel, divided by after that.
+        size: height and width; None accepts any.
+    """
+
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Description:
+    """What can be read from a network, by name.
+
+    Args:
+        stages: top-level stages from input to output, without the stem.
+        head: path of the linear layer that makes the logits; None where there is none.
+        input: the images it was trained on; None where nobody says.
+        convolutional: whether it is made of convolutions (then channels_last pays).
+    """
+
+    stages: tuple[Stage, ...]
+    head: str | None = None
+    input: Input | None = None
+    convolutional: bool = True
