@@ -1,4 +1,396 @@
-"""The run folder: the only file that knows its file names. Standard library only."""
+"""The run folder, the only interface between training, analysis and report; this file alone knows its file names.
+
+Standard library only. Metrics are one JSON line per epoch; every other file is written whole or not at all.
+"""
+
+import fcntl
+import json
+import math
+import os
+import weakref
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self, cast
 
 STUDENT_WEIGHTS = "student.safetensors"
 STUDENT_CONFIG = "student.json"
+_EXPERIMENT = "experiment.json"
+_ENVIRONMENT = "environment.json"
+_METRICS = "metrics.jsonl"
+_SUMMARY = "summary.json"
+_CHECKPOINT = Path("checkpoints", "last.pt")
+_FINDINGS = "findings"
+_LOCK = ".lock"
+_TEMPORARY = ".tmp-"
+
+Json = dict[str, Any]
+
+
+class NotARunError(ValueError):
+    """A path that should be a run folder, or hold some, and does not."""
+
+
+class RunExistsError(ValueError):
+    """The folder is taken: by a run of another experiment, or by files that are no run."""
+
+
+class RunLockedError(ValueError):
+    """Another process, or another open `RunFolder` of this one, is writing the run."""
+
+
+class RunUnwritableError(ValueError):
+    """Nothing can be written where the run should go."""
+
+
+class RunFolder:
+    """One training run on disk.
+
+    Made by `create_or_resume` it may be written, and is locked until `close`, or the end of a `with` block or the
+    process. Made directly it reads, and may add findings.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        NotARunError: there is no run at `path`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not is_run(self.path):
+            raise NotARunError(f"{path} is no run folder: it has no {_EXPERIMENT}; give the folder that `train` wrote")
+        self._release: weakref.finalize[Any, Any] | None = None
+
+    @classmethod
+    def create_or_resume(cls, path: str | Path, experiment: Mapping[str, Any]) -> Self:
+        """Open a run for writing: a new one, or the one that the same experiment left here.
+
+        Args:
+            path: a folder that is absent, empty, or a run of the same experiment.
+            experiment: everything that determines the run, as JSON.
+
+        Raises:
+            RunExistsError: the folder holds another experiment (the error names the fields) or files that are no run.
+            RunLockedError: somebody else is writing the run.
+            RunUnwritableError: the folder cannot be made or written.
+        """
+        path = Path(path)
+        wanted: Json = json.loads(_encode(experiment, "the experiment"))
+        _refuse_foreign(path)
+        descriptor = _lock(path)
+        try:
+            _refuse_foreign(path)
+            if is_run(path):
+                _refuse_other_experiment(path, wanted)
+            else:
+                _write_json(path / _EXPERIMENT, wanted)
+            _remove_leftovers(path)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        run = cls(path)
+        run._release = weakref.finalize(run, os.close, descriptor)
+        return run
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let others write the run. Safe to call twice."""
+        if self._release is not None:
+            self._release()
+
+    @property
+    def experiment(self) -> Json:
+        """What determines the run, as it was given."""
+        return _read_json(self.path / _EXPERIMENT)
+
+    @property
+    def environment(self) -> Json | None:
+        """Versions, hardware and command of the last start; starts that differed are under `earlier`, oldest first."""
+        return _read_json_if_there(self.path / _ENVIRONMENT)
+
+    @property
+    def summary(self) -> Json | None:
+        """What a finished run came to; None before that."""
+        return _read_json_if_there(self.path / _SUMMARY)
+
+    @property
+    def finished(self) -> bool:
+        """Whether training reached its end: the summary is written last."""
+        return (self.path / _SUMMARY).exists()
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the last checkpoint is or will be; its folder exists. Write it through `whole_file`."""
+        path = self.path / _CHECKPOINT
+        if self._writable:
+            path.parent.mkdir(exist_ok=True)
+        return path
+
+    @property
+    def student_weights(self) -> Path:
+        """Where the bare student's state dict is or will be. Write it through `whole_file`."""
+        return self.path / STUDENT_WEIGHTS
+
+    def write_student_config(self, config: Mapping[str, Any]) -> None:
+        """Say how the bare student is built."""
+        self._require_lock()
+        _write_json(self.path / STUDENT_CONFIG, config)
+
+    def write_environment(self, environment: Mapping[str, Any]) -> None:
+        """Keep versions, hardware and command of this start; a resumed run keeps those of its earlier starts too."""
+        self._require_lock()
+        now: Json = json.loads(_encode(environment, _ENVIRONMENT))
+        before = self.environment
+        if before is not None:
+            earlier: list[Json] = before.pop("earlier", [])
+            starts = [*earlier, *([] if before == now else [before])]
+            now |= {"earlier": starts} if starts else {}
+        _write_json(self.path / _ENVIRONMENT, now)
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Add one epoch's metrics.
+
+        Args:
+            row: has `epoch`, counted from 1.
+
+        Raises:
+            ValueError: a number is not finite, which JSON cannot hold.
+        """
+        self._require_lock()
+        line = _encode(row, _METRICS, indent=None).encode() + b"\n"
+        path = self.path / _METRICS
+        if path.exists() and not path.read_bytes().endswith(b"\n"):
+            # A process killed while it wrote leaves half a line, which must not swallow this one.
+            self._write_metrics(self.read_metrics())
+        with path.open("ab") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read_metrics(self) -> list[Json]:
+        """Metrics by epoch, oldest first; half a line at the end, as a killed process leaves it, is not counted.
+
+        Raises:
+            ValueError: a line before the end is not JSON.
+        """
+        path = self.path / _METRICS
+        if not path.exists():
+            return []
+        lines = path.read_bytes().split(b"\n")
+        rows: list[Json] = []
+        for number, line in enumerate(lines[:-1], start=1):
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise ValueError(
+                    f"line {number} of {path} is not JSON ({error}); the file was changed by hand"
+                ) from error
+        return rows
+
+    def truncate_metrics(self, epochs: int) -> None:
+        """Forget the metrics after the first `epochs` epochs: a run that resumes there will write them again."""
+        self._require_lock()
+        self._write_metrics([row for row in self.read_metrics() if row["epoch"] <= epochs])
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Declare the run finished. Written last, when everything else is in place."""
+        self._require_lock()
+        _write_json(self.path / _SUMMARY, summary)
+
+    def write_finding(self, name: str, finding: Mapping[str, Any] | bytes) -> Path:
+        """Add what an analysis found.
+
+        Args:
+            name: file name; a mapping gets `.json` appended, bytes carry their own suffix (`maps.npz`).
+            finding: JSON, or the bytes of a file.
+
+        Returns:
+            Where it was written.
+        """
+        if not name or name.startswith(".") or Path(name).name != name:
+            raise ValueError(f"a finding's name is a plain file name, got {name!r}")
+        folder = self.path / _FINDINGS
+        folder.mkdir(exist_ok=True)
+        content = finding if isinstance(finding, bytes) else _encode(finding, name).encode()
+        path = folder / (name if isinstance(finding, bytes) else f"{name}.json")
+        write_whole(path, content)
+        return path
+
+    @property
+    def _writable(self) -> bool:
+        return self._release is not None and self._release.alive
+
+    def _require_lock(self) -> None:
+        if not self._writable:
+            raise ValueError(f"{self.path} is open for reading only; open it with RunFolder.create_or_resume to write")
+
+    def _write_metrics(self, rows: Iterable[Json]) -> None:
+        text = "".join(_encode(row, _METRICS, indent=None) + "\n" for row in rows)
+        write_whole(self.path / _METRICS, text.encode())
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether a run folder is at `path`."""
+    return (Path(path) / _EXPERIMENT).is_file()
+
+
+def find_runs(paths: Iterable[str | Path]) -> list[RunFolder]:
+    """All runs at and below some paths, each once, in the order of the paths and then by name.
+
+    Args:
+        paths: run folders, or folders that hold run folders at any depth.
+
+    Raises:
+        NotARunError: a path does not exist or holds no run.
+    """
+    found: dict[Path, RunFolder] = {}
+    for path in map(Path, paths):
+        if not path.is_dir():
+            raise NotARunError(f"{path} is not a folder; give a run folder or a folder of runs")
+        runs = [RunFolder(folder) for folder in _run_folders(path)]
+        if not runs:
+            raise NotARunError(f"{path} holds no run: no {_EXPERIMENT} at or below it")
+        for run in runs:
+            found.setdefault(run.path.resolve(), run)
+    return list(found.values())
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Generator[Path]:
+    """Write a file that appears whole or not at all, replacing what was there.
+
+    Yields:
+        A temporary path in the same folder with the same suffix, to be written inside the `with` block.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        descriptor = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_whole(path: str | Path, content: bytes) -> None:
+    """Write bytes to a file that appears whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def flatten(tree: Mapping[str, Any]) -> Json:
+    """Leaves of nested mappings and lists by dotted path; empty ones are leaves themselves."""
+    leaves: Json = {}
+    for key, value in tree.items():
+        if isinstance(value, list):
+            value = {str(place): item for place, item in enumerate(cast(list[Any], value))} or []
+        if isinstance(value, dict) and value:
+            leaves |= {f"{key}.{path}": leaf for path, leaf in flatten(cast(Json, value)).items()}
+        else:
+            leaves[key] = value
+    return leaves
+
+
+def differing_fields(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted paths at which two JSON trees differ, with both values; `absent` where one has none."""
+    one, two = flatten(first), flatten(second)
+    paths = [*one, *(path for path in two if path not in one)]
+    pairs = {path: (one.get(path, "absent"), two.get(path, "absent")) for path in paths}
+    return {path: pair for path, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _run_folders(path: Path) -> Iterator[Path]:
+    if is_run(path):
+        yield path
+        return
+    for below in sorted(path.iterdir()):
+        if below.is_dir() and not below.is_symlink():
+            yield from _run_folders(below)
+
+
+def _refuse_foreign(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise RunExistsError(f"{path} is a file; a run needs a folder: choose another one")
+    if not path.is_dir() or is_run(path):
+        return
+    strangers = sorted(below.name for below in path.iterdir() if not below.name.startswith((_LOCK, _TEMPORARY)))
+    if strangers:
+        shown = ", ".join(strangers[:3]) + (", …" if len(strangers) > 3 else "")
+        raise RunExistsError(f"{path} is not empty and is no run (it holds {shown}); choose a new or an empty folder")
+
+
+def _refuse_other_experiment(path: Path, wanted: Json) -> None:
+    differing = differing_fields(_read_json(path / _EXPERIMENT), wanted)
+    if differing:
+        listed = "; ".join(f"{field} is {there!r} there, {now!r} now" for field, (there, now) in differing.items())
+        raise RunExistsError(
+            f"{path} holds a run of another experiment: {listed}. Choose another folder, or the same settings to resume"
+        )
+
+
+def _lock(path: Path) -> int:
+    """Make the folder and lock it; the lock ends with the process, so a killed run can be resumed at once."""
+    descriptor = None
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        os.fsync(descriptor)
+    except OSError as error:
+        owner = "?"
+        if descriptor is not None:
+            owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "?"
+            os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise RunLockedError(
+                f"{path} is being written by process {owner}; wait or choose another folder"
+            ) from error
+        raise RunUnwritableError(f"cannot write to {path}: {error.strerror}; choose a folder you may write") from error
+    return descriptor
+
+
+def _remove_leftovers(path: Path) -> None:
+    for folder in (path, path / _CHECKPOINT.parent):
+        for leftover in folder.glob(f"{_TEMPORARY}*"):
+            leftover.unlink()
+
+
+def _encode(content: Mapping[str, Any], what: str, indent: int | None = 2) -> str:
+    try:
+        return json.dumps(content, indent=indent, allow_nan=False, ensure_ascii=False)
+    except ValueError as error:
+        leaves = flatten(content).items()
+        bad = ", ".join(f"{path} = {leaf}" for path, leaf in leaves if leaf in (math.inf, -math.inf) or leaf != leaf)
+        raise ValueError(f"{what} holds numbers that are not finite: {bad or error}") from error
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write_whole(path, (_encode(content, path.name) + "\n").encode())
+
+
+def _read_json(path: Path) -> Json:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); the file was changed by hand") from error
+
+
+def _read_json_if_there(path: Path) -> Json | None:
+    return _read_json(path) if path.exists() else None
