@@ -1,0 +1,122 @@
+"""What a comparison needs of one run, and what sets groups of runs apart by name."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self, cast
+
+from attention_transfer.runs import RunFolder, flatten
+
+IGNORED = ("seed", "recipe", "data.root", "data.num_workers", "training.checkpoint_every_steps")
+"""Fields of an experiment that cannot change its result; the seed is what a group averages over.
+
+Device, threads and precision are not among them: they change rounding and wall time.
+"""
+
+
+@dataclass(frozen=True)
+class MeasuredRun:
+    """What is read from one run folder.
+
+    Args:
+        path: of the folder.
+        experiment: as the run was given it.
+        settings: its leaves by dotted path, without those in `IGNORED`; equal for runs of one group.
+        rows: metrics by epoch.
+        summary: None for a run that has not finished.
+        hardware: distinct descriptions of the machines that it ran on.
+    """
+
+    path: str
+    experiment: dict[str, Any]
+    settings: dict[str, Any]
+    rows: list[dict[str, Any]]
+    summary: dict[str, Any] | None
+    hardware: tuple[str, ...]
+
+    @classmethod
+    def read(cls, run: RunFolder) -> Self:
+        """Everything that is compared, from disk."""
+        experiment = run.experiment
+        settings = {key: value for key, value in flatten(_by_method(experiment)).items() if key not in IGNORED}
+        environment = run.environment or {}
+        starts = [*environment.get("earlier", []), environment]
+        hardware = tuple(dict.fromkeys(_hardware(start["hardware"]) for start in starts if start.get("hardware")))
+        return cls(str(run.path), experiment, settings, run.read_metrics(), run.summary, hardware)
+
+    @property
+    def seed(self) -> int:
+        """What its group averages over."""
+        return int(self.experiment["seed"])
+
+    def last_epoch(self) -> float | None:
+        """Test top-1 in percent when last measured."""
+        tested = [row["test"]["top1"] for row in self.rows if row.get("test")]
+        return tested[-1] if tested else None
+
+    def best_on_test(self) -> float | None:
+        """Best test top-1 in percent of any epoch."""
+        return max((row["test"]["top1"] for row in self.rows if row.get("test")), default=None)
+
+    def best_on_validation(self) -> float | None:
+        """Test top-1 in percent at the first epoch with the best validation top-1; None without validation."""
+        both = [row for row in self.rows if row.get("test") and row.get("validation")]
+        return max(both, key=lambda row: row["validation"]["top1"])["test"]["top1"] if both else None
+
+
+def group_names(runs: Sequence[MeasuredRun]) -> list[str]:
+    """Name groups, each by one of its runs, after what sets them apart.
+
+    That is their methods, then any other setting that differs among all groups, then settings of the methods, the task
+    weight or the teacher where groups of the same methods differ in them.
+    """
+    methods = [_method_name(run.experiment) for run in runs]
+    teachers = {run.settings.get("teacher") for run in runs} - {None}
+    everywhere = {
+        key for key in _differing(runs) if not key.startswith("methods") and key not in ("task_weight", "teacher")
+    } | ({"teacher"} if len(teachers) > 1 else set())
+    names: list[str] = []
+    for run, method in zip(runs, methods, strict=True):
+        alike = [other for other, its in zip(runs, methods, strict=True) if its == method]
+        shown = everywhere | _differing(alike)
+        keys = [key for key, value in run.settings.items() if key in shown and (key, value) != ("teacher", None)]
+        short = [key.rpartition(".")[2] for key in keys]
+        labels = [name if short.count(name) == 1 else key for key, name in zip(keys, short, strict=True)]
+        values = [f"{label}={run.settings[key]}" for key, label in zip(keys, labels, strict=True)]
+        names.append(", ".join([method, *values]))
+    return names
+
+
+def _by_method(experiment: dict[str, Any]) -> dict[str, Any]:
+    """The experiment with its methods by name, so that their order makes no difference."""
+    methods: dict[str, Any] = {}
+    for method in cast(list[dict[str, Any]], experiment.get("methods", [])):
+        name = str(method["name"])
+        while name in methods:
+            name += "'"
+        methods[name] = method
+    return experiment | {"methods": methods}
+
+
+def _hardware(hardware: dict[str, Any]) -> str:
+    threads = hardware.get("threads")
+    parts = [
+        hardware.get("processor"),
+        threads and f"{threads} thread{'' if threads == 1 else 's'}",
+        hardware.get("device"),
+    ]
+    return ", ".join(str(part) for part in parts if part)
+
+
+def _method_name(experiment: dict[str, Any]) -> str:
+    """`CE`, `KD`, `AT`, `KD+AT`: soft targets first, then by alphabet, since their order makes no difference."""
+    names = sorted(
+        (str(method["name"]) for method in cast(list[dict[str, Any]], experiment.get("methods", []))),
+        key=lambda name: (name != "kd", name),
+    )
+    without_labels = " without labels" if names and experiment.get("task_weight") == 0 else ""
+    return ("+".join(name.upper() for name in names) or "CE") + without_labels
+
+
+def _differing(runs: Sequence[MeasuredRun]) -> set[str]:
+    keys = {key for run in runs for key in run.settings}
+    return {key for key in keys if len({repr(run.settings.get(key, "absent")) for run in runs}) > 1}
