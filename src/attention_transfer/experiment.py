@@ -1,10 +1,13 @@
 """One training run as data: what is trained, on what, how. Everything is a frozen dataclass that survives JSON."""
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Literal
+from types import UnionType
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
-from attention_transfer.methods import Method
+from attention_transfer.methods import METHODS, Method
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,12 @@ class Data:
     validation_fraction: float = 0.0
     train_limit: int | None = None
     num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.validation_fraction < 1, "validation_fraction", "0 ≤ f < 1", self.validation_fraction)
+        _require(self.train_limit is None or self.train_limit >= 1, "train_limit", "at least 1", self.train_limit)
+        _require(self.num_workers >= 0, "num_workers", "at least 0", self.num_workers)
+        _require(self.image_size is None or self.image_size >= 8, "image_size", "at least 8", self.image_size)
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,14 @@ class Optimisation:
     min_learning_rate: float = 0.0
     clip_gradient_norm: float | None = None
 
+    def __post_init__(self) -> None:
+        _require(0 < self.learning_rate < math.inf, "learning_rate", "above 0", self.learning_rate)
+        _require(0 <= self.momentum < 1, "momentum", "0 ≤ m < 1", self.momentum)
+        _require(0 <= self.weight_decay < math.inf, "weight_decay", "at least 0", self.weight_decay)
+        _require(self.warmup_epochs >= 0, "warmup_epochs", "at least 0", self.warmup_epochs)
+        ascending = list(self.steps) == sorted(self.steps) and all(0 < step <= 1 for step in self.steps)
+        _require(ascending, "steps", "fractions of the training between 0 and 1, ascending", self.steps)
+
 
 @dataclass(frozen=True)
 class Training:
@@ -88,6 +105,14 @@ class Training:
     checkpoint_every_steps: int | None = None
     evaluate_every_epochs: int = 1
 
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, "epochs", "at least 1", self.epochs)
+        _require(self.batch_size >= 2, "batch_size", "at least 2 (batch norm needs them)", self.batch_size)
+        _require(self.evaluate_every_epochs >= 1, "evaluate_every_epochs", "at least 1", self.evaluate_every_epochs)
+        every = self.checkpoint_every_steps
+        _require(every is None or every >= 1, "checkpoint_every_steps", "at least 1", every)
+        _require(self.threads is None or self.threads >= 1, "threads", "at least 1", self.threads)
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -100,6 +125,7 @@ class Experiment:
         teacher: model to learn from, written the same way; None trains the student alone.
         methods: what is transferred.
         task_weight: weight of the cross-entropy with the labels; 0 trains without labels.
+        untrained_teacher: accept a teacher without weights, which teaches noise; for trying things out.
         seed: of initialisation, order, augmentation and everything else that is random.
     """
 
@@ -108,7 +134,79 @@ class Experiment:
     teacher: str | None = None
     methods: tuple[Method, ...] = ()
     task_weight: float = 1.0
+    untrained_teacher: bool = False
     seed: int = 0
     data: Data = field(default_factory=Data)
     optimisation: Optimisation = field(default_factory=Optimisation)
     training: Training = field(default_factory=Training)
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.task_weight < math.inf, "task_weight", "at least 0", self.task_weight)
+        if self.methods and self.teacher is None:
+            raise ValueError("the methods need a teacher: give --teacher, or no methods to train the student alone")
+
+    def tiny(self) -> "Experiment":
+        """The same experiment made so small that it runs in seconds: few digits, one epoch, a teacher without weights."""
+        teacher = self.teacher.partition("@")[0] if self.teacher is not None else None
+        return replace(
+            self,
+            student=self.student.partition("@")[0],
+            teacher=teacher,
+            untrained_teacher=teacher is not None,
+            data=Data(train_limit=64, image_size=self.data.image_size),
+            training=replace(self.training, epochs=1, batch_size=32),
+        )
+
+
+def to_json(experiment: Experiment) -> dict[str, Any]:
+    """Every field, as JSON holds it; methods carry their key as `name`."""
+    return cast(dict[str, Any], _to_json(experiment))
+
+
+def from_json(content: Mapping[str, Any]) -> Experiment:
+    """The experiment that `to_json` wrote.
+
+    Raises:
+        ValueError: for a field or a method that does not exist; it may come from another version.
+    """
+    return cast(Experiment, _from_json(Experiment, content))
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, Method):
+        return {"name": value.key} | {f.name: _to_json(getattr(value, f.name)) for f in fields(value)}
+    if is_dataclass(value):
+        return {f.name: _to_json(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, tuple):
+        return [_to_json(item) for item in cast(tuple[Any, ...], value)]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _from_json(kind: Any, value: Any) -> Any:
+    """Read a value of a type: dataclasses, methods by name, tuples, optional ones; the rest as it is."""
+    if get_origin(kind) in (Union, UnionType):
+        kinds = [each for each in get_args(kind) if each is not type(None)]
+        return None if value is None else _from_json(kinds[0], value)
+    if kind is Method:
+        if value["name"] not in METHODS:
+            raise ValueError(f"there is no method {value['name']!r}; there are {', '.join(METHODS)}")
+        return _from_json(METHODS[value["name"]], {k: v for k, v in value.items() if k != "name"})
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        known = {f.name for f in fields(kind)}
+        strange = sorted(set(value) - known)
+        if strange:
+            raise ValueError(f"{kind.__name__} has no {', '.join(strange)}; was it written by another version?")
+        return cast(Any, kind)(**{name: _from_json(hints[name], item) for name, item in value.items()})
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)
+        each = [inner[0]] * len(value) if len(inner) == 2 and inner[1] is Ellipsis else inner
+        return tuple(_from_json(one, item) for one, item in zip(each, value, strict=True))
+    if kind is Path:
+        return Path(value)
+    return float(value) if kind is float and isinstance(value, int) else value
+
+
+def _require(holds: bool, name: str, wanted: str, value: object) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {wanted}, not {value}")

@@ -1,6 +1,8 @@
 """What can be read from a network: worked out once, when a distiller is built."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from typing import Literal
 
 from attention_transfer.capture import Tap
 
@@ -49,3 +51,9 @@ class Description:
     head: str | None = None
     input: Input | None = None
     convolutional: bool = True
+
+    def tap(self, module: str, site: Literal["output", "input"] = "output") -> Tap:
+        """A place named by the user, with the layout that the stages of this network have."""
+        if not self.stages:
+            return Tap(module, site)
+        return replace(self.stages[0].output, module=module, site=site)

@@ -1,0 +1,437 @@
+"""The meeting point: teacher, student and methods in one module."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional
+
+from attention_transfer.capture import Capture, CaptureError, Reading, Tap, noise, spatial, undisturbed
+from attention_transfer.data.batch import Batch
+from attention_transfer.methods import Method, Observed, Phase, Reads, Term
+from attention_transfer.methods.maps import at_least_float32
+from attention_transfer.models import Description, Input, describe
+
+TASK = "ce"
+
+
+@dataclass(frozen=True)
+class Output:
+    """What one step of a distiller gives.
+
+    Args:
+        loss: Σ weight·value of the terms, to be minimised.
+        terms: raw value and weight of each summand, by name; `ce` is the task's cross-entropy.
+        student_logits: (batch, classes).
+        teacher_logits: likewise; None where no method reads them, for then the teacher need not run to its end.
+    """
+
+    loss: Float[Tensor, ""]
+    terms: Mapping[str, Term]
+    student_logits: Float[Tensor, "b k"]
+    teacher_logits: Float[Tensor, "b k"] | None
+
+
+@dataclass
+class _Bound:
+    """One method with what it reads, tied to this pair of networks."""
+
+    method: Method
+    name: str
+    reads: Reads
+    scheduled: Tensor | None = None
+
+    @property
+    def weight(self) -> float | Tensor:
+        """Of the method in the current epoch."""
+        return self.method.weight if self.scheduled is None else self.scheduled
+
+
+class Distiller(nn.Module):
+    """A student that learns from a teacher by any number of methods.
+
+    Building it proves, on noise of the example's shape, that everything the methods want can be read. Parameters, buffers,
+    modes and random generators are left as they were. The forward pass runs the teacher without gradient, then the student,
+    and sums the loss terms in float32.
+
+    The student stays the user's own object. The teacher is frozen; it is neither in `parameters()` nor in `state_dict()`,
+    but follows the distiller to another device, dtype or memory format.
+
+    Args:
+        student: any network that returns logits.
+        teacher: any other network; may be left out if no method needs one.
+        methods: what is transferred; each brings its weight.
+        task_weight: weight of the cross-entropy with the labels; 0 trains without labels.
+        example: images of the shape, dtype and device of training; their values are not looked at.
+        student_input: how the student's images are normalised. With `teacher_input`, the teacher's are derived from them.
+        teacher_input: how the teacher expects its images, their size included.
+
+    Attributes:
+        student: the network that learns.
+        teacher_images: a function of the student's images that gives the teacher's.
+
+    Raises:
+        ValueError: for one network in both roles, a compiled or wrapped network, or methods that do not fit the networks.
+        CaptureError: for a tap that does not exist, never fires, is overwritten or carries no gradient.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module | None = None,
+        methods: Sequence[Method] = (),
+        *,
+        example: Float[Tensor, "b 3 h w"],
+        task_weight: float = 1.0,
+        student_input: Input | None = None,
+        teacher_input: Input | None = None,
+    ) -> None:
+        super().__init__()
+        _check_pair(student, teacher)
+        if not 0 <= task_weight < float("inf"):
+            raise ValueError(f"task_weight must be a finite number of at least 0, not {task_weight}")
+        if not methods and not task_weight:
+            raise ValueError("nothing to learn from: give at least one method, or a task_weight above 0")
+        self.student = student
+        self.task_weight = task_weight
+        self.phase = Phase("all")
+        student_description = describe(student)
+        teacher_description = describe(teacher) if teacher is not None else None
+        self._bound = [
+            _Bound(
+                method,
+                name,
+                method.reads(teacher_description, student_description),
+                None if method.schedule.constant else torch.tensor(0.0),
+            )
+            for method, name in zip(methods, _names(methods), strict=True)
+        ]
+        self.teacher_images = _Renormalise(student_input, teacher_input, example)
+        # In a tuple, so that nn.Module does not register it: it must stay out of parameters() and state_dict().
+        self._teacher = () if teacher is None else (teacher,)
+        self._teacher_frozen: list[tuple[nn.Parameter, bool]] = []
+        self._teacher_modes: list[tuple[nn.Module, bool]] = []
+        self._reads_teacher_logits = any(bound.reads.teacher_logits for bound in self._bound)
+        self._student_capture = Capture(student, (tap for b in self._bound for tap in b.reads.student), "student")
+        try:
+            self._teacher_capture = (
+                Capture(teacher, (tap for b in self._bound for tap in b.reads.teacher), "teacher")
+                if teacher is not None and self._needs_teacher
+                else None
+            )
+            self._freeze_teacher()
+            self.set_epoch(0)
+            with undisturbed(*(network for network in (student, teacher) if network is not None)):
+                self.parts, self._unused = self._probe(noise(example))
+        except BaseException:
+            self.detach()
+            raise
+        self._set_teacher_mode()
+
+    # ------------------------------------------------------------------ the step
+
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        labels: Int64[Tensor, " b"] | Float[Tensor, "b k"] | None = None,
+        index: Int64[Tensor, " b"] | None = None,
+    ) -> Output:
+        """One step: loss, its terms, and both networks' logits.
+
+        Args:
+            images: as the student expects them.
+            labels: class numbers or class probabilities; needed unless `task_weight` is 0 and no method reads them.
+            index: place of each image in its data set; needed by some methods.
+
+        Raises:
+            ValueError: if labels or index are needed and missing.
+        """
+        if labels is None and self._needs_labels:
+            raise ValueError("labels are needed: task_weight is not 0, or a method reads them")
+        if index is None and any(bound.reads.index for bound in self._bound):
+            raise ValueError("index is needed by a method: give the images' places in their data set as third argument")
+        return self._step(images, labels, index)
+
+    def backward(self, out: Output) -> None:
+        """Accumulate the gradient of a step; the same as `out.loss.backward()` unless a term limits its gradient."""
+        limited = [term for term in out.terms.values() if term.limit is not None]
+        if not limited:
+            out.loss.backward()
+            return
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        free = [term.weighted for term in out.terms.values() if term.limit is None]
+        totals: list[Tensor | None] = list(
+            torch.autograd.grad(sum_of(free), parameters, retain_graph=True, allow_unused=True)
+            if free and any(value.requires_grad for value in free)
+            else [None] * len(parameters)
+        )
+        norms = [None if g is None else torch.linalg.vector_norm(g) for g in totals]
+        for i, term in enumerate(limited):
+            assert term.limit is not None
+            gradients = torch.autograd.grad(
+                term.weighted, parameters, retain_graph=i + 1 < len(limited), allow_unused=True
+            )
+            for j, gradient in enumerate(gradients):
+                bound = norms[j]
+                if gradient is None or bound is None:
+                    totals[j] = gradient if totals[j] is None else totals[j]
+                    continue
+                norm = torch.linalg.vector_norm(gradient)
+                scale = (term.limit.ratio * bound / norm.clamp_min(torch.finfo(norm.dtype).tiny)).clamp_max(1.0)
+                total = totals[j]
+                totals[j] = gradient * scale if total is None else total + gradient * scale
+        for parameter, gradient in zip(parameters, totals, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+    # ------------------------------------------------------------------ what is trained
+
+    def trainable_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters that the optimiser should have: the student's and those of the methods, as the phase says."""
+        for module in self.trained_modules().values():
+            yield from (p for p in module.parameters() if p.requires_grad)
+
+    def trained_modules(self) -> dict[str, nn.Module]:
+        """The modules that the phase trains, by name."""
+        modules: dict[str, nn.Module] = {"student": self.student, "parts": self.parts}
+        return modules if self.phase.trains == "both" else {self.phase.trains: modules[self.phase.trains]}
+
+    def unused_parameters(self) -> tuple[str, ...]:
+        """Names of parameters that no term reaches, as the probe saw it; for DistributedDataParallel."""
+        return self._unused
+
+    def set_epoch(self, epoch: int) -> None:
+        """Move the schedules of the weights to an epoch, counted from 0."""
+        for bound in self._bound:
+            if bound.scheduled is not None:
+                bound.scheduled.fill_(bound.method.weight * bound.method.schedule.factor(epoch))
+
+    def set_phase(self, phase: Phase) -> None:
+        """Enter a phase of training: which parameters move, and which terms count; what rests is in evaluation mode."""
+        self.phase = phase
+        self.train(self.training)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases that the methods ask for, in order; one that trains everything if they ask for none."""
+        return tuple(phase for bound in self._bound for phase in bound.method.phases) or (Phase("all"),)
+
+    @property
+    def teacher(self) -> nn.Module | None:
+        """The frozen teacher."""
+        return self._teacher[0] if self._teacher else None
+
+    def detach(self) -> None:
+        """Leave both networks without a hook, and the teacher's parameters as trainable as they came."""
+        self._student_capture.close()
+        capture = getattr(self, "_teacher_capture", None)
+        if capture is not None:
+            capture.close()
+        for parameter, requires_grad in self._teacher_frozen:
+            parameter.requires_grad_(requires_grad)
+        for module, mode in self._teacher_modes:
+            module.training = mode
+        self._teacher_frozen, self._teacher_modes = [], []
+
+    # ------------------------------------------------------------------ nn.Module
+
+    def train(self, mode: bool = True) -> "Distiller":
+        """Switch the student (and learned parts) to training or evaluation; the teacher keeps its own mode."""
+        super().train(mode)
+        for name in {"student", "parts"} - self.trained_modules().keys():
+            self.get_submodule(name).eval()
+        self._set_teacher_mode()
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Distiller":
+        super()._apply(fn, recurse)
+        for teacher in self._teacher:
+            teacher._apply(fn, recurse)
+        return self
+
+    # ------------------------------------------------------------------ inside
+
+    def _step(self, images: Tensor, labels: Tensor | None, index: Tensor | None) -> Output:
+        teacher = self._run_teacher(images)
+        replaced = self._replacements(teacher, self.parts)
+        student = self._student_capture.run(images, replaced=replaced)
+        assert student.logits is not None
+        terms = self._terms(Batch(images, labels, index), teacher, student, self.parts)
+        teacher_logits = teacher.logits if teacher is not None and self._reads_teacher_logits else None
+        return Output(sum_of([term.weighted for term in terms.values()]), terms, student.logits, teacher_logits)
+
+    def _run_teacher(self, images: Tensor) -> Reading | None:
+        if self._teacher_capture is None:
+            return None
+        with torch.no_grad():
+            images = self.teacher_images(images)
+            return self._teacher_capture.run(images, until_last_tap=not self._reads_teacher_logits)
+
+    def _replacements(self, teacher: Reading | None, parts: nn.ModuleDict) -> dict[Tap, Tensor]:
+        replaced: dict[Tap, Tensor] = {}
+        for bound in self._bound:
+            replaced |= bound.method.replace(
+                self._observed(teacher, bound.reads.teacher, bound.reads.teacher_logits), part(parts, bound.name)
+            )
+        return replaced
+
+    def _terms(self, batch: Batch, teacher: Reading | None, student: Reading, parts: nn.ModuleDict) -> dict[str, Term]:
+        terms: dict[str, Term] = {}
+        # Losses are float32 whatever the networks computed in.
+        with torch.autocast(batch.image.device.type, enabled=False):
+            if self.task_weight:
+                assert student.logits is not None
+                assert batch.label is not None
+                value = functional.cross_entropy(at_least_float32(student.logits), batch.label)
+                terms[TASK] = Term(value, self.task_weight)
+            for bound in self._bound:
+                found = bound.method.terms(
+                    batch,
+                    self._observed(teacher, bound.reads.teacher, bound.reads.teacher_logits),
+                    self._observed(student, bound.reads.student, logits=True),
+                    part(parts, bound.name),
+                )
+                for name, term in found.items():
+                    name = name.replace(bound.method.key, bound.name, 1)
+                    terms[name] = replace(term, weight=bound.weight * term.weight)
+        if self.phase.terms is not None:
+            terms = {name: term for name, term in terms.items() if name in self.phase.terms}
+        return terms
+
+    @staticmethod
+    def _observed(reading: Reading | None, taps: Sequence[Tap], logits: bool) -> Observed:
+        if reading is None:
+            return Observed(None)
+        features = tuple(spatial(reading.values[tap], tap) for tap in taps)
+        return Observed(reading.logits if logits else None, features)
+
+    def _probe(self, image: Tensor) -> tuple[nn.ModuleDict, tuple[str, ...]]:
+        """Run everything once on noise: parts, their sizes, and parameters that nothing reaches."""
+        self._set_teacher_mode()
+        teacher = None
+        if self._teacher_capture is not None:
+            with torch.no_grad():
+                teacher = self._teacher_capture.probe(self.teacher_images(image), gradient=False)
+        student = self._student_capture.probe(image, gradient=True)
+        parts = nn.ModuleDict()
+        for bound in self._bound:
+            module = bound.method.parts(
+                self._observed(teacher, bound.reads.teacher, bound.reads.teacher_logits),
+                self._observed(student, bound.reads.student, logits=True),
+            )
+            if module is not None:
+                parts[bound.name] = module.to(image.device)
+        replaced = self._replacements(teacher, parts)
+        if replaced:
+            student = self._student_capture.probe(image, gradient=True, replaced=replaced)
+        assert student.logits is not None
+        count, classes = student.logits.shape
+        batch = Batch(
+            image, torch.arange(count, device=image.device) % classes, torch.arange(count, device=image.device)
+        )
+        terms = self._terms(batch, teacher, student, parts)
+        named = {f"student.{name}": p for name, p in self.student.named_parameters() if p.requires_grad}
+        named |= {f"parts.{name}": p for name, p in parts.named_parameters() if p.requires_grad}
+        if not named:
+            raise ValueError("nothing to train: every parameter of the student is frozen")
+        for name, term in terms.items():
+            if not term.value.requires_grad:
+                raise CaptureError(f"the term {name!r} does not depend on any trainable parameter of the student")
+        values = [term.value for term in terms.values()]
+        try:
+            gradients = torch.autograd.grad(sum_of(values), list(named.values()), allow_unused=True)
+        except RuntimeError as error:
+            if "Checkpointing" not in str(error):
+                raise
+            raise CaptureError(
+                "the student is checkpointed with use_reentrant=True, which hides its parameters: use use_reentrant=False"
+            ) from error
+        return parts, tuple(name for name, gradient in zip(named, gradients, strict=True) if gradient is None)
+
+    @property
+    def _needs_teacher(self) -> bool:
+        return any(bound.reads.teacher or bound.reads.teacher_logits for bound in self._bound)
+
+    @property
+    def _needs_labels(self) -> bool:
+        return self.task_weight > 0 or any(bound.reads.labels for bound in self._bound)
+
+    def _freeze_teacher(self) -> None:
+        if self.teacher is not None:
+            self._teacher_frozen = [(p, p.requires_grad) for p in self.teacher.parameters()]
+            self._teacher_modes = [(module, module.training) for module in self.teacher.modules()]
+            self.teacher.requires_grad_(False)
+
+    def _set_teacher_mode(self) -> None:
+        if self.teacher is not None:
+            self.teacher.train(any(bound.method.teacher_mode == "train" for bound in self._bound))
+
+
+def sum_of(values: Sequence[Tensor]) -> Tensor:
+    """Their sum, without a first addition to zero."""
+    return torch.stack(list(values)).sum() if len(values) > 1 else values[0]
+
+
+def part(parts: nn.ModuleDict, name: str) -> nn.Module | None:
+    """What a method learns, if it learns anything."""
+    return parts[name] if name in parts else None
+
+
+def _names(methods: Sequence[Method]) -> list[str]:
+    """The key of each method; the second of a kind is `at2`, and so on."""
+    names: list[str] = []
+    for i, method in enumerate(methods):
+        count = sum(other.key == method.key for other in methods[: i + 1])
+        names.append(method.key if count == 1 else f"{method.key}{count}")
+    return names
+
+
+def _check_pair(student: nn.Module, teacher: nn.Module | None) -> None:
+    for network, role in ((student, "student"), (teacher, "teacher")):
+        if network is None:
+            continue
+        if hasattr(network, "_orig_mod"):
+            raise ValueError(f"the {role} is compiled, and hooks on it would never fire: compile the distiller instead")
+        if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            raise ValueError(f"the {role} is wrapped for several processes: wrap the distiller instead")
+    if teacher is None:
+        return
+    if student is teacher:
+        raise ValueError("student and teacher are the same object: give the student a copy (copy.deepcopy)")
+    shared = {id(p) for p in teacher.parameters()}
+    both = [name for name, p in student.named_parameters() if id(p) in shared]
+    if both:
+        raise ValueError(
+            f"student and teacher share parameters ({', '.join(both[:3])}): freezing one would freeze both"
+        )
+
+
+class _Renormalise(nn.Module):
+    """The student's images as the teacher expects them: another mean, deviation or size."""
+
+    def __init__(self, student: Input | None, teacher: Input | None, like: Tensor) -> None:
+        super().__init__()
+        if teacher is not None and student is None:
+            raise ValueError(
+                "teacher_input needs student_input beside it: how are the images normalised that you give?"
+            )
+        self.size = teacher.size if teacher is not None else None
+        self.moves = (
+            student is not None and teacher is not None and (student.mean, student.std) != (teacher.mean, teacher.std)
+        )
+        if student is not None and teacher is not None and self.moves:
+            ours, theirs = (torch.tensor([i.mean, i.std], dtype=torch.float64) for i in (student, teacher))
+            # Buffers, so that no step copies constants to the device.
+            scale, shift = ours[1] / theirs[1], (ours[0] - theirs[0]) / theirs[1]
+            self.register_buffer("scale", scale[:, None, None].to(like), persistent=False)
+            self.register_buffer("shift", shift[:, None, None].to(like), persistent=False)
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 i j"]:
+        if self.moves:
+            image = torch.addcmul(cast(Tensor, self.shift), image, cast(Tensor, self.scale))
+        if self.size is not None and tuple(image.shape[2:]) != self.size:
+            image = functional.interpolate(image, self.size, mode="bicubic", antialias=True, align_corners=False)
+        return image

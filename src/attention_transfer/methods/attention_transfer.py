@@ -1,0 +1,123 @@
+"""Attention transfer: the student looks where the teacher looks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attention_transfer.capture import Tap
+from attention_transfer.data.batch import Batch
+from attention_transfer.methods.maps import MapKind, attention_map, same_size
+from attention_transfer.methods.method import Method, Observed, Reads, Term, spread
+from attention_transfer.models.description import Description
+
+
+def map_distance(
+    student: Float[Tensor, "b n"], teacher: Float[Tensor, "b n"], form: Literal["code", "paper"]
+) -> Float[Tensor, ""]:
+    """How far unit-norm maps are apart: mean squared difference (`code`) or mean L2 norm over images (`paper`)."""
+    difference = student - teacher
+    if form == "code":
+        return difference.square().mean()
+    return torch.linalg.vector_norm(difference, dim=1).mean()
+
+
+@dataclass(frozen=True)
+class AttentionTransfer(Method):
+    """Activation-based attention transfer: matches unit-norm spatial maps of teacher and student, layer by layer.
+
+    Eq. 2 of Zagoruyko & Komodakis (ICLR 2017, arXiv:1612.03928), without the task's loss, which the distiller adds.
+
+    Args:
+        weight: β; the authors' commands use 1000 with the form `code`.
+        kind: `sum` or `max` over channels.
+        power: exponent p of |A|, at least 1, odd and fractional ones included.
+        form: `code` is the mean over images and positions of the squared difference, what the authors ran and what
+            their β belongs to; `paper` is the mean over images of the L2 norm, as Eq. 2 is printed.
+        activation: `post` reads stages as the next one receives them, `pre` before their last activation.
+        stages: which top-level stages, counted from 0 (negative from the end), the same in both networks; None takes
+            all, and where one network has more, as many of them as the other has, spread evenly over depth.
+        student_layers: module paths in the student, instead of stages.
+        teacher_layers: module paths in the teacher, one for each of `student_layers`.
+
+    Raises:
+        ValueError: for a power below 1, or layers that do not pair up.
+
+    Departs from the paper: the loss is summed over layers and carries no factor ½. Features of different height or
+    width are averaged to the smaller size before the map is taken; the paper has only equal ones. Channel counts may
+    differ, as in the paper.
+    """
+
+    key: ClassVar[str] = "at"
+
+    weight: float = 1000.0
+    kind: MapKind = "sum"
+    power: float = 2.0
+    form: Literal["code", "paper"] = "code"
+    activation: Literal["post", "pre"] = "post"
+    stages: tuple[int, ...] | None = None
+    student_layers: tuple[str, ...] = ()
+    teacher_layers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.power < float("inf"):
+            raise ValueError(f"power must be a finite number of at least 1, not {self.power}")
+        if len(self.student_layers) != len(self.teacher_layers):
+            raise ValueError(
+                f"student_layers and teacher_layers must pair up, not {len(self.student_layers)} with "
+                f"{len(self.teacher_layers)}"
+            )
+        if self.stages is not None and (self.student_layers or not self.stages):
+            raise ValueError("give either stages (at least one) or student_layers with teacher_layers")
+
+    def reads(self, teacher: Description | None, student: Description) -> Reads:
+        if teacher is None:
+            raise ValueError("attention transfer needs a teacher")
+        if self.student_layers:
+            return Reads(
+                teacher=tuple(teacher.tap(layer, self._site) for layer in self.teacher_layers),
+                student=tuple(student.tap(layer, self._site) for layer in self.student_layers),
+            )
+        taps = self._stage_taps(teacher, "teacher"), self._stage_taps(student, "student")
+        teacher_taps, student_taps = spread(*taps) if self.stages is None else taps
+        return Reads(teacher=teacher_taps, student=student_taps)
+
+    def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
+        del batch, parts
+        distances: list[Tensor] = []
+        for theirs, ours in zip(teacher.features, student.features, strict=True):
+            fitted_teacher, fitted_student = same_size(theirs, ours)
+            with torch.no_grad():
+                target = attention_map(fitted_teacher, self.power, self.kind)
+            distances.append(map_distance(attention_map(fitted_student, self.power, self.kind), target, self.form))
+        return {self.key: Term(torch.stack(distances).sum())}
+
+    @property
+    def _site(self) -> Literal["output", "input"]:
+        return "output" if self.activation == "post" else "input"
+
+    def _stage_taps(self, network: Description, role: str) -> list[Tap]:
+        stages = list(network.stages)
+        if not stages:
+            raise ValueError(
+                f"no stages were found in the {role}: name module paths with student_layers= and teacher_layers="
+            )
+        if self.stages is not None:
+            for i in self.stages:
+                if not -len(stages) <= i < len(stages):
+                    raise ValueError(f"the {role} has {len(stages)} stages, counted from 0; there is no stage {i}")
+            stages = [stages[i] for i in self.stages]
+        if self.activation == "post":
+            return [stage.output for stage in stages]
+        taps = [stage.pre_activation for stage in stages]
+        unknown = [stage.output.module for stage, tap in zip(stages, taps, strict=True) if tap is None]
+        if unknown:
+            raise ValueError(
+                f"where the {role}'s stages {', '.join(unknown)} end in an activation is not known: name the activation "
+                "modules with student_layers= and teacher_layers= (their input is read)"
+            )
+        return [tap for tap in taps if tap is not None]

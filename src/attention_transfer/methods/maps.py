@@ -1,0 +1,59 @@
+"""Where a network looks, as pure functions of its features and logits."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+MapKind = Literal["sum", "max"]
+
+
+def at_least_float32(value: Tensor) -> Tensor:
+    """The same value in float32, or unchanged where it is float64: losses are never computed in half precision."""
+    return value if value.dtype in (torch.float32, torch.float64) else value.float()
+
+
+def attention_map(
+    features: Float[Tensor, "b c h w"], power: float = 2.0, kind: MapKind = "sum"
+) -> Float[Tensor, "b h*w"]:
+    """Where a layer looks: channels collapsed to one unit-norm spatial map per image.
+
+    F_sum, F_sum^p and F_max^p of section 3.1, Zagoruyko & Komodakis (ICLR 2017, arXiv:1612.03928).
+
+    Args:
+        features: activations of one layer, any scale and sign.
+        power: exponent p of |A|, at least 1; larger favours the strongest positions. 1 with `sum` is F_sum.
+        kind: `sum` collapses channels by their sum, `max` by their largest magnitude.
+
+    Returns:
+        Maps with L2 norm 1; a layer without any activation gives zeros.
+
+    Departs from the paper: averages over channels where the paper sums; the unit norm cancels it. The absolute value
+    is taken for every power, odd ones included, as the paper writes it; several public implementations leave it out.
+    """
+    features = at_least_float32(features)
+    if kind == "max":
+        collapsed = features.abs().amax(1).pow(power)
+    elif power == 2:
+        collapsed = features.square().mean(1)
+    elif power == 1:
+        collapsed = features.abs().mean(1)
+    else:
+        collapsed = features.abs().pow(power).mean(1)
+    return functional.normalize(collapsed.flatten(1), dim=1)
+
+
+def same_size(
+    first: Float[Tensor, "b c h w"], second: Float[Tensor, "b d i j"]
+) -> tuple[Float[Tensor, "b c x y"], Float[Tensor, "b d x y"]]:
+    """Both features at the smaller height and width of the two, the larger ones averaged over areas."""
+    size = min(first.shape[2], second.shape[2]), min(first.shape[3], second.shape[3])
+
+    def fit(features: Tensor) -> Tensor:
+        if features.shape[2:] == size:
+            return features
+        return functional.adaptive_avg_pool2d(at_least_float32(features), size)
+
+    return fit(first), fit(second)

@@ -1,0 +1,193 @@
+"""What a method is: a description of what it reads, learns, replaces and minimises. It never runs a model."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attention_transfer.capture import Tap
+from attention_transfer.data.batch import Batch
+from attention_transfer.models.description import Description
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a weight changes over training: a factor for every epoch, the product of three parts that default to 1.
+
+    Epochs count from 0, the first one.
+
+    Args:
+        warmup_epochs: the factor rises linearly and reaches 1 in epoch `warmup_epochs - 1`; at least 0.
+        decay: pairs (epoch, rate): from that epoch on, the factor is multiplied by `rate` per epoch.
+        factors: pairs (epoch, factor): from that epoch on, the factor is this one, until the next pair.
+
+    Raises:
+        ValueError: for a negative number, or epochs that do not ascend.
+    """
+
+    warmup_epochs: float = 0.0
+    decay: tuple[tuple[int, float], ...] = ()
+    factors: tuple[tuple[int, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.warmup_epochs < 0:
+            raise ValueError(f"warmup_epochs must be 0 or more, not {self.warmup_epochs}")
+        for name, pairs in (("decay", self.decay), ("factors", self.factors)):
+            epochs = [epoch for epoch, _ in pairs]
+            if any(epoch < 0 or value < 0 for epoch, value in pairs) or sorted(set(epochs)) != epochs:
+                raise ValueError(f"{name} must be pairs (epoch, value), none negative, epochs ascending, not {pairs}")
+
+    @property
+    def constant(self) -> bool:
+        """Whether every epoch has the factor 1."""
+        return self == Schedule()
+
+    def factor(self, epoch: int) -> float:
+        """The factor of one epoch, counted from 0."""
+        factor = min(1.0, (epoch + 1) / self.warmup_epochs) if self.warmup_epochs else 1.0
+        ends = [start for start, _ in self.decay[1:]] + [epoch]
+        for (start, rate), end in zip(self.decay, ends, strict=False):
+            factor *= rate ** max(0, min(epoch, end) - start)
+        reached = [value for start, value in self.factors if start <= epoch]
+        return factor * (reached[-1] if reached else 1.0)
+
+
+@dataclass(frozen=True)
+class GradientLimit:
+    """A rule that bounds a term's gradient by the task's, for each parameter by itself.
+
+    The term's gradient is scaled down so that its norm is at most `ratio` times that of the task's gradient.
+    """
+
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand of the loss; weight and raw value stay apart so that runs can be compared.
+
+    Args:
+        value: the raw value, a scalar.
+        weight: multiplies it; a scalar tensor where a schedule changes it, so that compiled code need not be made anew.
+        limit: how its gradient is bounded against the task's, if at all.
+    """
+
+    value: Float[Tensor, ""]
+    weight: float | Float[Tensor, ""] = 1.0
+    limit: GradientLimit | None = None
+
+    @property
+    def weighted(self) -> Float[Tensor, ""]:
+        """What enters the loss."""
+        return self.weight * self.value
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What a method wants to see of both networks and of the batch.
+
+    Args:
+        teacher: places in the teacher, in the order in which the method receives them.
+        student: places in the student, likewise.
+        teacher_logits: whether the teacher must run to its end.
+        labels: whether images need labels.
+        index: whether images need their places in the data set.
+    """
+
+    teacher: tuple[Tap, ...] = ()
+    student: tuple[Tap, ...] = ()
+    teacher_logits: bool = False
+    labels: bool = False
+    index: bool = False
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What one method sees of one network in one step.
+
+    Args:
+        logits: of the network; None where nothing asked for them.
+        features: one value per tap of `Reads`, in its order; spatial ones always as (batch, channels, height, width).
+    """
+
+    logits: Float[Tensor, "b k"] | None
+    features: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training.
+
+    Args:
+        name: shown in metrics.
+        trains: which parameters move.
+        terms: names of the terms that are minimised; None means all, the task's included.
+        epochs: its length; None means what remains of the training.
+        learning_rate: of this phase, constant; None keeps that of the experiment with its schedule.
+    """
+
+    name: str
+    trains: Literal["student", "parts", "both"] = "both"
+    terms: tuple[str, ...] | None = None
+    epochs: int | None = None
+    learning_rate: float | None = None
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """Base of every method.
+
+    Args:
+        weight: multiplies every term of the method; at least 0.
+        schedule: how the weight changes from epoch to epoch.
+    """
+
+    key: ClassVar[str]
+    teacher_mode: ClassVar[Literal["eval", "train"]] = "eval"
+    phases: ClassVar[tuple[Phase, ...]] = ()
+
+    weight: float = 1.0
+    schedule: Schedule = field(default_factory=Schedule)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight < float("inf"):
+            raise ValueError(f"the weight of {self.key} must be a finite number of at least 0, not {self.weight}")
+
+    @abstractmethod
+    def reads(self, teacher: Description | None, student: Description) -> Reads:
+        """What it wants to see.
+
+        Raises:
+            ValueError: if the networks have nothing of the kind; the message says what to name instead.
+        """
+
+    def parts(self, teacher: Observed, student: Observed) -> nn.Module | None:
+        """Modules that it learns beside the student, sized by what the probe saw; None if there are none.
+
+        Raises:
+            ValueError: if the shapes cannot be matched.
+        """
+        del teacher, student
+        return None
+
+    def replace(self, teacher: Observed, parts: nn.Module | None) -> Mapping[Tap, Tensor]:
+        """Values that the student is given in place of its own, by tap of the student."""
+        del teacher, parts
+        return {}
+
+    @abstractmethod
+    def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
+        """Its loss terms, raw values in float32 or better, before the method's own weight."""
+
+
+def spread(first: Sequence[Tap], second: Sequence[Tap]) -> tuple[tuple[Tap, ...], tuple[Tap, ...]]:
+    """As many taps of both as the shorter list has, spread evenly over depth and ending with the last of each."""
+    count = min(len(first), len(second))
+
+    def choose(taps: Sequence[Tap]) -> tuple[Tap, ...]:
+        return tuple(taps[-(-i * len(taps) // count) - 1] for i in range(1, count + 1))
+
+    return choose(first), choose(second)

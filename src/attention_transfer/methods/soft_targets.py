@@ -1,0 +1,76 @@
+"""Soft targets: the student learns the teacher's class probabilities (Hinton's knowledge distillation)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from attention_transfer.data.batch import Batch
+from attention_transfer.methods.maps import at_least_float32
+from attention_transfer.methods.method import Method, Observed, Reads, Term
+from attention_transfer.models.description import Description
+
+
+def soft_target_divergence(
+    student: Float[Tensor, "b k"], teacher: Float[Tensor, "b k"], temperature: float
+) -> Float[Tensor, ""]:
+    """T²·KL(teacher ‖ student) of the softened class probabilities, averaged over the batch.
+
+    Hinton, Vinyals & Dean (arXiv:1503.02531), section 2; T² keeps the gradient's size independent of T.
+
+    Args:
+        student: logits.
+        teacher: logits, taken as constants.
+        temperature: T, above 0.
+    """
+    ours = functional.log_softmax(at_least_float32(student) / temperature, dim=1)
+    theirs = functional.log_softmax(at_least_float32(teacher.detach()) / temperature, dim=1)
+    return temperature**2 * functional.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+
+
+@dataclass(frozen=True)
+class SoftTargets(Method):
+    """Knowledge distillation by softened class probabilities.
+
+    Hinton, Vinyals & Dean (arXiv:1503.02531). The usual mixture on CIFAR is weight 0.9 with a task weight of 0.1.
+
+    Args:
+        weight: of the divergence.
+        temperature: T, above 0; softens both distributions.
+
+    Raises:
+        ValueError: for a temperature of 0 or less.
+
+    Departs from the paper: the Kullback–Leibler divergence stands for the cross-entropy with soft targets; they differ by
+    the teacher's entropy, which has no gradient.
+    """
+
+    key: ClassVar[str] = "kd"
+
+    weight: float = 0.9
+    temperature: float = 4.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"temperature must be a finite number above 0, not {self.temperature}")
+
+    def reads(self, teacher: Description | None, student: Description) -> Reads:
+        del student
+        if teacher is None:
+            raise ValueError("soft targets need a teacher")
+        return Reads(teacher_logits=True)
+
+    def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
+        del batch, parts
+        assert teacher.logits is not None
+        assert student.logits is not None
+        if teacher.logits.shape != student.logits.shape:
+            raise ValueError(
+                f"soft targets need the same classes: the teacher has {teacher.logits.shape[1]}, "
+                f"the student {student.logits.shape[1]}; use a teacher of this data set, or a method without logits"
+            )
+        return {self.key: Term(soft_target_divergence(student.logits, teacher.logits, self.temperature))}

@@ -1,0 +1,33 @@
+"""Checkpoints: everything that an interrupted run needs to go on as if nothing had happened."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class BadCheckpoint(ValueError):
+    """A checkpoint that cannot be read."""
+
+
+def to_bytes(state: Mapping[str, Any]) -> bytes:
+    """A checkpoint as bytes, for the run folder to write atomically."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    return buffer.getvalue()
+
+
+def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read a checkpoint; tensors only, no code.
+
+    Raises:
+        BadCheckpoint: if the file is damaged.
+    """
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:
+        raise BadCheckpoint(
+            f"the checkpoint {path} cannot be read ({error}); delete it to start this run anew"
+        ) from error

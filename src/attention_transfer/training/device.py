@@ -1,0 +1,95 @@
+"""Where and in which arithmetic a run computes."""
+
+import os
+import platform
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from attention_transfer.experiment import Training
+
+
+@dataclass(frozen=True)
+class Place:
+    """A device with the arithmetic and memory format of a run.
+
+    Args:
+        device: where networks and images live.
+        precision: what the networks compute in; losses stay float32.
+        memory_format: of networks and images.
+    """
+
+    device: torch.device
+    precision: Literal["float32", "bfloat16"] = "float32"
+    memory_format: torch.memory_format = torch.contiguous_format
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context in which networks run."""
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether reading a value waits for the device."""
+        return self.device.type != "cpu"
+
+
+def choose_place(training: Training, convolutional: bool, local_rank: int = 0) -> Place:
+    """Settle device, precision and memory format, and torch's threads.
+
+    Raises:
+        ValueError: for a device that is not there.
+    """
+    if training.threads is not None:
+        torch.set_num_threads(training.threads)
+    # Denormals in decaying momentum buffers slow a CPU down tenfold.
+    torch.set_flush_denormal(True)
+    device = _device(training.device, local_rank)
+    channels_last = convolutional if training.channels_last is None else training.channels_last
+    return Place(device, training.precision, torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def environment(place: Place) -> dict[str, Any]:
+    """Versions and hardware, for the record of a run."""
+    names = ("attention-transfer", "torch", "torchvision", "timm", "numpy", "transformers")
+    versions: dict[str, str] = {"python": platform.python_version()}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    accelerated = place.device.type == "cuda"
+    hardware = {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(place.device) if accelerated else str(place.device),
+        "platform": platform.platform(terse=True),
+    }
+    return {"versions": versions, "hardware": hardware}
+
+
+def _device(name: str, local_rank: int) -> torch.device:
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return torch.device(accelerator.type, local_rank) if accelerator is not None else torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"the device {name!r} cannot be used here: {error}") from error
+    return device
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,69 @@
+"""One process or many: torchrun's environment, DistributedDataParallel, and who writes files."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from attention_transfer.distiller import Distiller
+
+
+@dataclass(frozen=True)
+class Process:
+    """This process among all of a run.
+
+    Args:
+        rank: 0 … world_size − 1; rank 0 writes files.
+        world_size: number of processes.
+        local_rank: rank on this machine, which chooses the accelerator.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Wait for all others."""
+        if self.world_size > 1:
+            distributed.barrier()
+
+
+@contextmanager
+def joined() -> Iterator[Process]:
+    """Join the processes that torchrun started; alone without torchrun."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
+        yield Process()
+        return
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    accelerated = torch.cuda.is_available()
+    if accelerated:
+        torch.cuda.set_device(local_rank)
+    distributed.init_process_group("nccl" if accelerated else "gloo")
+    try:
+        yield Process(distributed.get_rank(), world_size, local_rank)
+    finally:
+        distributed.destroy_process_group()
+
+
+def wrap(distiller: Distiller, process: Process) -> nn.Module:
+    """The distiller as each process runs it: gradients averaged over all, parameters that no term reaches left out.
+
+    Args:
+        distiller: on this process's device.
+        process: of this run.
+    """
+    if process.world_size == 1:
+        return distiller
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(distiller, distiller.unused_parameters())
+    device = next(distiller.parameters()).device
+    return DistributedDataParallel(distiller, device_ids=None if device.type == "cpu" else [device])

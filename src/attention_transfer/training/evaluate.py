@@ -1,0 +1,79 @@
+"""How good a network is on a data set."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attention_transfer.capture import as_logits
+from attention_transfer.data import Loader
+from attention_transfer.training.device import Place
+from attention_transfer.training.metrics import scores
+
+
+@dataclass(frozen=True)
+class Score:
+    """Quality over a split.
+
+    Args:
+        loss: mean cross-entropy, in nats.
+        top1: share of images whose label has the highest logit, in percent.
+        top5: share whose label is among the five highest, in percent.
+        count: number of images.
+    """
+
+    loss: float
+    top1: float
+    top5: float
+    count: int
+
+    def row(self) -> dict[str, Any]:
+        """As the metrics file has it."""
+        return asdict(self)
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    loader: Loader,
+    place: Place,
+    prepare: Callable[[Tensor], Tensor] | None = None,
+    limit: int | None = None,
+) -> Score:
+    """Measure a network in evaluation mode; its mode is given back afterwards.
+
+    Args:
+        model: on the place's device.
+        loader: of the split, in evaluation order.
+        place: arithmetic.
+        prepare: applied to images first, as where a teacher wants another normalisation.
+        limit: look only at the first so many images, rounded up to whole batches.
+
+    Raises:
+        ValueError: if labels do not fit the network's classes.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    totals: list[Tensor] | None = None
+    count = 0
+    try:
+        for batch in loader.epoch(0):
+            image = batch.image if prepare is None else prepare(batch.image)
+            with place.autocast():
+                logits = as_logits(model(image), "network")
+            assert batch.label is not None
+            sums = scores(logits, batch.label)
+            totals = (
+                list(sums) if totals is None else [total + value for total, value in zip(totals, sums, strict=True)]
+            )
+            count += len(image)
+            if limit is not None and count >= limit:
+                break
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    assert totals is not None
+    loss, top1, top5 = (float(total) for total in totals)
+    return Score(loss / count, 100 * top1 / count, 100 * top5 / count, count)

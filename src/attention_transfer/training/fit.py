@@ -1,0 +1,277 @@
+"""The one training loop."""
+
+import hashlib
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.scheduler.scheduler import Scheduler
+from torch import nn
+
+from attention_transfer.distiller import Output
+from attention_transfer.experiment import Experiment, to_json
+from attention_transfer.methods import Phase
+from attention_transfer.models import save_model
+from attention_transfer.runs import RunFolder, is_run, whole_file
+from attention_transfer.training.checkpoint import read_checkpoint
+from attention_transfer.training.device import environment
+from attention_transfer.training.distributed import Process, joined, wrap
+from attention_transfer.training.evaluate import evaluate
+from attention_transfer.training.metrics import FiniteGuard, RunningMeans
+from attention_transfer.training.optim import make_optimizer, make_scheduler
+from attention_transfer.training.prepare import Prepared, prepare
+from attention_transfer.training.progress import Reporter
+
+# Train-split loss of student and teacher is measured on at most so many images, as many as a usual test split has.
+MEASURED_TRAIN_IMAGES = 10_000
+EVALUATION_BATCH = 256
+
+
+def fit(experiment: Experiment, folder: Path, reporter: Reporter | None = None) -> None:
+    """Train as the experiment says, into a run folder; go on where an interrupted run of the same experiment stopped.
+
+    Nothing is written before both networks, the data and the methods have proved to fit. A finished run is left alone.
+
+    Args:
+        experiment: what to train.
+        folder: the run folder; new, or one of the same experiment.
+        reporter: where progress is shown; standard output if None.
+
+    Raises:
+        ValueError: for anything that does not fit (before training), or a folder of another run.
+        NonFiniteLoss: if a loss stops being finite; the weights of the last checkpoint remain.
+    """
+    with joined() as process:
+        reporter = reporter or Reporter(silent=not process.writes)
+        wanted = to_json(experiment)
+        # A folder that is a run already is checked (and locked) before anything is loaded, a new one made after.
+        run = RunFolder.create_or_resume(folder, wanted) if process.writes and is_run(folder) else None
+        if run is not None and run.finished:
+            reporter.line(f"{folder} is finished already: nothing to do")
+            run.close()
+            return
+        prepared = prepare(experiment, process)
+        if process.writes and run is None:
+            run = RunFolder.create_or_resume(folder, wanted)
+        process.wait()
+        with run or RunFolder(folder) as writable:
+            for note in prepared.notes:
+                reporter.line(f"note: {note}")
+            _Loop(experiment, prepared, writable, process, reporter).run()
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """A phase with the epochs it covers."""
+
+    phase: Phase
+    first: int
+    end: int
+
+
+def stretches(phases: tuple[Phase, ...], epochs: int) -> tuple[tuple[Phase, int, int], ...]:
+    """Phases with their first epoch and the one after their last; one without a length takes what remains.
+
+    Args:
+        phases: in order.
+        epochs: of the phases without a length of their own, together.
+
+    Raises:
+        ValueError: if more than one phase has no length.
+    """
+    if sum(phase.epochs is None for phase in phases) > 1:
+        raise ValueError("only one phase can take the epochs of the experiment; give the others a length")
+    first, found = 0, list[tuple[Phase, int, int]]()
+    for phase in phases:
+        end = first + (epochs if phase.epochs is None else phase.epochs)
+        found.append((phase, first, end))
+        first = end
+    return tuple(found)
+
+
+class _Loop:
+    """State of one training: where it is, and what moves."""
+
+    def __init__(
+        self, experiment: Experiment, prepared: Prepared, run: RunFolder, process: Process, reporter: Reporter
+    ) -> None:
+        self.experiment, self.prepared, self.run_folder = experiment, prepared, run
+        self.process, self.reporter = process, reporter
+        self.distiller = prepared.distiller
+        self.stretches = stretches(self.distiller.phases, experiment.training.epochs)
+        self.epochs = self.stretches[-1][2]
+        self.guard = FiniteGuard(prepared.place.device)
+        self.epoch, self.first_batch, self.seconds = 0, 0, 0.0
+        self.means = RunningMeans()
+        self.optimizer: torch.optim.Optimizer
+        self.scheduler: Scheduler
+        self.module: nn.Module
+
+    def run(self) -> None:
+        """Train to the end and write the student."""
+        state = self._resume()
+        if self.process.writes:
+            self.run_folder.write_environment(environment(self.prepared.place) | {"command": sys.argv})
+        for phase, first, end in self.stretches:
+            if self.epoch >= end:
+                continue
+            self._enter(phase, end - first)
+            if state is not None:
+                self.optimizer.load_state_dict(state["optimizer"])
+                state = None
+            while self.epoch < end:
+                self._train_epoch(first)
+        self._finish()
+
+    # ------------------------------------------------------------------ phases and epochs
+
+    def _enter(self, phase: Phase, epochs: int) -> None:
+        self.distiller.set_phase(phase)
+        optimisation = self.experiment.optimisation
+        if phase.learning_rate is not None:
+            optimisation = replace(
+                optimisation, learning_rate=phase.learning_rate, schedule="constant", warmup_epochs=0
+            )
+        self.optimizer = make_optimizer(self.distiller.trained_modules(), optimisation)
+        steps = self.prepared.train.num_batches
+        self.scheduler = make_scheduler(self.optimizer, optimisation, epochs * steps, steps)
+        self.module = wrap(self.distiller, self.process)
+        if self.experiment.training.compile:
+            self.module.compile()
+
+    def _train_epoch(self, phase_start: int) -> None:
+        started, settings = time.perf_counter(), self.experiment.training
+        before = self.seconds
+        self.distiller.set_epoch(self.epoch)
+        self.distiller.train()
+        train = self.prepared.train
+        batches = train.epoch(self.epoch, start=self.first_batch)
+        title = f"epoch {self.epoch + 1}/{self.epochs}"
+        for i, batch in enumerate(
+            self.reporter.steps(batches, train.num_batches, self.first_batch, title), start=self.first_batch
+        ):
+            self.scheduler.step_update((self.epoch - phase_start) * train.num_batches + i)
+            torch.manual_seed(_step_seed(self.experiment.seed, self.epoch, i, self.process.rank))
+            with self.prepared.place.autocast():
+                out: Output = self.module(batch.image, batch.label, batch.index)
+            self._update(out, i)
+            self.means.add(out, batch.label)
+            every = settings.checkpoint_every_steps
+            if every and (i + 1) % every == 0 and i + 1 < train.num_batches:
+                self.seconds = before + time.perf_counter() - started
+                self._checkpoint(self.epoch, i + 1)
+        self.guard.read()
+        self.seconds = before + time.perf_counter() - started
+        row = self._row()
+        self.epoch, self.first_batch, self.means = self.epoch + 1, 0, RunningMeans()
+        # Metrics first: a run killed in between repeats the epoch, and drops the row on resuming.
+        if self.process.writes:
+            self.run_folder.append_metrics(row)
+        self._checkpoint(self.epoch, 0)
+        self.reporter.epoch(row, self.epochs)
+
+    def _update(self, out: Output, step: int) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.distiller.backward(out)
+        gradients = [p.grad for p in self.distiller.trainable_parameters() if p.grad is not None]
+        self.guard.check(self.epoch, step, out, gradients)
+        clip = self.experiment.optimisation.clip_gradient_norm
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.distiller.trainable_parameters(), clip)
+        self.optimizer.step()
+
+    def _row(self) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            "epoch": self.epoch + 1,
+            "step": (self.epoch + 1) * self.prepared.train.num_batches,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "phase": self.distiller.phase.name,
+            **self.means.row(),
+        }
+        due = (self.epoch + 1) % self.experiment.training.evaluate_every_epochs == 0 or self.epoch + 1 == self.epochs
+        if due and self.process.writes:
+            row |= self._measure(self.distiller.student, teacher=False, train=False)
+        self.process.wait()
+        row["seconds"] = self.seconds
+        return row
+
+    def _measure(self, network: nn.Module, *, teacher: bool, train: bool) -> dict[str, Any]:
+        dataset = self.prepared.dataset
+        found: dict[str, Any] = {}
+        for name, split in (("train", dataset.train), ("validation", dataset.validation), ("test", dataset.test)):
+            if split is None or (name == "train" and not train):
+                continue
+            score = evaluate(
+                network,
+                self.prepared.evaluation(split, EVALUATION_BATCH),
+                self.prepared.place,
+                self.distiller.teacher_images if teacher else None,
+                MEASURED_TRAIN_IMAGES if name == "train" else None,
+            )
+            found[name] = score.row()
+        return found
+
+    # ------------------------------------------------------------------ what lasts
+
+    def _checkpoint(self, epoch: int, first_batch: int) -> None:
+        self.guard.read()
+        if self.process.writes:
+            state = {
+                "epoch": epoch,
+                "first_batch": first_batch,
+                "means": self.means.state(),
+                "seconds": self.seconds if first_batch else 0.0,
+                "distiller": self.distiller.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            }
+            with whole_file(self.run_folder.checkpoint) as path:
+                torch.save(state, path)
+        if not first_batch:
+            self.seconds = 0.0
+        self.process.wait()
+
+    def _resume(self) -> Mapping[str, Any] | None:
+        path = self.run_folder.checkpoint
+        if not path.exists():
+            if self.process.writes:
+                self.run_folder.truncate_metrics(0)
+            return None
+        state = read_checkpoint(path, self.prepared.place.device)
+        self.epoch, self.first_batch, self.seconds = state["epoch"], state["first_batch"], state["seconds"]
+        self.distiller.load_state_dict(state["distiller"])
+        self.means.load(state["means"], self.prepared.place.device)
+        if self.process.writes:
+            self.run_folder.truncate_metrics(self.epoch)
+        place = f", step {self.first_batch}" if self.first_batch else ""
+        self.reporter.line(f"resuming {self.run_folder.path} at epoch {self.epoch + 1}{place}")
+        return state
+
+    def _finish(self) -> None:
+        if not self.process.writes:
+            return
+        student, teacher = self.distiller.student, self.distiller.teacher
+        teacher_fits = teacher is not None and self.distiller.teacher_classes(self.prepared.dataset.num_classes)
+        summary = {
+            "epochs": self.epochs,
+            "steps": self.epochs * self.prepared.train.num_batches,
+            "samples_seen": self.epochs * len(self.prepared.dataset.train),
+            "wall_seconds": sum(row["seconds"] for row in self.run_folder.read_metrics()),
+            "student": self._measure(student, teacher=False, train=True),
+            "teacher": self._measure(teacher, teacher=True, train=True) if teacher_fits and teacher else None,
+            "student_parameters": sum(p.numel() for p in student.parameters()),
+            "teacher_parameters": sum(p.numel() for p in teacher.parameters()) if teacher is not None else None,
+        }
+        dataset = self.prepared.dataset
+        save_model(self.prepared.student, self.run_folder, dataset)
+        self.run_folder.write_summary(summary)
+        if "test" in summary["student"]:
+            self.reporter.line(f"finished {self.run_folder.path}: test {summary['student']['test']['top1']:.2f} %")
+
+
+def _step_seed(seed: int, epoch: int, step: int, rank: int) -> int:
+    digest = hashlib.blake2b(f"{seed} {epoch} {step} {rank}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)

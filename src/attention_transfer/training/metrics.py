@@ -1,0 +1,113 @@
+"""Numbers of a run: running means kept on the device, and the guard against losses that are not finite."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from attention_transfer.distiller import Output
+
+
+class NonFiniteLoss(RuntimeError):
+    """A loss or gradient was infinite or not a number; it did not reach the weights."""
+
+
+class RunningMeans:
+    """Means of an epoch, summed on the device so that no step waits for it."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._weights: dict[str, float] = {}
+        self._count = 0
+
+    @torch.no_grad()
+    def add(self, out: Output, labels: Tensor | None) -> None:
+        """Take in one step."""
+        count = len(out.student_logits)
+        values = {f"term/{name}": term.value.detach() for name, term in out.terms.items()}
+        if labels is not None:
+            logits = out.student_logits.detach().float()
+            values["loss"] = functional.cross_entropy(logits, labels)
+            hard = labels if labels.ndim == 1 else labels.argmax(1)
+            values["top1"] = 100 * (logits.argmax(1) == hard).float().mean()
+        for name, value in values.items():
+            addend = value.double() * count if value.device.type == "cpu" else value.float() * count
+            self._sums[name] = self._sums[name] + addend if name in self._sums else addend
+        self._weights = {name: float(term.weight) for name, term in out.terms.items()}
+        self._count += count
+
+    def row(self) -> dict[str, Any]:
+        """The means so far, as a row of the metrics file has them. Waits for the device."""
+        means = {name: float(value) / max(1, self._count) for name, value in self._sums.items()}
+        terms = {
+            name: {"raw": means[f"term/{name}"], "weight": weight, "weighted": weight * means[f"term/{name}"]}
+            for name, weight in self._weights.items()
+        }
+        train = {name: means[name] for name in ("loss", "top1") if name in means}
+        return {"terms": terms, "train": train}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint inside an epoch keeps."""
+        return {"sums": dict(self._sums), "weights": dict(self._weights), "count": self._count}
+
+    def load(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Go on from a checkpoint."""
+        self._sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self._weights, self._count = dict(state["weights"]), int(state["count"])
+
+
+class FiniteGuard:
+    """Keeps losses and gradients that are not finite away from the weights, and stops the run.
+
+    On a CPU every step is looked at. On an accelerator the gradient of a bad step is set to zero on the device, and the
+    flag that remembers the first bad step is read every `interval` steps and before every checkpoint.
+    """
+
+    def __init__(self, device: torch.device, interval: int = 25) -> None:
+        self._interval = 1 if device.type == "cpu" else interval
+        self._eager = device.type == "cpu"
+        self._seen: list[tuple[int, int, tuple[str, ...], Tensor]] = []
+
+    @torch.no_grad()
+    def check(self, epoch: int, step: int, out: Output, gradients: list[Tensor]) -> None:
+        """Look at one step, after its backward and before the optimiser.
+
+        Raises:
+            NonFiniteLoss: naming the term and the step.
+        """
+        names = (*out.terms, "gradient")
+        norm = torch.nn.utils.get_total_norm(gradients)
+        finite = torch.stack([*(term.value.detach().float() for term in out.terms.values()), norm.float()]).isfinite()
+        if not self._eager:
+            fine = finite.all()
+            for gradient in gradients:
+                gradient.copy_(torch.where(fine, gradient, torch.zeros_like(gradient)))
+        self._seen.append((epoch, step, names, finite))
+        if len(self._seen) >= self._interval:
+            self.read()
+
+    def read(self) -> None:
+        """Look at the flags of the steps since the last reading.
+
+        Raises:
+            NonFiniteLoss: naming the term and the step.
+        """
+        seen, self._seen = self._seen, []
+        for epoch, step, names, finite in seen:
+            bad = [name for name, fine in zip(names, finite.tolist(), strict=True) if not fine]
+            if bad:
+                raise NonFiniteLoss(
+                    f"not finite: {', '.join(bad)} in epoch {epoch + 1}, step {step}; the weights are those of the step "
+                    "before. Lower the learning rate or the weight of that term, or use --precision float32"
+                )
+
+
+def scores(logits: Float[Tensor, "b k"], labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums over a batch of cross-entropy, top-1 and top-5 hits (top-k of fewer classes where there are fewer)."""
+    logits = logits.float()
+    loss = functional.cross_entropy(logits, labels, reduction="sum")
+    top = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+    return loss.double() if loss.device.type == "cpu" else loss, top[:, 0].sum(), top.any(1).sum()
