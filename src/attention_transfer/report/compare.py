@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from attention_transfer.report.groups import MeasuredRun, group_names
+from attention_transfer.report.groups import MeasuredRun, grouped
 from attention_transfer.runs import RunFolder
 
 
@@ -95,25 +95,21 @@ def compare(runs: Iterable[RunFolder]) -> Comparison:
     Raises:
         ValueError: there are no runs.
     """
-    read = sorted((MeasuredRun.read(run) for run in runs), key=lambda run: bool(run.experiment.get("methods")))
+    read = [MeasuredRun.read(run) for run in runs]
     if not read:
         raise ValueError("there are no runs to compare; give run folders, or folders that hold some")
-    by_settings: dict[str, list[MeasuredRun]] = {}
-    for run in read:
-        by_settings.setdefault(repr(sorted(run.settings.items())), []).append(run)
-    members = [sorted(group, key=lambda run: run.seed) for group in by_settings.values()]
-    names = group_names([group[0] for group in members])
+    members = grouped(read)
     warnings: list[str] = []
     groups: list[Group] = []
     first: list[MeasuredRun] = []
-    for name, group in zip(names, members, strict=True):
+    for name, group in members.items():
         finished = _one_per_seed(name, [run for run in group if run.summary is not None], warnings)
         if finished:
             groups.append(_summarise(name, finished, first))
             first = first or finished
     unfinished = tuple(
         Unfinished(run.path, name, run.seed, len(run.rows), run.experiment.get("training", {}).get("epochs"))
-        for name, group in zip(names, members, strict=True)
+        for name, group in members.items()
         for run in group
         if run.summary is None
     )

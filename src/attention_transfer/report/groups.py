@@ -1,6 +1,6 @@
 """What a comparison needs of one run, and what sets groups of runs apart by name."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
@@ -48,22 +48,36 @@ class MeasuredRun:
         """What its group averages over."""
         return int(self.experiment["seed"])
 
+    def series(self, split: str, quantity: str) -> dict[int, float]:
+        """A measured quantity by epoch, where it was measured; `split` is `train`, `validation` or `test`."""
+        return {int(row["epoch"]): float(row[split][quantity]) for row in self.rows if row.get(split)}
+
     def last_epoch(self) -> float | None:
         """Test top-1 in percent when last measured."""
-        tested = [row["test"]["top1"] for row in self.rows if row.get("test")]
-        return tested[-1] if tested else None
+        tested = self.series("test", "top1")
+        return tested[max(tested)] if tested else None
 
     def best_on_test(self) -> float | None:
         """Best test top-1 in percent of any epoch."""
-        return max((row["test"]["top1"] for row in self.rows if row.get("test")), default=None)
+        return max(self.series("test", "top1").values(), default=None)
 
     def best_on_validation(self) -> float | None:
         """Test top-1 in percent at the first epoch with the best validation top-1; None without validation."""
-        both = [row for row in self.rows if row.get("test") and row.get("validation")]
-        return max(both, key=lambda row: row["validation"]["top1"])["test"]["top1"] if both else None
+        test, validation = self.series("test", "top1"), self.series("validation", "top1")
+        both = [epoch for epoch in validation if epoch in test]
+        return test[max(both, key=lambda epoch: validation[epoch])] if both else None
 
 
-def group_names(runs: Sequence[MeasuredRun]) -> list[str]:
+def grouped(runs: Iterable[MeasuredRun]) -> dict[str, list[MeasuredRun]]:
+    """Runs that differ only in their seed, by name, in the order of the seeds; groups without a method come first."""
+    by_settings: dict[str, list[MeasuredRun]] = {}
+    for run in sorted(runs, key=lambda run: bool(run.experiment.get("methods"))):
+        by_settings.setdefault(repr(sorted(run.settings.items())), []).append(run)
+    members = [sorted(group, key=lambda run: run.seed) for group in by_settings.values()]
+    return dict(zip(_names([group[0] for group in members]), members, strict=True))
+
+
+def _names(runs: Sequence[MeasuredRun]) -> list[str]:
     """Name groups, each by one of its runs, after what sets them apart.
 
     That is their methods, then any other setting that differs among all groups, then settings of the methods, the task
