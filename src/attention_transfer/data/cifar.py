@@ -1,0 +1,56 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), downloaded by torchvision where they are missing."""
+
+from typing import Literal
+
+import numpy as np
+from torchvision import datasets
+
+from attention_transfer.data.dataset import DataSet, Split
+from attention_transfer.data.request import Request
+
+_MEAN = {10: (0.4914, 0.4822, 0.4465), 100: (0.5071, 0.4867, 0.4408)}
+_STD = {10: (0.2470, 0.2435, 0.2616), 100: (0.2675, 0.2565, 0.2761)}
+
+
+def cifar10(request: Request) -> DataSet:
+    """50,000 + 10,000 images of 32×32 in 10 classes."""
+    return _cifar(request, 10)
+
+
+def cifar100(request: Request) -> DataSet:
+    """50,000 + 10,000 images of 32×32 in 100 classes."""
+    return _cifar(request, 100)
+
+
+def _cifar(request: Request, num_classes: Literal[10, 100]) -> DataSet:
+    source = datasets.CIFAR10 if num_classes == 10 else datasets.CIFAR100
+    root = request.cache
+    root = root.parent if root.name == source.base_folder else root
+    halves: list[datasets.CIFAR10] = []
+    for train in (True, False):
+        try:
+            halves.append(source(root, train=train))
+        except RuntimeError:  # says that files are missing or damaged
+            halves.append(_downloaded(source, str(root), train=train))
+    train, test = (Split(half.data, np.asarray(half.targets, dtype=np.int64)) for half in halves)
+    return DataSet(
+        name=f"cifar{num_classes}",
+        classes=tuple(halves[0].classes),
+        train=train,
+        validation=None,
+        test=test,
+        mean=_MEAN[num_classes],
+        std=_STD[num_classes],
+        image_size=request.image_size or 32,
+        photographs=False,
+    )
+
+
+def _downloaded(source: type[datasets.CIFAR10], root: str, *, train: bool) -> datasets.CIFAR10:
+    try:
+        return source(root, train=train, download=True)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"{source.filename} is not in {root} and could not be downloaded from {source.url} ({error}): "
+            f"put the file there, or give the root that holds it"
+        ) from error

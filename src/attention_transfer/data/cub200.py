@@ -1,0 +1,69 @@
+"""CUB-200-2011 (Wah et al., Caltech technical report CNS-TR-2011-001): birds with boxes, in its official layout."""
+
+from pathlib import Path
+
+import numpy as np
+
+from attention_transfer.data.dataset import IMAGENET_MEAN, IMAGENET_STD, DataSet, interleaved
+from attention_transfer.data.files import Listing, delivered, read, stored
+from attention_transfer.data.request import Request
+
+
+def cub200(request: Request) -> DataSet:
+    """Reads `CUB_200_2011` with its official split; delivered with 224 pixels a side unless asked otherwise.
+
+    Training images are in an order in which classes take turns.
+
+    Raises:
+        ValueError: a file is missing or does not fit the others, or images cannot be decoded.
+    """
+    place = request.folder(
+        "CUB_200_2011", source="CUB_200_2011.tgz of https://www.vision.caltech.edu/datasets/cub_200_2011"
+    )
+    size = request.image_size or 224
+    names = _table(place / "classes.txt")
+    images = _table(place / "images.txt")
+    labels = _table(place / "image_class_labels.txt")
+    in_train = _table(place / "train_test_split.txt")
+    bounds = _table(place / "bounding_boxes.txt")
+    for name, table in (("image_class_labels", labels), ("train_test_split", in_train), ("bounding_boxes", bounds)):
+        missing = [key for key in images if key not in table]
+        if missing:
+            raise ValueError(
+                f"{place / (name + '.txt')} says nothing of image {missing[0]} and {len(missing) - 1} others"
+            )
+    number = {key: label for label, key in enumerate(names)}
+    boxes = np.array([[float(x) for x in bounds[key].split()] for key in images], dtype=np.float32).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]  # the files give left, top, width, height
+    listing = Listing(
+        [place / "images" / name for name in images.values()],
+        np.array([number[labels[key]] for key in images], dtype=np.int64),
+        boxes,
+    )
+    for_training = np.array([in_train[key] == "1" for key in images], dtype=bool)
+    train = listing.subset(np.flatnonzero(for_training))
+    train = train.subset(interleaved(train.labels)[: request.train_limit])
+    test = listing.subset(np.flatnonzero(~for_training))
+    return DataSet(
+        name="cub200",
+        classes=tuple(name.partition(".")[2].replace("_", " ") for name in names.values()),
+        train=read(
+            train, stored(size, photographs=True), image_size=size, photographs=True, what=f"training images in {place}"
+        ),
+        validation=None,
+        test=read(
+            test, delivered(size, photographs=True), image_size=size, photographs=True, what=f"test images in {place}"
+        ),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        image_size=size,
+        photographs=True,
+    )
+
+
+def _table(path: Path) -> dict[str, str]:
+    """Lines of a number and a value."""
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}: the folder should be as CUB_200_2011.tgz unpacks it")
+    rows = (line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    return {key: value.strip() for key, value in rows}

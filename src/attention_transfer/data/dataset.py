@@ -1,0 +1,124 @@
+"""What a data set is: images, labels and boxes of its splits, and how networks are to receive them."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int32, Int64, UInt8
+
+from attention_transfer.data.draws import uniform
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+PHOTOGRAPH_SIDE = 64  # larger images are taken for photographs, cropped at random sizes; smaller ones are only shifted
+
+_VALIDATION = 1  # the stream of the hash that chooses validation images
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images with their labels, in a fixed order.
+
+    Args:
+        images: in memory, or files that a loader decodes.
+        labels: class numbers.
+        boxes: where the object is: left, top, right, bottom (the last two exclusive) in pixels of the image as an
+            evaluation loader delivers it, clipped to it; NaN where unknown. None where the data set has none.
+        sizes: height and width of each image, which lies in the upper left corner of its canvas; None where images
+            fill theirs.
+    """
+
+    images: UInt8[np.ndarray, "n h w 3"] | tuple[Path, ...]
+    labels: Int64[np.ndarray, " n"]
+    boxes: Float32[np.ndarray, "n 4"] | None = None
+    sizes: Int32[np.ndarray, "n 2"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, index: Int64[np.ndarray, " m"]) -> "Split":
+        """The images at these positions, in this order."""
+        images = self.images
+        return Split(
+            tuple(images[i] for i in index.tolist()) if isinstance(images, tuple) else images[index],
+            self.labels[index],
+            None if self.boxes is None else self.boxes[index],
+            None if self.sizes is None else self.sizes[index],
+        )
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Splits of one data set.
+
+    Args:
+        name: as a user writes it.
+        classes: their names; label k is the k-th.
+        train: what is learned from.
+        validation: what may select a model; None where nothing was set aside.
+        test: what selects nothing.
+        mean: of the colour channels, images in 0…1.
+        std: of the colour channels, images in 0…1.
+        image_size: side in pixels of the squares that loaders deliver.
+        photographs: whether training crops are of random size and shape (`augment="auto"`).
+        mirrored: whether a mirror image still belongs to its class (`augment="auto"`).
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    validation: Split | None
+    test: Split
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    image_size: int
+    photographs: bool
+    mirrored: bool = True
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+
+def with_validation(dataset: DataSet, fraction: float, seed: int) -> DataSet:
+    """Moves a share of the training images to the validation split, each image judged by (seed, its index) alone.
+
+    Args:
+        dataset: without a validation split.
+        fraction: expected share 0 ≤ f < 1; 0 leaves everything as it is.
+        seed: of the choice.
+
+    Raises:
+        ValueError: the fraction is out of range, or leaves one of the two splits empty.
+    """
+    num_images = len(dataset.train)
+    if not 0 <= fraction < 1:
+        raise ValueError(f"validation_fraction is a share of the training images, 0 ≤ f < 1, not {fraction}")
+    if fraction == 0:
+        return dataset
+    chosen = (uniform(seed, _VALIDATION, torch.arange(num_images)) < fraction).numpy()
+    if chosen.all() or not chosen.any():
+        raise ValueError(
+            f"validation_fraction={fraction} of the {num_images} training images of {dataset.name} puts all of them "
+            f"on one side: choose another fraction, or 0 to do without validation"
+        )
+    return replace(
+        dataset,
+        train=dataset.train.subset(np.flatnonzero(~chosen)),
+        validation=dataset.train.subset(np.flatnonzero(chosen)),
+    )
+
+
+def scaled_boxes(split: Split, factor: float) -> Split:
+    """The split with its boxes for images that are delivered larger by this factor."""
+    return split if split.boxes is None else replace(split, boxes=(split.boxes * factor).astype(np.float32))
+
+
+def interleaved(labels: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    """An order of images in which classes take turns, so that any first part of it holds all classes alike."""
+    by_class = np.argsort(labels, kind="stable")
+    starts = np.searchsorted(labels[by_class], labels[by_class])
+    turns = np.empty_like(labels)
+    turns[by_class] = np.arange(len(labels)) - starts
+    return np.lexsort((labels, turns))

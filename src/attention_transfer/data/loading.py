@@ -1,0 +1,116 @@
+"""From a split to batches: gathered, augmented and normalised where the network is."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from attention_transfer.data.batch import Batch
+from attention_transfer.data.dataset import DataSet, Split
+from attention_transfer.data.files import delivered, stored
+from attention_transfer.data.order import Plan
+from attention_transfer.data.preparation import Augmentation, Preparation
+from attention_transfer.data.sources import Files, Memory
+
+
+def loader(
+    split: Split,
+    dataset: DataSet,
+    *,
+    batch_size: int,
+    train: bool,
+    augment: Augmentation | Literal["auto"] = "auto",
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    num_workers: int = 0,
+    channels_last: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
+) -> "Loader":
+    """Prepares the batches of a split.
+
+    Args:
+        split: images to deliver.
+        dataset: that it belongs to; says how large images are delivered and how they are normalised.
+        batch_size: images per batch and process; at least 1, for training at least 2.
+        train: shuffled, augmented, without a last batch too small for batch normalisation; else all, in order, as they
+            are.
+        augment: what happens to training images. `crop` shifts an image by up to an eighth of its side and fills with
+            black before normalisation (4 pixels of 32: the CIFAR protocol); `crop-flip` also mirrors half of them;
+            `random-resized-crop` takes crops of random area and shape, and mirrors likewise. `auto` is the
+            last for photographs and `crop-flip` for the rest, but `crop` where mirror images leave their class.
+        seed: of order and augmentation.
+        device: where batches are made; images in memory are moved there once, as bytes.
+        num_workers: processes that decode files; they change nothing in what is delivered.
+        channels_last: memory format of the images.
+        rank: of this process.
+        world_size: number of processes that share each global batch.
+
+    Raises:
+        ValueError: a number is out of its range, or training has too few images for a single batch.
+    """
+    least = 2 if train else 1
+    if batch_size < least:
+        raise ValueError(f"{'training' if train else 'evaluation'} needs batches of at least {least}, not {batch_size}")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank {rank} is not one of {world_size} processes: ranks go from 0 to world_size − 1")
+    plan = Plan(len(split), batch_size, train, seed, rank, world_size)
+    if train and not plan.num_batches:
+        raise ValueError(
+            f"{len(split)} training images of {dataset.name} do not give each of {world_size} processes a batch of 2: "
+            f"use more images"
+        )
+    if augment == "auto":
+        augment = "random-resized-crop" if dataset.photographs else "crop-flip" if dataset.mirrored else "crop"
+    if not train:
+        augment = "none"
+    device = torch.device(device)
+    preparation = Preparation(
+        augment=augment,
+        side=dataset.image_size,
+        mean=torch.tensor(dataset.mean, device=device).reshape(1, 3, 1, 1),
+        std=torch.tensor(dataset.std, device=device).reshape(1, 3, 1, 1),
+        seed=seed,
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format,
+    )
+    if isinstance(split.images, tuple):
+        form = (delivered if augment == "none" else stored)(dataset.image_size, photographs=dataset.photographs)
+        source = Files(split.images, form, num_workers, device)
+    else:
+        source = Memory(split, device)
+    return Loader(source, torch.from_numpy(split.labels).to(device), plan, preparation)
+
+
+class Loader:
+    """Batches of a split, epoch by epoch; made by `loader`. Nothing in it changes, so there is no state to save."""
+
+    def __init__(
+        self, source: Memory | Files, labels: Int64[Tensor, " n"], plan: Plan, preparation: Preparation
+    ) -> None:
+        self._source = source
+        self._labels = labels
+        self._plan = plan
+        self._preparation = preparation
+
+    @property
+    def num_batches(self) -> int:
+        """Batches that every epoch has."""
+        return self._plan.num_batches
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch: a function of the seed and the epoch alone.
+
+        Args:
+            epoch: its number, from 0.
+            start: number of the first batch to yield; earlier ones cost nothing.
+        """
+        batches = self._plan.batches(epoch)[start:]
+        if not batches:
+            return
+        # One transfer per epoch: a transfer per step would make the host wait for the accelerator.
+        indices = torch.cat(batches).to(self._labels.device).split([len(batch) for batch in batches])
+        pixels = self._source.batches(indices if isinstance(self._source, Memory) else batches)
+        for index, (images, sizes) in zip(indices, pixels, strict=True):
+            yield Batch(self._preparation(images, sizes, index, epoch), self._labels[index], index)

@@ -1,0 +1,57 @@
+"""What a user asks of a data set, and where to look for it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+CACHE = Path("~/.cache/attention-transfer")
+
+
+@dataclass(frozen=True)
+class Request:
+    """Arguments of the function that reads a data set.
+
+    Args:
+        path: what follows the colon of `npz:PATH` and `folder:PATH`; None for data sets that have a name of their own.
+        root: folder that holds, or receives, the named data sets; None means the user's cache.
+        image_size: side of the squares to deliver; None keeps the data set's own.
+        train_limit: only the first so many training images matter; a source may leave the others unread.
+    """
+
+    path: Path | None = None
+    root: Path | None = None
+    image_size: int | None = None
+    train_limit: int | None = None
+
+    def folder(self, *names: str, source: str) -> Path:
+        """The folder of a named data set: the root itself or one of these folders in it, whichever holds it.
+
+        Args:
+            names: what the folder is called where it was unpacked.
+            source: where it can be had.
+
+        Raises:
+            ValueError: there is no such folder.
+        """
+        root = self.cache
+        if root.name in names and root.is_dir():
+            return root
+        for name in names:
+            if (root / name).is_dir():
+                return root / name
+        raise ValueError(
+            f"there is no folder {names[0]} in {root}: unpack {source} there, or give the root that holds it"
+        )
+
+    @property
+    def cache(self) -> Path:
+        return (self.root or CACHE).expanduser()
+
+    @property
+    def place(self) -> Path:
+        """The path after the colon, which must be a folder."""
+        if self.path is None:
+            raise ValueError("this kind of data set needs a path: write it after a colon, as in folder:PATH")
+        folder = self.path.expanduser()
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is not a folder: give the path of one, as in folder:PATH or npz:PATH")
+        return folder

@@ -1,0 +1,77 @@
+"""Where a loader takes the pixels of a batch from."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from attention_transfer.data.dataset import Split
+from attention_transfer.data.files import Form
+
+Pixels = tuple[UInt8[Tensor, "b h w 3"], Int64[Tensor, "b 2"] | None]
+
+
+class Memory:
+    """Decoded images, moved to the device once, as bytes."""
+
+    def __init__(self, split: Split, device: torch.device) -> None:
+        if isinstance(split.images, tuple):
+            raise ValueError("these images are files: read them with Files")
+        self._images = torch.from_numpy(split.images).to(device)
+        self._sizes = None if split.sizes is None else torch.from_numpy(split.sizes).to(device, torch.int64)
+
+    def batches(self, batches: Sequence[Int64[Tensor, " b"]]) -> Iterator[Pixels]:
+        """Pixels, and sizes where images do not fill their canvas, of each batch of positions (on the device)."""
+        for index in batches:
+            yield self._images[index], None if self._sizes is None else self._sizes[index]
+
+
+class Files:
+    """Image files, decoded anew in every epoch, by other processes if asked."""
+
+    def __init__(self, paths: Sequence[Path], form: Form, num_workers: int, device: torch.device) -> None:
+        self._decoder = _Decoder(paths, form)
+        self._num_workers = num_workers
+        self._device = device
+
+    def batches(self, batches: Sequence[Int64[Tensor, " b"]]) -> Iterator[Pixels]:
+        """Pixels, and sizes where images do not fill their canvas, of each batch of positions."""
+        on_accelerator = self._device.type != "cpu"
+        decoded = DataLoader(
+            self._decoder,
+            batch_sampler=[index.tolist() for index in batches],
+            num_workers=self._num_workers,
+            collate_fn=_stacked,
+            pin_memory=self._device.type == "cuda",
+            # A loader draws a number for its workers; torch's own generator is the model's and must not notice.
+            generator=torch.Generator(),
+        )
+        square = self._decoder.form.square is not None
+        for images, sizes in decoded:
+            pixels = images.to(self._device, non_blocking=on_accelerator)
+            yield pixels, None if square else sizes.to(self._device, non_blocking=on_accelerator)
+
+
+class _Decoder(Dataset[Tensor]):
+    def __init__(self, paths: Sequence[Path], form: Form) -> None:
+        self.paths = paths
+        self.form = form
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.from_numpy(self.form.read(self.paths[index]).copy())
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def _stacked(images: list[UInt8[Tensor, "h w 3"]]) -> tuple[UInt8[Tensor, "b h w 3"], Int64[Tensor, "b 2"]]:
+    """Images in the upper left corners of canvases that are as large as the batch needs."""
+    sizes = torch.tensor([image.shape[:2] for image in images])
+    height, width = sizes.amax(dim=0).tolist()
+    canvas = torch.zeros(len(images), height, width, 3, dtype=torch.uint8)
+    for place, image in zip(canvas, images, strict=True):
+        place[: image.shape[0], : image.shape[1]] = image
+    return canvas, sizes

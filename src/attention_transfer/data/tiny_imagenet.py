@@ -1,0 +1,88 @@
+"""Tiny-ImageNet (Stanford CS231n): 64×64 images of ImageNet classes with boxes, in its official layout."""
+
+from pathlib import Path
+
+import numpy as np
+
+from attention_transfer.data.dataset import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    DataSet,
+    interleaved,
+    scaled_boxes,
+)
+from attention_transfer.data.files import Form, Listing, read
+from attention_transfer.data.request import Request
+
+SIDE = 64
+
+
+def tiny_imagenet(request: Request) -> DataSet:
+    """Reads `tiny-imagenet-200`; its `val` is the test split, as its `test` has no labels.
+
+    Classes of `wnids.txt` without training images are left out. Boxes are inclusive in the files and exclusive here;
+    those without an extent are NaN. Training images are in an order in which classes take turns.
+
+    Raises:
+        ValueError: a file or folder is missing, or images cannot be decoded.
+    """
+    place = request.folder(
+        "tiny-imagenet-200", "tiny-imagenet", source="http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+    )
+    wnids = [line.strip() for line in _lines(place / "wnids.txt") if line.strip()]
+    wnids = [wnid for wnid in wnids if (place / "train" / wnid / "images").is_dir()]
+    if not wnids:
+        raise ValueError(f"{place / 'train'} holds images of no class that {place / 'wnids.txt'} lists")
+    words = dict(line.split("\t", 1) for line in _lines(place / "words.txt") if "\t" in line)
+    number = {wnid: label for label, wnid in enumerate(wnids)}
+    train = _listing([row for wnid in wnids for row in _train_rows(place, wnid)], number)
+    train = train.subset(interleaved(train.labels)[: request.train_limit])
+    test = _listing(_test_rows(place, number), number)
+    size = request.image_size or SIDE
+    splits = [
+        scaled_boxes(
+            read(listing, Form(SIDE, SIDE), image_size=SIDE, photographs=False, what=f"images in {place / part}"),
+            size / SIDE,
+        )
+        for listing, part in ((train, "train"), (test, "val"))
+    ]
+    return DataSet(
+        name="tiny-imagenet",
+        classes=tuple(words.get(wnid, wnid).strip().split(",")[0] for wnid in wnids),
+        train=splits[0],
+        validation=None,
+        test=splits[1],
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        image_size=size,
+        photographs=False,
+    )
+
+
+Row = tuple[Path, str, list[str]]  # file, class, box
+
+
+def _train_rows(place: Path, wnid: str) -> list[Row]:
+    images = place / "train" / wnid / "images"
+    lines = _lines(place / "train" / wnid / f"{wnid}_boxes.txt")
+    return [(images / name, wnid, box) for name, *box in (line.split("\t") for line in lines if line.strip())]
+
+
+def _test_rows(place: Path, number: dict[str, int]) -> list[Row]:
+    lines = _lines(place / "val" / "val_annotations.txt")
+    rows = (line.split("\t") for line in lines if line.strip())
+    return [(place / "val" / "images" / name, wnid, box) for name, wnid, *box in rows if wnid in number]
+
+
+def _listing(rows: list[Row], number: dict[str, int]) -> Listing:
+    boxes = np.array([[float(side) for side in box] for _, _, box in rows], dtype=np.float32).reshape(-1, 4)
+    boxes[:, 2:] += 1
+    boxes[(boxes[:, 2:] - boxes[:, :2] <= 1).any(axis=1)] = np.nan
+    labels = np.array([number[wnid] for _, wnid, _ in rows], dtype=np.int64)
+    return Listing([path for path, _, _ in rows], labels, boxes)
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}: the folder should be as tiny-imagenet-200.zip unpacks it")
+    return path.read_text(encoding="utf-8").splitlines()
