@@ -35,7 +35,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "Python 3.11 or newer is needed and '$(PYTHON)' is not: install it, or name one with" \
 			"'make PYTHON=/path/to/python3.11 ...'." >&2; exit 1; }
-	@echo "Installing into $(VENV): a few minutes and, with torch's CUDA libraries, about 5 GB; only this once."
+	@echo "Installing into $(VENV): a few minutes and, with torch's CUDA libraries, about 6 GB; only this once."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
