@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
-from attention_transfer.data.augment import mirrors, regions, resample, shifts, window
+from attention_transfer.data.augment import mirrors, regions, resample, resize, shifts, window
 
 Augmentation = Literal["none", "crop", "crop-flip", "random-resized-crop"]
 
@@ -91,5 +91,4 @@ class Preparation:
             images = window(images, top, left, side, mirrored)
         if side == self.side:
             return images.permute(0, 3, 1, 2)
-        whole = torch.stack([torch.zeros_like(index)] * 2 + [torch.full_like(index, side)] * 2, dim=1)
-        return resample(images, whole, self.side)
+        return resize(images, self.side)
