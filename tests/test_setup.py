@@ -1,0 +1,35 @@
+import re
+import tomllib
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parent.parent
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+PIN = re.compile(r"([A-Za-z0-9._-]+)==[0-9][0-9A-Za-z.]*")
+
+
+def pinned_names() -> set[str]:
+    """Normalised names in the constraints."""
+    lines = [line for line in (REPOSITORY / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    matches = [PIN.fullmatch(line) for line in lines]
+    assert all(matches), f"only names and versions: {[line for line, m in zip(lines, matches, strict=True) if not m]}"
+    return {re.sub(r"[-_.]+", "-", match[1]).lower() for match in matches if match}
+
+
+def test_every_dependency_is_pinned_to_the_version_it_was_tested_with():
+    groups = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
+    names = {re.split(r"[<>=!~\[; ]", wanted)[0].lower() for group in groups for wanted in group}
+    assert {"torch", "timm", "pytest"} <= names
+    assert not names - pinned_names()
+
+
+def test_the_readme_names_commands_that_exist():
+    readme, makefile = (REPOSITORY / "README.md").read_text(), (REPOSITORY / "Makefile").read_text()
+    commands = set(re.findall(r"^\$ make (\w+)", readme, flags=re.MULTILINE))
+    assert {"quickstart", "test"} <= commands
+    assert all(re.search(rf"^{command}:", makefile, flags=re.MULTILINE) for command in commands)
+
+
+def test_no_file_names_a_place_of_one_machine():
+    texts = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md"), *(REPOSITORY / "src").rglob("*.py")]
+    guilty = [path.name for path in texts if re.search(r"(?<![\w$.}])/(work|root|home|tmp)/", path.read_text())]
+    assert not guilty
