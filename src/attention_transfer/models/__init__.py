@@ -1,0 +1,25 @@
+"""Networks: ours by name, everybody's by library and name, and what can be read from any of them."""
+
+from attention_transfer.models.build import TransformersClassifier, bare, build
+from attention_transfer.models.description import Description, Input, Stage
+from attention_transfer.models.external import describe
+from attention_transfer.models.opening import OpenedModel, open_model, save_model
+from attention_transfer.models.weights import WeightsError, load_weights, read_weights
+from attention_transfer.models.zoo import MODELS
+
+__all__ = [
+    "MODELS",
+    "Description",
+    "Input",
+    "OpenedModel",
+    "Stage",
+    "TransformersClassifier",
+    "WeightsError",
+    "bare",
+    "build",
+    "describe",
+    "load_weights",
+    "open_model",
+    "read_weights",
+    "save_model",
+]

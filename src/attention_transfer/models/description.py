@@ -1,7 +1,6 @@
 """What can be read from a network: worked out once, when a distiller is built."""
 
 from dataclasses import dataclass, replace
-
 from typing import Literal
 
 from attention_transfer.capture import Tap
@@ -12,7 +11,7 @@ class Stage:
     """One top-level stage of a network.
 
     Args:
-        output: its value as the next stage receives it.
+        output: its value at its end; where a pooling separates the stages, the value before it.
         pre_activation: the same value before its last activation; equal to `output` where a stage ends without one;
             None where nobody knows (the user then names a module).
     """

@@ -1,0 +1,91 @@
+"""Where the last activation of a stage takes its input, for networks of ours, timm, torchvision and transformers."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+from torch import nn
+
+from attention_transfer.capture import Tap
+from attention_transfer.models.structure import join
+
+_KNOWN = {"attention_transfer", "timm", "torchvision", "transformers"}
+_SHORTCUTS = ("downsample", "shortcut", "proj")
+_LAST_ACTIVATIONS = ("relu2", "act3", "act2", "act", "activation")
+# torchvision's Inception blocks; their ReLU is a function that no module shows.
+_HIDDEN_RELU = "BasicConv2d"
+_SILENT = re.compile("Identity|Drop|StochasticDepth|LayerScale|LearnableAffine|Permute")
+
+
+def before_activation(model: nn.Module, output: Tap) -> Tap | None:
+    """The value of a stage before its last activation.
+
+    Args:
+        model: the network.
+        output: the stage's output.
+
+    Returns:
+        The input of the activation; `output` itself where the stage ends without one; None where nobody knows. Blocks
+        of other packages may call functions that no module shows, so nothing is said about them.
+    """
+    path, block = _last_block(output.module, model.get_submodule(output.module))
+    if type(block).__module__.partition(".")[0] == "torch" and _is_activation(block):
+        return Tap(path, "input", output.layout, output.prefix_tokens, output.grid)
+    if type(block).__module__.partition(".")[0] not in _KNOWN:
+        return None
+    if any(type(module).__name__ == _HIDDEN_RELU for module in block.modules()):
+        return None
+    if output.layout == "tokens":
+        return output
+    activation = _after_addition(block)
+    if activation is None:
+        ends = list(_leaves(block))
+        if ends and not _is_activation(ends[-1][1]):
+            return output
+        # A convolution with its norm and activation, and nothing added after them.
+        if not ends or getattr(block, "has_skip", True):
+            return None
+        activation = ends[-1][0]
+    return replace(output, module=join(path, activation), site="input")
+
+
+def _last_block(path: str, module: nn.Module) -> tuple[str, nn.Module]:
+    """The innermost list member that a stage ends with."""
+    while True:
+        children = list(module.named_children())
+        is_list = isinstance(module, nn.Sequential | nn.ModuleList) or (
+            bool(children) and all(re.fullmatch(r"b\d+", name) for name, _ in children)
+        )
+        if children and not is_list:
+            last = children[-1]
+            is_list = last[0] in ("blocks", "layers") and isinstance(last[1], nn.Sequential | nn.ModuleList)
+        if not is_list or not children or next(children[-1][1].children(), None) is None:
+            return path, module
+        name, module = children[-1]
+        path = join(path, name)
+
+
+def _after_addition(block: nn.Module) -> str | None:
+    """The activation that follows the sum of a residual block with its shortcut."""
+    if not any(hasattr(block, name) for name in _SHORTCUTS):
+        return None
+    leaves = list(_leaves(block))
+    for name in _LAST_ACTIVATIONS:
+        # One that is followed by a convolution acts inside the branch.
+        if leaves and leaves[-1][0] == name and _is_activation(leaves[-1][1]):
+            return name
+    # The same module after every convolution: its last call is the one after the sum.
+    return "relu" if isinstance(getattr(block, "relu", None), nn.ReLU) else None
+
+
+def _leaves(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """What computes in a block's main branch, in the order of registration."""
+    for name, module in block.named_modules():
+        is_leaf = next(module.children(), None) is None
+        on_shortcut = name.partition(".")[0] in _SHORTCUTS
+        if name and is_leaf and not on_shortcut and not _SILENT.search(type(module).__name__):
+            yield name, module
+
+
+def _is_activation(module: nn.Module) -> bool:
+    return next(module.children(), None) is None and "activation" in type(module).__module__

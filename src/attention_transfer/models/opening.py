@@ -1,0 +1,270 @@
+"""Trained networks: saved bare, and opened from whatever a user has (a name, a file, a run folder)."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from attention_transfer.models.build import bare, build, check_name, from_transformers_config, is_name
+from attention_transfer.models.description import Description, Input
+from attention_transfer.models.external import describe
+from attention_transfer.models.weights import WeightsError, fit_weights, read_weights, without_wrappers
+from attention_transfer.models.zoo import MODELS
+from attention_transfer.runs import STUDENT_CONFIG, STUDENT_WEIGHTS, whole_file, write_whole
+
+PRETRAINED = "pretrained"
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A network with what is known about it.
+
+    Args:
+        module: the network, in evaluation mode if trained.
+        name: how `build` calls it.
+        num_classes: size of its logits.
+        input: the images it was trained on; None where nobody says.
+        description: what can be read from it.
+        trained: whether its weights come from somewhere.
+        image_size: side in pixels that it was built for; None where it takes any, or its library's own.
+    """
+
+    module: nn.Module
+    name: str
+    num_classes: int
+    input: Input | None
+    description: Description
+    trained: bool
+    image_size: int | None = None
+
+
+def open_model(
+    spec: str, num_classes: int | None = None, image_size: int | None = None, *, new_head: bool = False
+) -> OpenedModel:
+    """A network from a user's words.
+
+    Args:
+        spec: one of
+
+            * `NAME`: a new network, as `build` makes it;
+            * `NAME@FILE`: with the weights of a file;
+            * `NAME@pretrained`: with the weights that its library publishes;
+            * a run folder: the student trained there;
+            * a weights file: of the one network of ours that it fits.
+
+            A name wins over a file or folder called the same; `./NAME` is the latter.
+        num_classes: size of a new last layer. Networks with weights keep the size that their weights have.
+        image_size: side in pixels; only for networks whose weights depend on it; a run folder knows its own.
+        new_head: give a network with weights a fresh last layer of `num_classes`, to go on training from them.
+
+    Raises:
+        ValueError: if nothing is found under that name or path, or the weights do not fit.
+    """
+    if new_head and num_classes is None:
+        raise ValueError("a new last layer needs num_classes")
+    path = Path(spec).expanduser()
+    classes = num_classes if new_head else None
+    if not is_name(spec) and path.is_dir():
+        return _open_folder(path, classes)
+    if not is_name(spec) and path.is_file():
+        if path.name == STUDENT_WEIGHTS and (path.parent / STUDENT_CONFIG).is_file():
+            return _open_folder(path.parent, classes)
+        return _open_file(path, classes)
+    name, separator, source = spec.partition("@")
+    if separator:
+        check_name(name)
+    if separator and source == PRETRAINED:
+        module = build(name, classes, image_size=image_size, pretrained=True)
+        return _opened(module, name, classes or _count_classes(module, image_size), image_size, trained=True)
+    if separator:
+        file = Path(source).expanduser()
+        return _open_named(name, file, read_weights(file), classes, image_size)
+    if not is_name(spec) and ("/" in spec or path.suffix):
+        raise ValueError(f"{spec!r} is neither a model's name nor an existing file or folder")
+    check_name(name)
+    if num_classes is None:
+        raise ValueError(
+            f"{spec!r} is a new network: give num_classes, or weights as {spec}@FILE or {spec}@{PRETRAINED}"
+        )
+    return _opened(build(name, num_classes, image_size=image_size), name, num_classes, image_size, trained=False)
+
+
+def save_model(
+    model: nn.Module,
+    folder: Path,
+    name: str,
+    num_classes: int,
+    image_size: int | None = None,
+    input: Input | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Save a network bare: its own state dict, and a few lines of JSON that say how to load it without this package.
+
+    Args:
+        model: the network, not compiled and not wrapped for several processes (their prefixes are taken off).
+        folder: an existing folder; what was saved there before is replaced, each file whole or not at all.
+        name: how `build` calls it.
+        num_classes: size of its logits.
+        image_size: side in pixels that it was built for, as given to `build`.
+        input: how its images are normalised.
+        extra: more to remember, JSON.
+
+    Raises:
+        ValueError: if `extra` would hide what is needed to open the network.
+    """
+    network = bare(model)
+    # Copies: safetensors refuses tensors that share memory or lie in another order than their indices.
+    weights = {k: v.detach().cpu().contiguous().clone() for k, v in without_wrappers(network.state_dict()).items()}
+    known: dict[str, Any] = {
+        "model": name,
+        "num_classes": num_classes,
+        "image_size": image_size,
+        "mean": list(input.mean) if input else None,
+        "std": list(input.std) if input else None,
+        "input_size": list(input.size) if input and input.size else None,
+        "load": _instructions(name, num_classes, image_size),
+    }
+    if name.startswith("hf:"):
+        known["transformers_config"] = cast("Any", network).config.to_dict()
+    clash = sorted(known.keys() & (extra or {}).keys())
+    if clash:
+        raise ValueError(f"extra must not hold {', '.join(clash)}: they are needed to open the network")
+    with whole_file(folder / STUDENT_WEIGHTS) as temporary:
+        safetensors.torch.save_file(weights, temporary, metadata={"format": "pt"})
+    text = json.dumps({**known, **(extra or {})}, indent=2, ensure_ascii=False, default=str)
+    write_whole(folder / STUDENT_CONFIG, (text + "\n").encode())
+
+
+def _opened(
+    module: nn.Module,
+    name: str,
+    num_classes: int,
+    image_size: int | None,
+    *,
+    trained: bool,
+    expects: Input | None = None,
+) -> OpenedModel:
+    if trained:
+        module.eval()
+    description = describe(module)
+    return OpenedModel(module, name, num_classes, expects or description.input, description, trained, image_size)
+
+
+def _open_folder(folder: Path, new_classes: int | None) -> OpenedModel:
+    file = folder / STUDENT_CONFIG
+    if not file.is_file():
+        raise ValueError(
+            f"{folder} holds no {STUDENT_CONFIG}: it is no run, or its training has not saved a student yet"
+        )
+    try:
+        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        name, num_classes, image_size = str(config["model"]), int(config["num_classes"]), config["image_size"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is no description of a student: {error!r}") from error
+    expects = None
+    if config.get("mean") and config.get("std"):
+        size = config.get("input_size")
+        expects = Input(tuple(config["mean"]), tuple(config["std"]), tuple(size) if size else None)
+    stored = config.get("transformers_config")
+
+    def make(classes: int) -> nn.Module:
+        if stored is not None:
+            return from_transformers_config(stored, classes, image_size)
+        return build(name, classes, image_size=image_size)
+
+    classes = new_classes or num_classes
+    module = make(classes)
+    leave_out = _class_tensors(make) if classes != num_classes else {}
+    fit_weights(module, read_weights(folder / STUDENT_WEIGHTS), str(folder / STUDENT_WEIGHTS), leave_out)
+    return _opened(module, name, classes, image_size, trained=True, expects=expects)
+
+
+def _open_named(
+    name: str, file: Path, weights: Mapping[str, Tensor], new_classes: int | None, image_size: int | None
+) -> OpenedModel:
+    def make(classes: int) -> nn.Module:
+        return build(name, classes, image_size=image_size)
+
+    head = _class_tensors(make)
+    sizes = {weights[key].shape[axis] for key, axis in head.items() if key in weights and weights[key].ndim > axis}
+    if len(sizes) != 1:
+        # Anything will do to say what is missing.
+        fit_weights(make(next(iter(sizes), 1)), weights, str(file))
+        raise WeightsError(f"{file} does not say how many classes {name} has: its last layers have {sorted(sizes)}")
+    classes = new_classes or sizes.pop()
+    module = make(classes)
+    fit_weights(module, weights, str(file), head if new_classes else ())
+    return _opened(module, name, classes, image_size, trained=True)
+
+
+def _open_file(file: Path, new_classes: int | None) -> OpenedModel:
+    """The network of ours whose names and shapes are those of the file."""
+    weights = read_weights(file)
+    shapes = {key: value.shape for key, value in weights.items() if not key.endswith("num_batches_tracked")}
+    for name, make in MODELS.items():
+        head = _class_tensors(make)
+        sizes = {weights[key].shape[axis] for key, axis in head.items() if key in weights and weights[key].ndim > axis}
+        if len(sizes) == 1 and _shapes(make, sizes.pop()) == shapes:
+            return _open_named(name, file, weights, new_classes, None)
+    raise WeightsError(
+        f"{file} fits none of {', '.join(MODELS)}: write whose weights they are, as NAME@{file} (timm:NAME, "
+        "torchvision:NAME and hf:NAME too)"
+    )
+
+
+def _class_tensors(make: Callable[[int], nn.Module]) -> dict[str, int]:
+    """Tensors whose shape depends on the number of classes, with the axis that does."""
+    few, more = _shapes(make, 3), _shapes(make, 5)
+    return {
+        name: next(axis for axis, (a, b) in enumerate(zip(few[name], more[name], strict=True)) if a != b)
+        for name in few
+        if name in more and few[name] != more[name]
+    }
+
+
+def _shapes(make: Callable[[int], nn.Module], num_classes: int) -> dict[str, torch.Size]:
+    """Shapes of a network's tensors, without its memory where it can be helped, and without disturbing a generator."""
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                model = make(num_classes)
+        except (NotImplementedError, RuntimeError):
+            # Some constructors compute with tensors, which have no values on the meta device.
+            model = make(num_classes)
+    return {k: v.shape for k, v in bare(model).state_dict().items() if not k.endswith("num_batches_tracked")}
+
+
+def _count_classes(module: nn.Module, image_size: int | None) -> int:
+    """Size of a network's logits: of its last layer, or else of what it gives."""
+    path = describe(module).head
+    if path is not None:
+        head = module.get_submodule(path)
+        assert isinstance(head, nn.Linear)
+        return head.out_features
+    expected = describe(module).input
+    side = image_size or 224
+    size = expected.size if expected and expected.size else (side, side)
+    with torch.no_grad():
+        return int(module.eval()(torch.zeros(1, 3, *size)).shape[1])
+
+
+def _instructions(name: str, num_classes: int, image_size: int | None) -> str:
+    """Python that loads the saved weights, in plain torch wherever their library is another's."""
+    library, separator, inner = name.partition(":")
+    size = f", img_size={image_size}" if image_size else ""
+    if not separator:
+        make = f"attention_transfer.models.build({name!r}, {num_classes})"
+    elif library == "timm":
+        make = f"timm.create_model({inner!r}, num_classes={num_classes}{size})"
+    elif library == "torchvision":
+        size = f", image_size={image_size}" if image_size and inner.startswith("vit_") else ""
+        make = f"torchvision.models.get_model({inner!r}, num_classes={num_classes}{size})"
+    else:
+        config = f"json.load(open({STUDENT_CONFIG!r}))['transformers_config']"
+        make = f"AutoModelForImageClassification.from_config(AutoConfig.for_model(**{config}))"
+    return f"model = {make}; model.load_state_dict(safetensors.torch.load_file({STUDENT_WEIGHTS!r}))"

@@ -1,0 +1,218 @@
+"""Finding the stages of a network that nobody described, from the way networks are written.
+
+Every rule looks at names and kinds of children only; nothing is run. The outermost module where a rule applies decides,
+so that the blocks inside a stage are never taken for stages.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+
+from torch import nn
+
+_DEPTH = 3
+_STAGE_LISTS = ("stages", "layers", "blocks", "layer", "transformers", "levels")
+_BLOCK_LISTS = ("blocks", "layers", "layer")
+_NUMBERED = re.compile(r"(layer|stage|block|denseblock|level|s)(\d+)")
+_LETTERED = re.compile(r"(inception|Mixed_)(\d)([a-z])")
+_NOT_STAGES = re.compile(r"stem|embed|head|classif|pool|aux|norm|decoder|patch|teacher")
+_POOLS = (nn.MaxPool2d, nn.AvgPool2d)
+# Where a chain changes shape more often (channels that grow with every block), only the resolution makes stages.
+_MOST_SHAPES = 8
+
+
+class FoundStages(NamedTuple):
+    """Where the stages of a network end; no paths where nobody can tell.
+
+    Args:
+        paths: dotted paths of the modules that end each stage, from input to output.
+        blocks: whether each is a single block of a plain chain, as in a vision transformer.
+    """
+
+    paths: tuple[str, ...]
+    blocks: bool = False
+
+
+def find_stages(model: nn.Module) -> FoundStages:
+    """The top-level stages of a network; none where its structure is unknown, or a stage gives more than one tensor."""
+    for path, module in _outermost_first(model):
+        for rule in _RULES:
+            found = rule(module)
+            if found is None:
+                continue
+            if not all(_gives_one_tensor(module.get_submodule(name)) for name in found.paths):
+                return FoundStages(())
+            return FoundStages(tuple(join(path, name) for name in found.paths), found.blocks)
+    return FoundStages(())
+
+
+def join(*names: str) -> str:
+    """A dotted path; empty names are left out."""
+    return ".".join(name for name in names if name)
+
+
+def has_attention(module: nn.Module) -> bool:
+    """Whether a module mixes positions by attention."""
+    return any(
+        isinstance(child, nn.MultiheadAttention) or re.search("attn|attention", name.rpartition(".")[2])
+        for name, child in module.named_modules()
+        # Squeeze-and-excitation is called channel attention here and there; it has no linear projections of tokens.
+        if any(isinstance(leaf, nn.Linear) for leaf in child.modules())
+    )
+
+
+def _outermost_first(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Modules that may hold stages, breadth first."""
+    level = [("", model)]
+    for _ in range(_DEPTH + 1):
+        yield from level
+        level = [
+            (join(path, name), child)
+            for path, module in level
+            for name, child in module.named_children()
+            if not _NOT_STAGES.search(name) and next(child.children(), None) is not None
+        ]
+
+
+def _numbered(module: nn.Module) -> FoundStages | None:
+    """`layer1`, `layer2`, … and the like, in the order of their numbers."""
+    groups: dict[str, list[tuple[int, str]]] = {}
+    for name, child in module.named_children():
+        match = _NUMBERED.fullmatch(name)
+        if match and not _is_leaf(child) and not _is_plain(child):
+            groups.setdefault(match[1], []).append((int(match[2]), name))
+    numbered = sorted(max(groups.values(), key=len, default=[]))
+    if len(numbered) < 2:
+        return None
+    children = [(name, module.get_submodule(name)) for _, name in numbered]
+    single = numbered[0][1].startswith("block") and not any(_holds_blocks(child) for _, child in children)
+    return FoundStages(tuple(_last_of_each_shape(children) if single else (name for name, _ in children)))
+
+
+def _lettered(module: nn.Module) -> FoundStages | None:
+    """`inception3a`, `inception3b`, `inception4a`, …: the last letter of each number ends a stage."""
+    names = [name for name, _ in module.named_children() if _LETTERED.fullmatch(name)]
+    last = {name[:-1]: name for name in names}
+    return FoundStages(tuple(last.values())) if last else None
+
+
+def _stage_list(module: nn.Module) -> FoundStages | None:
+    """A list called `stages`, `blocks`, … whose members are themselves lists of blocks."""
+    for name in _STAGE_LISTS:
+        children = _members(module, name)
+        if len(children) > 1 and all(_holds_blocks(child) for _, child in children):
+            # A list of lists is walked by its owner and never called itself, so nothing could be read at it.
+            if any(type(child) is nn.ModuleList for _, child in children):
+                return FoundStages(())
+            return FoundStages(tuple(join(name, child_name) for child_name, _ in children))
+    return None
+
+
+def _block_list(module: nn.Module) -> FoundStages | None:
+    """A chain of single blocks: each a stage where nothing changes shape, else a stage per shape."""
+    for name in _BLOCK_LISTS:
+        children = _members(module, name)
+        if len(children) < 2 or any(_is_leaf(child) for _, child in children):
+            continue
+        convolutions = [_convolutions(child) for _, child in children]
+        if all(convolutions) and not any(has_attention(child) for _, child in children):
+            ends = _last_of_each_shape(children)
+            if len(ends) > 1:
+                return FoundStages(tuple(join(name, end) for end in ends))
+        return FoundStages(tuple(join(name, child_name) for child_name, _ in children), blocks=True)
+    return None
+
+
+def _chain(module: nn.Module) -> FoundStages | None:
+    """One long sequence called `features` or `layers`, with stem, blocks, poolings and head convolution in it."""
+    for name in ("features", "layers"):
+        children = _members(module, name)
+        if not children or _numbered(module.get_submodule(name)):
+            continue
+        stages = [child_name for child_name, child in children if type(child) is nn.Sequential and _holds_blocks(child)]
+        if len(stages) < 2:
+            stages = _before_each_pool(children)
+        if len(stages) < 2:
+            stages = _last_of_each_shape([
+                item for item in children if not _is_leaf(item[1]) and not _is_plain(item[1])
+            ])
+        if len(stages) > 1:
+            return FoundStages(tuple(join(name, stage) for stage in stages))
+    return None
+
+
+_RULES: Sequence[Callable[[nn.Module], FoundStages | None]] = (_numbered, _lettered, _stage_list, _chain, _block_list)
+
+
+def _before_each_pool(children: Sequence[tuple[str, nn.Module]]) -> list[str]:
+    """The last module before each pooling (and of the rest, if it has blocks), without a stem that only downsamples."""
+    runs: list[list[tuple[str, nn.Module]]] = [[]]
+    for item in children:
+        if isinstance(item[1], _POOLS):
+            runs.append([])
+        else:
+            runs[-1].append(item)
+    if len(runs) < 3:
+        return []
+    stem = [child for _, child in runs[0] if isinstance(child, nn.Conv2d)]
+    if len(stem) == 1 and max(stem[0].stride) > 1:
+        runs = runs[1:]
+    return [run[-1][0] for run in runs if run]
+
+
+def _last_of_each_shape(children: Sequence[tuple[str, nn.Module]]) -> list[str]:
+    """Last blocks before the number of channels or the resolution changes."""
+    if not children:
+        return []
+    ends = [name for (name, _), (_, following) in pairwise(children) if _changes_shape(following)]
+    if len(ends) >= _MOST_SHAPES:
+        ends = [name for (name, _), (_, following) in pairwise(children) if _changes_resolution(following)]
+    return [*ends, children[-1][0]]
+
+
+def _changes_shape(block: nn.Module) -> bool:
+    convolutions = _convolutions(block)
+    widths_differ = bool(convolutions) and convolutions[0].in_channels != convolutions[-1].out_channels
+    return widths_differ or _changes_resolution(block)
+
+
+def _changes_resolution(block: nn.Module) -> bool:
+    return any(max(convolution.stride) > 1 for convolution in _convolutions(block))
+
+
+def _convolutions(module: nn.Module) -> list[nn.Conv2d]:
+    return [child for child in module.modules() if isinstance(child, nn.Conv2d)]
+
+
+def _members(module: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
+    child = dict(module.named_children()).get(name)
+    return list(child.named_children()) if isinstance(child, nn.Sequential | nn.ModuleList) else []
+
+
+def _holds_blocks(module: nn.Module) -> bool:
+    """Whether a module is a list of blocks, or has one under a usual name."""
+    if isinstance(module, nn.Sequential | nn.ModuleList):
+        children = list(module.children())
+        return bool(children) and not any(_is_leaf(child) for child in children)
+    return any(isinstance(getattr(module, name, None), nn.Sequential | nn.ModuleList) for name in ("blocks", "layers"))
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether a module is a sequence of single operations: a convolution with its norm and activation."""
+    return isinstance(module, nn.Sequential) and all(_is_leaf(child) for child in module.children())
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    return next(module.children(), None) is None
+
+
+def _gives_one_tensor(module: nn.Module) -> bool:
+    """Whether the annotation of a module's forward does not say that it gives several tensors."""
+    try:
+        given: Any = get_type_hints(type(module).forward).get("return")
+    except (NameError, TypeError):
+        # Annotations that cannot be resolved say nothing.
+        return True
+    kinds = {get_origin(given) or given, *(get_origin(part) for part in get_args(given))}
+    return not kinds & {tuple, list}
