@@ -80,7 +80,7 @@ def spatial(value: Tensor, tap: Tap) -> Float[Tensor, "b c h w"]:
     return value[:, tap.prefix_tokens :].unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
 
 
-class _Stop(Exception):  # noqa: N818: not an error, the way to leave a network early
+class _Stop(Exception):  # noqa: N818
     """Nothing after the last tap needs to run."""
 
 
@@ -235,7 +235,7 @@ class Capture:
                     f"{tap} of the {self.role} is overwritten in place after it was read; read the input of the module "
                     "that overwrites it (pre-activation), or build that module with inplace=False"
                 )
-            if gradient and not value.requires_grad:
+            if gradient and not value.requires_grad and tap not in (replaced or {}):
                 raise CaptureError(
                     f"{tap} of the {self.role} carries no gradient, so nothing could be learned there: its parameters are "
                     "frozen, it is detached, or checkpointed with use_reentrant=True (use use_reentrant=False)"
@@ -274,7 +274,7 @@ def undisturbed(*models: nn.Module) -> Iterator[None]:
         if buffer is not None
     ]
     modes = [(module, module.training) for model in models for module in model.modules()]
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002: the global state is what must survive
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     devices = {tensor.device for model in models for tensor in (*model.parameters(), *model.buffers())}
     accelerators = sorted({device.index or 0 for device in devices if device.type not in ("cpu", "meta")})
     kind = next((device.type for device in devices if device.type not in ("cpu", "meta")), "cuda")

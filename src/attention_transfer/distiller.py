@@ -109,7 +109,7 @@ class Distiller(nn.Module):
             )
             for method, name in zip(methods, _names(methods), strict=True)
         ]
-        self.teacher_images = _Renormalise(student_input, teacher_input, example)
+        self.teacher_images = Renormalise(student_input, teacher_input).to(example)
         # In a tuple, so that nn.Module does not register it: it must stay out of parameters() and state_dict().
         self._teacher = () if teacher is None else (teacher,)
         self._teacher_frozen: list[tuple[nn.Parameter, bool]] = []
@@ -409,25 +409,32 @@ def _check_pair(student: nn.Module, teacher: nn.Module | None) -> None:
         )
 
 
-class _Renormalise(nn.Module):
-    """The student's images as the teacher expects them: another mean, deviation or size."""
+class Renormalise(nn.Module):
+    """The student's images as the teacher expects them: another mean, deviation or size.
 
-    def __init__(self, student: Input | None, teacher: Input | None, like: Tensor) -> None:
+    Args:
+        student: how the images that come in are normalised.
+        teacher: how those that go out shall be; None leaves images alone.
+
+    Raises:
+        ValueError: if only the teacher's is known.
+    """
+
+    def __init__(self, student: Input | None, teacher: Input | None) -> None:
         super().__init__()
         if teacher is not None and student is None:
             raise ValueError(
                 "teacher_input needs student_input beside it: how are the images normalised that you give?"
             )
         self.size = teacher.size if teacher is not None else None
-        self.moves = (
-            student is not None and teacher is not None and (student.mean, student.std) != (teacher.mean, teacher.std)
-        )
-        if student is not None and teacher is not None and self.moves:
-            ours, theirs = (torch.tensor([i.mean, i.std], dtype=torch.float64) for i in (student, teacher))
+        self.moves = False
+        if student is not None and teacher is not None:
+            self.moves = (student.mean, student.std) != (teacher.mean, teacher.std)
+            ours, theirs = (torch.tensor([each.mean, each.std], dtype=torch.float64) for each in (student, teacher))
             # Buffers, so that no step copies constants to the device.
             scale, shift = ours[1] / theirs[1], (ours[0] - theirs[0]) / theirs[1]
-            self.register_buffer("scale", scale[:, None, None].to(like), persistent=False)
-            self.register_buffer("shift", shift[:, None, None].to(like), persistent=False)
+            self.register_buffer("scale", scale.float()[:, None, None], persistent=False)
+            self.register_buffer("shift", shift.float()[:, None, None], persistent=False)
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 i j"]:
         if self.moves:

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+
+import tyro
 
 from attention_transfer.methods import METHODS, Method
 
@@ -25,8 +27,8 @@ class Data:
         num_workers: processes that decode photographs; small sets live on the device and need none.
     """
 
-    name: str = "cluttered-digits"
-    root: Path | None = None
+    name: Annotated[str, tyro.conf.arg(name="data")] = "cluttered-digits"
+    root: Annotated[Path | None, tyro.conf.arg(name="data-root")] = None
     image_size: int | None = None
     augment: Literal["auto", "none", "crop", "crop-flip", "random-resized-crop"] = "auto"
     validation_fraction: float = 0.0

@@ -54,7 +54,7 @@ def npz(request: Request) -> DataSet:
 
 def _split(path: Path) -> tuple[Split, tuple[str, ...]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {key: file[key] for key in ("images", "labels", "classes", "boxes") if key in file}
     except Exception as error:  # numpy passes on whatever zip, zlib and its own parser raise
         raise ValueError(f"{path} is not a readable npz file without pickled objects: {error}") from error

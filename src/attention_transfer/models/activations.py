@@ -11,6 +11,7 @@ from attention_transfer.models.structure import join
 
 _KNOWN = {"attention_transfer", "timm", "torchvision", "transformers"}
 _SHORTCUTS = ("downsample", "shortcut", "proj")
+_LINEAR = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 _LAST_ACTIVATIONS = ("relu2", "act3", "act2", "act", "activation")
 # torchvision's Inception blocks; their ReLU is a function that no module shows.
 _HIDDEN_RELU = "BasicConv2d"
@@ -29,9 +30,11 @@ def before_activation(model: nn.Module, output: Tap) -> Tap | None:
         of other packages may call functions that no module shows, so nothing is said about them.
     """
     path, block = _last_block(output.module, model.get_submodule(output.module))
-    if type(block).__module__.partition(".")[0] == "torch" and _is_activation(block):
-        return Tap(path, "input", output.layout, output.prefix_tokens, output.grid)
-    if type(block).__module__.partition(".")[0] not in _KNOWN:
+    if _library(block) == "torch":
+        if _is_activation(block):
+            return replace(output, module=path, site="input")
+        return output if isinstance(block, _LINEAR) else None
+    if _library(block) not in _KNOWN:
         return None
     if any(type(module).__name__ == _HIDDEN_RELU for module in block.modules()):
         return None
@@ -51,18 +54,25 @@ def before_activation(model: nn.Module, output: Tap) -> Tap | None:
 
 def _last_block(path: str, module: nn.Module) -> tuple[str, nn.Module]:
     """The innermost list member that a stage ends with."""
+    sequential = True
     while True:
         children = list(module.named_children())
-        is_list = isinstance(module, nn.Sequential | nn.ModuleList) or (
-            bool(children) and all(re.fullmatch(r"b\d+", name) for name, _ in children)
-        )
-        if children and not is_list:
-            last = children[-1]
-            is_list = last[0] in ("blocks", "layers") and isinstance(last[1], nn.Sequential | nn.ModuleList)
-        if not is_list or not children or next(children[-1][1].children(), None) is None:
+        # What comes last in a Sequential is its value; in other lists, a single operation may not be the end.
+        sequential = sequential and type(module) is nn.Sequential
+        if not children or not _is_list(module) or (_is_leaf(children[-1][1]) and not sequential):
             return path, module
         name, module = children[-1]
         path = join(path, name)
+
+
+def _is_list(module: nn.Module) -> bool:
+    """Whether a module runs its children in turn, or ends with a list of blocks."""
+    names = [name for name, _ in module.named_children()]
+    if isinstance(module, nn.Sequential | nn.ModuleList) or all(re.fullmatch(r"b\d+", name) for name in names):
+        return True
+    return names[-1] in ("blocks", "layers") and isinstance(
+        module.get_submodule(names[-1]), nn.Sequential | nn.ModuleList
+    )
 
 
 def _after_addition(block: nn.Module) -> str | None:
@@ -81,11 +91,18 @@ def _after_addition(block: nn.Module) -> str | None:
 def _leaves(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """What computes in a block's main branch, in the order of registration."""
     for name, module in block.named_modules():
-        is_leaf = next(module.children(), None) is None
         on_shortcut = name.partition(".")[0] in _SHORTCUTS
-        if name and is_leaf and not on_shortcut and not _SILENT.search(type(module).__name__):
+        if name and _is_leaf(module) and not on_shortcut and not _SILENT.search(type(module).__name__):
             yield name, module
 
 
 def _is_activation(module: nn.Module) -> bool:
-    return next(module.children(), None) is None and "activation" in type(module).__module__
+    return _is_leaf(module) and "activation" in type(module).__module__
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    return next(module.children(), None) is None
+
+
+def _library(module: nn.Module) -> str:
+    return type(module).__module__.partition(".")[0]

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -94,6 +95,18 @@ def check_name(name: str) -> None:
         known = _torchvision_names()
         if inner not in known:
             raise _unknown(name, [f"torchvision:{model}" for model in known])
+
+
+def takes_image_size(name: str, image_size: int) -> bool:
+    """Whether a network of timm is built for one size of images."""
+    import timm
+
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        try:
+            timm.create_model(name, img_size=image_size)
+        except TypeError:
+            return False
+    return True
 
 
 def _unknown(name: str, known: Iterable[str], more: str = "") -> ValueError:

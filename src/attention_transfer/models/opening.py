@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from attention_transfer.models.build import bare, build, check_name, from_transformers_config, is_name
+from attention_transfer.models.build import bare, build, check_name, from_transformers_config, is_name, takes_image_size
 from attention_transfer.models.description import Description, Input
 from attention_transfer.models.external import describe
 from attention_transfer.models.weights import WeightsError, fit_weights, read_weights, without_wrappers
@@ -88,9 +88,8 @@ def open_model(
         raise ValueError(f"{spec!r} is neither a model's name nor an existing file or folder")
     check_name(name)
     if num_classes is None:
-        raise ValueError(
-            f"{spec!r} is a new network: give num_classes, or weights as {spec}@FILE or {spec}@{PRETRAINED}"
-        )
+        published = "" if name in MODELS else f" or {spec}@{PRETRAINED}"
+        raise ValueError(f"{spec!r} is a new network: give num_classes, or weights as {spec}@FILE{published}")
     return _opened(build(name, num_classes, image_size=image_size), name, num_classes, image_size, trained=False)
 
 
@@ -260,6 +259,7 @@ def _instructions(name: str, num_classes: int, image_size: int | None) -> str:
     if not separator:
         make = f"attention_transfer.models.build({name!r}, {num_classes})"
     elif library == "timm":
+        size = size if image_size and takes_image_size(inner, image_size) else ""
         make = f"timm.create_model({inner!r}, num_classes={num_classes}{size})"
     elif library == "torchvision":
         size = f", image_size={image_size}" if image_size and inner.startswith("vit_") else ""

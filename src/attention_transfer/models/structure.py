@@ -80,13 +80,16 @@ def _numbered(module: nn.Module) -> FoundStages | None:
     groups: dict[str, list[tuple[int, str]]] = {}
     for name, child in module.named_children():
         match = _NUMBERED.fullmatch(name)
-        if match and not _is_leaf(child) and not _is_plain(child):
+        if match and not _is_leaf(child):
             groups.setdefault(match[1], []).append((int(match[2]), name))
     numbered = sorted(max(groups.values(), key=len, default=[]))
     if len(numbered) < 2:
         return None
     children = [(name, module.get_submodule(name)) for _, name in numbered]
-    single = numbered[0][1].startswith("block") and not any(_holds_blocks(child) for _, child in children)
+    # A stem may be numbered too.
+    deep = [item for item in children if not _is_plain(item[1])]
+    children = deep if len(deep) > 1 else children
+    single = children[0][0].startswith("block") and not any(_holds_blocks(child) for _, child in children)
     return FoundStages(tuple(_last_of_each_shape(children) if single else (name for name, _ in children)))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 
-class BadCheckpoint(ValueError):
+class CheckpointError(ValueError):
     """A checkpoint that cannot be read."""
 
 
@@ -23,11 +23,11 @@ def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     """Read a checkpoint; tensors only, no code.
 
     Raises:
-        BadCheckpoint: if the file is damaged.
+        CheckpointError: if the file is damaged.
     """
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
-        raise BadCheckpoint(
+        raise CheckpointError(
             f"the checkpoint {path} cannot be read ({error}); delete it to start this run anew"
         ) from error

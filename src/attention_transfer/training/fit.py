@@ -4,7 +4,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import nn
 from attention_transfer.distiller import Output
 from attention_transfer.experiment import Experiment, to_json
 from attention_transfer.methods import Phase
-from attention_transfer.models import save_model
+from attention_transfer.models import Input, save_model
 from attention_transfer.runs import RunFolder, is_run, whole_file
 from attention_transfer.training.checkpoint import read_checkpoint
 from attention_transfer.training.device import environment
@@ -43,17 +43,18 @@ def fit(experiment: Experiment, folder: Path, reporter: Reporter | None = None) 
 
     Raises:
         ValueError: for anything that does not fit (before training), or a folder of another run.
-        NonFiniteLoss: if a loss stops being finite; the weights of the last checkpoint remain.
+        NonFiniteLossError: if a loss stops being finite; the weights of the last checkpoint remain.
     """
     with joined() as process:
         reporter = reporter or Reporter(silent=not process.writes)
         wanted = to_json(experiment)
+        if is_run(folder) and RunFolder(folder).finished:
+            # Refused here if it is another experiment's.
+            RunFolder.create_or_resume(folder, wanted).close()
+            reporter.line(f"{folder} is finished already: nothing to do")
+            return
         # A folder that is a run already is checked (and locked) before anything is loaded, a new one made after.
         run = RunFolder.create_or_resume(folder, wanted) if process.writes and is_run(folder) else None
-        if run is not None and run.finished:
-            reporter.line(f"{folder} is finished already: nothing to do")
-            run.close()
-            return
         prepared = prepare(experiment, process)
         if process.writes and run is None:
             run = RunFolder.create_or_resume(folder, wanted)
@@ -62,15 +63,6 @@ def fit(experiment: Experiment, folder: Path, reporter: Reporter | None = None) 
             for note in prepared.notes:
                 reporter.line(f"note: {note}")
             _Loop(experiment, prepared, writable, process, reporter).run()
-
-
-@dataclass(frozen=True)
-class _Stretch:
-    """A phase with the epochs it covers."""
-
-    phase: Phase
-    first: int
-    end: int
 
 
 def stretches(phases: tuple[Phase, ...], epochs: int) -> tuple[tuple[Phase, int, int], ...]:
@@ -115,7 +107,9 @@ class _Loop:
         """Train to the end and write the student."""
         state = self._resume()
         if self.process.writes:
-            self.run_folder.write_environment(environment(self.prepared.place) | {"command": sys.argv})
+            self.run_folder.write_environment(
+                environment(self.prepared.place) | {"command": ["attention-transfer", *sys.argv[1:]]}
+            )
         for phase, first, end in self.stretches:
             if self.epoch >= end:
                 continue
@@ -253,23 +247,36 @@ class _Loop:
     def _finish(self) -> None:
         if not self.process.writes:
             return
-        student, teacher = self.distiller.student, self.distiller.teacher
-        teacher_fits = teacher is not None and self.distiller.teacher_classes(self.prepared.dataset.num_classes)
+        student, teacher = self.distiller.student, self.prepared.teacher
+        dataset, opened = self.prepared.dataset, self.prepared.student
+        fits = teacher is not None and teacher.num_classes == dataset.num_classes
         summary = {
             "epochs": self.epochs,
             "steps": self.epochs * self.prepared.train.num_batches,
-            "samples_seen": self.epochs * len(self.prepared.dataset.train),
+            "samples_seen": self.epochs * len(dataset.train),
             "wall_seconds": sum(row["seconds"] for row in self.run_folder.read_metrics()),
             "student": self._measure(student, teacher=False, train=True),
-            "teacher": self._measure(teacher, teacher=True, train=True) if teacher_fits and teacher else None,
+            "teacher": self._measure(teacher.module, teacher=True, train=True)
+            if teacher is not None and fits
+            else None,
             "student_parameters": sum(p.numel() for p in student.parameters()),
-            "teacher_parameters": sum(p.numel() for p in teacher.parameters()) if teacher is not None else None,
+            "teacher_parameters": sum(p.numel() for p in teacher.module.parameters()) if teacher is not None else None,
         }
-        dataset = self.prepared.dataset
-        save_model(self.prepared.student, self.run_folder, dataset)
+        # Whoever loads the student needs neither teacher nor hooks.
+        self.distiller.detach()
+        given = Input(dataset.mean, dataset.std)
+        save_model(
+            student,
+            self.run_folder.path,
+            opened.name,
+            opened.num_classes,
+            opened.image_size,
+            given,
+            {"classes": list(dataset.classes)},
+        )
         self.run_folder.write_summary(summary)
-        if "test" in summary["student"]:
-            self.reporter.line(f"finished {self.run_folder.path}: test {summary['student']['test']['top1']:.2f} %")
+        test = summary["student"]["test"]
+        self.reporter.line(f"finished {self.run_folder.path}: test top-1 {test['top1']:.2f} %")
 
 
 def _step_seed(seed: int, epoch: int, step: int, rank: int) -> int:

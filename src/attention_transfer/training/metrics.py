@@ -11,7 +11,7 @@ from torch.nn import functional
 from attention_transfer.distiller import Output
 
 
-class NonFiniteLoss(RuntimeError):
+class NonFiniteLossError(RuntimeError):
     """A loss or gradient was infinite or not a number; it did not reach the weights."""
 
 
@@ -76,7 +76,7 @@ class FiniteGuard:
         """Look at one step, after its backward and before the optimiser.
 
         Raises:
-            NonFiniteLoss: naming the term and the step.
+            NonFiniteLossError: naming the term and the step.
         """
         names = (*out.terms, "gradient")
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -93,13 +93,13 @@ class FiniteGuard:
         """Look at the flags of the steps since the last reading.
 
         Raises:
-            NonFiniteLoss: naming the term and the step.
+            NonFiniteLossError: naming the term and the step.
         """
         seen, self._seen = self._seen, []
         for epoch, step, names, finite in seen:
             bad = [name for name, fine in zip(names, finite.tolist(), strict=True) if not fine]
             if bad:
-                raise NonFiniteLoss(
+                raise NonFiniteLossError(
                     f"not finite: {', '.join(bad)} in epoch {epoch + 1}, step {step}; the weights are those of the step "
                     "before. Lower the learning rate or the weight of that term, or use --precision float32"
                 )

@@ -1,15 +1,15 @@
 """From an experiment to everything that a training loop needs, with every error before the first step."""
 
-from collections.abc import Callable
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from attention_transfer.data import DataSet, Loader, Split, load, loader
 from attention_transfer.distiller import Distiller
 from attention_transfer.experiment import Data, Experiment
-from attention_transfer.models import Input, OpenedModel, describe, open_model
+from attention_transfer.models import Input, OpenedModel, open_model
 from attention_transfer.training.device import Place, choose_place
 from attention_transfer.training.distributed import Process
 
@@ -23,6 +23,7 @@ class Prepared:
         place: device, arithmetic, memory format.
         distiller: student, teacher and methods, on the place's device.
         student: as it was opened, for saving.
+        teacher: as it was opened, if there is one.
         train: batches to learn from.
         notes: what was assumed where nobody said, for the user to read.
     """
@@ -31,6 +32,7 @@ class Prepared:
     place: Place
     distiller: Distiller
     student: OpenedModel
+    teacher: OpenedModel | None
     train: Loader
     notes: tuple[str, ...]
 
@@ -42,13 +44,25 @@ class Prepared:
 def load_data(data: Data, seed: int) -> DataSet:
     """The data set that an experiment names."""
     return load(
-        data.name,
-        root=data.root,
+        expand(data.name),
+        root=None if data.root is None else Path(expand(str(data.root))),
         image_size=data.image_size,
         validation_fraction=data.validation_fraction,
         train_limit=data.train_limit,
         seed=seed,
     )
+
+
+def expand(place: str) -> str:
+    """A place with its environment variables filled in, so that a run's record can say `$DATA` on every machine.
+
+    Raises:
+        ValueError: if a variable is not set.
+    """
+    expanded = os.path.expandvars(place)
+    if "$" in expanded:
+        raise ValueError(f"{place!r} names an environment variable that is not set")
+    return expanded
 
 
 def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
@@ -61,14 +75,17 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
     dataset = load_data(experiment.data, experiment.seed)
     # First of all that is random: the same student for the same seed, whatever methods are compared.
     torch.manual_seed(experiment.seed)
-    student = open_model(experiment.student, dataset.num_classes, image_size=dataset.image_size)
+    student = open_model(expand(experiment.student), dataset.num_classes, image_size=dataset.image_size)
+    notes: list[str] = []
     if student.num_classes != dataset.num_classes:
-        raise ValueError(
-            f"the student has {student.num_classes} classes, {dataset.name} has {dataset.num_classes}; start from weights "
-            "of these classes, or from none"
+        notes.append(f"the student's weights have {student.num_classes} classes: it starts with a new last layer")
+        student = open_model(
+            expand(experiment.student), dataset.num_classes, image_size=dataset.image_size, new_head=True
         )
-    place = choose_place(experiment.training, describe(student.module).convolutional, process.local_rank)
-    teacher, notes = _open_teacher(experiment, dataset)
+    place = choose_place(experiment.training, student.description.convolutional, process.local_rank)
+    teacher = _open_teacher(experiment, dataset)
+    if teacher is not None and teacher.input is None:
+        notes.append(f"the teacher's normalisation is unknown: taken to be that of {dataset.name}")
     given = Input(dataset.mean, dataset.std)
     distiller = Distiller(
         student.module,
@@ -93,23 +110,16 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
         rank=process.rank,
         world_size=process.world_size,
     )
-    return Prepared(dataset, place, distiller, student, train, notes)
+    return Prepared(dataset, place, distiller, student, teacher, train, tuple(notes))
 
 
-def teacher_images(prepared: Prepared) -> Callable[[Tensor], Tensor]:
-    """How the student's images become the teacher's."""
-    return prepared.distiller.teacher_images
-
-
-def _open_teacher(experiment: Experiment, dataset: DataSet) -> tuple[OpenedModel | None, tuple[str, ...]]:
+def _open_teacher(experiment: Experiment, dataset: DataSet) -> OpenedModel | None:
     if experiment.teacher is None:
-        return None, ()
-    teacher = open_model(experiment.teacher, dataset.num_classes, image_size=dataset.image_size)
+        return None
+    teacher = open_model(expand(experiment.teacher), dataset.num_classes, image_size=dataset.image_size)
     if not teacher.trained and not experiment.untrained_teacher:
         raise ValueError(
             f"the teacher {experiment.teacher!r} comes without weights and would teach noise: write NAME@FILE, "
             "NAME@pretrained (timm, torchvision, hf) or a run folder"
         )
-    if teacher.input is None:
-        return teacher, (f"the teacher's normalisation is unknown: taken to be that of {dataset.name}",)
-    return teacher, ()
+    return teacher

@@ -1,0 +1,102 @@
+"""The command line. Only the standard library is imported here: `--help` answers at once, commands load what they need."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+PROGRAM = "attention-transfer"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: without the program's name; those of the process if None.
+
+    Returns:
+        The exit code: 0 done, 1 stopped while running, 2 refused, 130 interrupted.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(version(PROGRAM))
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        print(f"{PROGRAM}: there is no command {name!r}\n\n{_overview()}", file=sys.stderr)
+        return 2
+    try:
+        COMMANDS[name](rest)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read the output has seen enough (`| head`); nothing more can be said there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError) as error:
+        if "ATTENTION_TRANSFER_TRACEBACK" in os.environ:
+            raise
+        print(f"{PROGRAM} {name}: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if type(error).__name__ != "NonFiniteLossError" or "ATTENTION_TRANSFER_TRACEBACK" in os.environ:
+            raise
+        print(f"{PROGRAM} {name}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def train(arguments: Sequence[str]) -> None:
+    """Train a student as a recipe says: train RECIPE [flags]; --help after the recipe shows its flags."""
+    from attention_transfer.commands.train import command
+
+    command(arguments)
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    """Measure a model on a data set: evaluate MODEL --data NAME."""
+    from attention_transfer.commands.evaluate import command
+
+    command(arguments)
+
+
+def compare(arguments: Sequence[str]) -> None:
+    """Put finished runs into one table: compare RUN..."""
+    from attention_transfer.commands.compare import command
+
+    command(arguments)
+
+
+def list_(arguments: Sequence[str]) -> None:
+    """Show methods, models, data sets and recipes."""
+    from attention_transfer.commands.catalogue import command
+
+    command(arguments)
+
+
+def quickstart(arguments: Sequence[str]) -> None:
+    """Teacher, student alone, student with attention transfer, a table and a picture, in minutes on a CPU."""
+    from attention_transfer.commands.quickstart import command
+
+    command(arguments)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "compare": compare,
+    "list": list_,
+    "quickstart": quickstart,
+}
+
+
+def _overview() -> str:
+    lines = [f"usage: {PROGRAM} COMMAND [...]", "", "Train image networks by transferring attention.", "", "commands:"]
+    lines += [f"  {name:<12}{(command.__doc__ or '').strip()}" for name, command in COMMANDS.items()]
+    lines += ["", f"{PROGRAM} COMMAND --help shows the flags of a command; {PROGRAM} --version its version."]
+    return "\n".join(lines)

@@ -1,0 +1,133 @@
+"""`train RECIPE [flags]`: flags come from the fields of the experiment, its methods' included."""
+
+import difflib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, make_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import tyro
+
+from attention_transfer.experiment import Data, Experiment, Optimisation, Training
+from attention_transfer.methods import METHODS, Method
+from attention_transfer.recipes import RECIPES
+
+_USAGE = "attention-transfer train"
+
+
+@dataclass(frozen=True)
+class Common:
+    """What is trained, by whom, where it is kept.
+
+    Args:
+        student: model to train: a name of ours, timm:NAME, torchvision:NAME, hf:NAME, each with @FILE or @pretrained behind
+            it to start from weights, or a run folder.
+        teacher: model to learn from, written the same way, or a weights file of one of our models.
+        methods: what is transferred, by key; none at all trains the student alone.
+        task_weight: weight of the cross-entropy with the labels; 0 trains without labels.
+        untrained_teacher: accept a teacher without weights.
+        seed: of everything that is random.
+        run_folder: where the run is kept; runs/RECIPE/METHODS-seedN if not given. Giving the folder of an interrupted run
+            goes on with it.
+        tiny: shrink everything so that it runs in seconds, to see whether it runs.
+    """
+
+    student: str
+    teacher: str | None
+    methods: tuple[str, ...]
+    task_weight: float
+    untrained_teacher: bool
+    seed: int
+    run_folder: Path | None = None
+    tiny: bool = False
+
+
+def command(arguments: Sequence[str]) -> None:
+    """Run `train`."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"usage: {_USAGE} RECIPE [flags]\n\nrecipes (RECIPE --help shows its flags and their values):")
+        for name, recipe in RECIPES.items():
+            print(f"  {name:<32}{(recipe.__doc__ or '').strip().splitlines()[0]}")
+        return
+    name, *rest = arguments
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(RECIPES)}"
+        raise ValueError(f"there is no recipe {name!r}; {hint}")
+    experiment, folder = parse(RECIPES[name](), rest)
+    from attention_transfer.training.fit import fit
+
+    fit(experiment, folder)
+
+
+def parse(recipe: Experiment, arguments: Sequence[str]) -> tuple[Experiment, Path]:
+    """The experiment that a recipe and flags make, and its run folder.
+
+    Args:
+        recipe: gives every flag its default.
+        arguments: flags as typed.
+
+    Raises:
+        ValueError: for settings that contradict each other.
+    """
+    chosen = {method.key: method for method in recipe.methods}
+    available = {key: chosen.get(key) or method() for key, method in METHODS.items()}
+    flags = cast(Any, tyro).cli(
+        _flags(recipe, available),
+        prog=f"{_USAGE} {recipe.recipe}",
+        args=list(arguments),
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    common: Common = flags.common
+    unknown = [key for key in common.methods if key not in METHODS]
+    if unknown:
+        raise ValueError(f"there is no method {', '.join(unknown)}; there are {', '.join(METHODS)}")
+    if len(set(common.methods)) != len(common.methods):
+        raise ValueError(f"each method can be named once, not {' '.join(common.methods)}")
+    for key, default in available.items():
+        if key not in common.methods and getattr(flags, f"method_{key}") != default:
+            raise ValueError(f"flags of {key} are given, but it is not among --methods {' '.join(common.methods)}")
+    methods = tuple(cast(Method, getattr(flags, f"method_{key}")) for key in common.methods)
+    experiment = replace(
+        recipe,
+        student=common.student,
+        teacher=common.teacher if methods else None,
+        methods=methods,
+        task_weight=common.task_weight,
+        untrained_teacher=common.untrained_teacher,
+        seed=common.seed,
+        data=flags.data,
+        optimisation=flags.optimisation,
+        training=flags.training,
+    )
+    if common.tiny:
+        experiment = experiment.tiny()
+    return experiment, common.run_folder or _default_folder(experiment)
+
+
+def _flags(recipe: Experiment, methods: dict[str, Method]) -> type[Any]:
+    """A dataclass of all flags: the experiment's without a prefix, each method's behind its key."""
+    shared = {
+        f.name: getattr(recipe, f.name) for f in fields(Common) if f.name not in ("methods", "run_folder", "tiny")
+    }
+    common = Common(**shared, methods=tuple(method.key for method in recipe.methods))
+    groups: list[tuple[str, Any, Any]] = [
+        ("common", Common, common),
+        ("data", Data, recipe.data),
+        ("optimisation", Optimisation, recipe.optimisation),
+        ("training", Training, recipe.training),
+    ]
+    # An empty name leaves the prefix away.
+    columns = [(name, Annotated[kind, tyro.conf.arg(name="")], field(default=value)) for name, kind, value in groups]
+    for key, method in methods.items():
+        columns.append((f"method_{key}", Annotated[type(method), tyro.conf.arg(name=key)], field(default=method)))
+    made = make_dataclass("Flags", columns, frozen=True)
+    made.__doc__ = f"Recipe {recipe.recipe}."
+    return made
+
+
+def _default_folder(experiment: Experiment) -> Path:
+    label = "+".join(method.key for method in experiment.methods) or "alone"
+    tiny = "tiny-" if "--tiny" in sys.argv else ""
+    return Path("runs", experiment.recipe, f"{tiny}{label}-seed{experiment.seed}")

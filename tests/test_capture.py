@@ -1,0 +1,197 @@
+"""Reading networks while they run, and the proof that what is read is what was meant."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from attention_transfer.capture import Capture, CaptureError, Tap, as_logits, noise, spatial, undisturbed
+
+
+def small(inplace: bool = False) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace), nn.Flatten(), nn.Linear(4 * 36, 5)
+    )
+
+
+def read(model: nn.Module, *taps: Tap, gradient: bool = True) -> dict[Tap, Tensor]:
+    capture = Capture(model, taps, "student")
+    try:
+        return dict(capture.probe(torch.randn(2, 3, 8, 8), gradient=gradient).values)
+    finally:
+        capture.close()
+
+
+def test_output_and_input_are_what_the_module_gives_and_takes() -> None:
+    model, image = small(), torch.randn(2, 3, 8, 8)
+    before, after = Tap("2", "input"), Tap("2")
+    capture = Capture(model, [before, after], "student")
+    reading = capture.run(image)
+    torch.testing.assert_close(reading.values[before].relu(), reading.values[after], rtol=0, atol=0)
+    assert reading.logits is not None
+    torch.testing.assert_close(reading.logits, model[4](reading.values[after].flatten(1)), rtol=0, atol=0)
+
+
+def test_a_value_before_an_activation_in_place_is_kept() -> None:
+    tap = Tap("2", "input")
+    assert float(read(small(inplace=True), tap)[tap].detach().min()) < 0
+
+
+def test_a_value_overwritten_in_place_is_refused() -> None:
+    with pytest.raises(CaptureError, match="1 of the student is overwritten in place"):
+        read(small(inplace=True), Tap("1"))
+
+
+def test_an_unknown_module_is_named_with_what_there_is() -> None:
+    with pytest.raises(CaptureError, match=r"no module '7'; its top level has 0, 1, 2"):
+        read(small(), Tap("7"))
+
+
+def test_a_module_that_never_runs_is_refused() -> None:
+    model = small()
+    model[0].unused = nn.ReLU()
+    with pytest.raises(CaptureError, match=r"0\.unused of the student never ran"):
+        read(model, Tap("0.unused"))
+
+
+def test_a_frozen_place_in_the_student_is_refused() -> None:
+    model = small()
+    model[0].requires_grad_(False)
+    with pytest.raises(CaptureError, match="carries no gradient"):
+        read(model, Tap("0"))
+    assert not read(model, Tap("0"), gradient=False)[Tap("0")].requires_grad
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+        self.body = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Tanh())
+        self.reentrant = reentrant
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = checkpoint(self.body, self.stem(x), use_reentrant=self.reentrant)
+        return self.head(x.mean((2, 3)))
+
+
+def test_reentrant_checkpointing_is_refused_and_the_other_kind_gives_equal_gradients() -> None:
+    with pytest.raises(CaptureError, match="use_reentrant=False"):
+        read(Checkpointed(reentrant=True), Tap("body.0"))
+    model, image = Checkpointed(reentrant=False), torch.randn(2, 3, 8, 8)
+    capture = Capture(model, [Tap("body.0")], "student")
+
+    def gradients(checkpointed: bool) -> list[Tensor]:
+        if checkpointed:
+            value = capture.run(image).values[Tap("body.0")]
+        else:
+            value = model.body[0](model.stem(image))
+        return list(torch.autograd.grad(value.square().sum(), (*model.stem.parameters(), *model.body.parameters())))
+
+    for ours, plain in zip(gradients(True), gradients(False), strict=True):
+        torch.testing.assert_close(ours, plain)
+    assert not capture._recorder.values
+
+
+def test_the_last_call_of_a_module_used_twice_counts() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act, self.fc = nn.ReLU(inplace=True), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.act(self.act(x.mean((2, 3))) - 0.5))
+
+    model, image = Twice(), torch.rand(2, 3, 8, 8)
+    capture = Capture(model, [Tap("act", "input")], "student")
+    capture.probe(image, gradient=False)
+    expected = image.mean((2, 3)) - 0.5
+    for until_last_tap in (False, True):
+        found = capture.run(image, until_last_tap=until_last_tap).values[Tap("act", "input")]
+        torch.testing.assert_close(found, expected)
+
+
+def test_nothing_runs_after_the_last_tap() -> None:
+    model, ran = small(), list[int]()
+    model[4].register_forward_hook(lambda *_: ran.append(1))
+    capture = Capture(model, [Tap("1"), Tap("0")], "teacher")
+    capture.probe(torch.randn(2, 3, 8, 8), gradient=False)
+    ran.clear()
+    reading = capture.run(torch.randn(2, 3, 8, 8), until_last_tap=True)
+    assert reading.logits is None
+    assert set(reading.values) == {Tap("0"), Tap("1")}
+    assert not ran
+    model(torch.randn(2, 3, 8, 8))
+    assert ran == [1]
+
+
+@pytest.mark.parametrize("site", ["output", "input"])
+def test_a_replaced_value_is_what_the_network_goes_on_with(site: str) -> None:
+    model, image = small(), torch.randn(2, 3, 8, 8)
+    tap = Tap("2", site)
+    given = torch.rand(2, 4, 6, 6)
+    logits = Capture(model, [tap], "student").run(image, replaced={tap: given}).logits
+    torch.testing.assert_close(logits, model[4](given.flatten(1)), rtol=0, atol=0)
+
+
+def test_layouts_all_come_out_as_channels_height_width() -> None:
+    value = torch.randn(2, 5, 3, 4)
+    channels_last = value.permute(0, 2, 3, 1)
+    tokens = torch.cat([torch.zeros(2, 2, 5), channels_last.flatten(1, 2)], 1)
+    torch.testing.assert_close(spatial(value, Tap("x")), value)
+    torch.testing.assert_close(spatial(channels_last, Tap("x", layout="nhwc")), value)
+    torch.testing.assert_close(spatial(tokens, Tap("x", layout="tokens", prefix_tokens=2, grid=(3, 4))), value)
+    square = torch.randn(2, 1 + 9, 5)
+    assert spatial(square, Tap("x", layout="tokens", prefix_tokens=1)).shape == (2, 5, 3, 3)
+
+
+def test_tokens_that_fill_no_grid_are_refused() -> None:
+    with pytest.raises(CaptureError, match="12 tokens, 1 of them before the patches"):
+        spatial(torch.zeros(2, 12, 5), Tap("x", layout="tokens", prefix_tokens=1))
+
+
+def test_logits_are_found_in_what_a_network_returns() -> None:
+    class Answer:
+        logits = torch.zeros(2, 3)
+
+    assert as_logits(Answer(), "student") is Answer.logits
+    with pytest.raises(CaptureError, match="the student returns a tuple; wanted is a tensor"):
+        as_logits((torch.zeros(2, 3),), "student")
+    with pytest.raises(CaptureError, match=r"Tensor of shape \(2, 3, 4\)"):
+        as_logits(torch.zeros(2, 3, 4), "student")
+
+
+def test_closing_leaves_no_hook_and_a_copy_reads_by_itself() -> None:
+    model = small()
+    capture = Capture(model, [Tap("0"), Tap("2", "input")], "student")
+    model(torch.randn(2, 3, 8, 8))
+    twin = copy.deepcopy(capture)
+    assert set(twin.run(torch.randn(2, 3, 8, 8)).values) == set(capture.taps)
+    capture.close()
+    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in model.modules())
+
+
+def test_undisturbed_restores_buffers_modes_and_random_state() -> None:
+    model = small()
+    model.eval()
+    model[1].train()
+    before, modes = copy.deepcopy(model.state_dict()), [module.training for module in model.modules()]
+    state = torch.get_rng_state()
+    with undisturbed(model):
+        model.train()
+        model(torch.randn(4, 3, 8, 8))
+        model[1].running_mean = torch.ones(4)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [module.training for module in model.modules()] == modes
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_noise_is_the_same_every_time_and_never_reads_the_example() -> None:
+    example = torch.full((1, 3, 4, 4), float("nan"))
+    first, second = noise(example), noise(example)
+    assert first.shape == (2, 3, 4, 4)
+    assert first.isfinite().all()
+    assert torch.equal(first, second)
