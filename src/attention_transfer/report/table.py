@@ -17,7 +17,7 @@ def to_markdown(comparison: Comparison) -> str:
         "last epoch",
         "best on validation",
         "best on test",
-        "minus first, last epoch",
+        "minus first",
         "wall time",
         "epochs",
         "sample passes",
@@ -91,7 +91,9 @@ def _notes(comparison: Comparison) -> list[str]:
         " images and is too good by nature: compare it only with papers that report the same.",
     ]
     if len(comparison.groups) > 1:
-        notes.append(f"«Minus first» is the difference to {comparison.groups[0].name} in points, paired by seed.")
+        notes.append(
+            f"«Minus first» is the last epoch's difference to {comparison.groups[0].name} in points, paired by seed."
+        )
     hardware = list(dict.fromkeys(group.hardware for group in comparison.groups if group.hardware))
     if len(hardware) == 1:
         notes.append(f"Hardware: {'; '.join(hardware[0])}.")
