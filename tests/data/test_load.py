@@ -1,0 +1,123 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torchvision import datasets
+
+from attention_transfer.data import DATA, Split, cifar, load
+
+
+def same(first: Split, second: Split) -> bool:
+    return np.array_equal(first.images, second.images) and np.array_equal(first.labels, second.labels)
+
+
+def numbers(split: Split | None) -> np.ndarray:
+    """Which images these are: each holds its number in its first two channels."""
+    assert split is not None
+    assert isinstance(split.images, np.ndarray)
+    return split.images[:, 0, 0, :2].astype(int) @ [1, 256]
+
+
+def test_validation_is_cut_by_seed_and_index_alone(write_npz: Callable[..., Path]):
+    images = np.arange(400, dtype=np.uint32).view(np.uint8).reshape(400, 4)[:, :2]
+    images = np.tile(np.pad(images, ((0, 0), (0, 1)))[:, None, None], (1, 16, 16, 1))
+    name = f"npz:{write_npz(images=images, labels=np.arange(400) % 3)}"
+    whole = load(name)
+    assert whole.validation is None
+    cut = load(name, validation_fraction=0.25, seed=7)
+    assert cut.validation is not None
+    assert len(cut.train) + len(cut.validation) == 400
+    assert 75 < len(cut.validation) < 125
+    chosen = set(numbers(cut.validation).tolist())
+    assert chosen.isdisjoint(numbers(cut.train).tolist())
+    assert same(cut.test, whole.test)
+    assert cut.mean == whole.mean
+    again, other = (load(name, validation_fraction=0.25, seed=seed) for seed in (7, 8))
+    assert same(again.train, cut.train)
+    assert set(numbers(other.validation).tolist()) != chosen
+    fewer = load(name, validation_fraction=0.25, seed=7, train_limit=200)
+    assert set(numbers(fewer.validation).tolist()) == {i for i in chosen if i < 200}
+    more = load(name, validation_fraction=0.5, seed=7)
+    assert chosen < set(numbers(more.validation).tolist())
+
+
+def test_the_limit_keeps_the_first_training_images(write_npz: Callable[..., Path]):
+    name = f"npz:{write_npz()}"
+    limited, whole = load(name, train_limit=5), load(name)
+    assert same(limited.train, whole.train.subset(np.arange(5)))
+    assert same(limited.test, whole.test)
+    assert same(load(name, train_limit=500).train, whole.train)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("mnist", {}, "no data set 'mnist': choose one of cluttered-digits, cifar10"),
+        ("npz", {}, "should be written npz:PATH"),
+        ("folder:", {}, "should be written folder:PATH"),
+        ("cifar10:/tmp", {}, "should be written cifar10"),
+        ("folder:/nowhere/at/all", {}, "/nowhere/at/all is not a folder"),
+        ("cluttered-digits", {"image_size": 7}, "image_size must be at least 8 pixels, not 7"),
+        ("cluttered-digits", {"train_limit": 0}, "train_limit must leave at least one training image, not 0"),
+        ("cluttered-digits", {"validation_fraction": 1.0}, "0 ≤ f < 1, not 1.0"),
+        ("cluttered-digits", {"validation_fraction": -0.1}, "0 ≤ f < 1, not -0.1"),
+        ("cluttered-digits", {"validation_fraction": float("nan")}, "0 ≤ f < 1, not nan"),
+        ("cluttered-digits", {"validation_fraction": 1e-9}, "puts all of them on one side"),
+        ("cluttered-digits", {"validation_fraction": 0.999, "train_limit": 2}, "puts all of them on one side"),
+    ],
+)
+def test_impossible_requests_are_refused(name: str, arguments: dict[str, Any], words: str):
+    with pytest.raises(ValueError, match=words):
+        load(name, **arguments)
+
+
+def test_every_data_set_is_named_in_the_documentation_of_load():
+    for name in DATA:
+        assert f"`{name}" in (load.__doc__ or "")
+
+
+class FakeCifar:
+    """What torchvision offers of CIFAR-10, with files that appear when they are downloaded."""
+
+    base_folder = "cifar-10-batches-py"
+    filename = "cifar-10-python.tar.gz"
+    url = "https://example.org/cifar-10-python.tar.gz"
+    reachable = True
+
+    def __init__(self, root: Path, train: bool, download: bool = False) -> None:
+        place = Path(root) / self.base_folder
+        if download:
+            if not self.reachable:
+                raise OSError("no route to host")
+            place.mkdir(parents=True, exist_ok=True)
+        if not place.is_dir():
+            raise RuntimeError("Dataset not found or corrupted.")
+        self.data = np.full((20 if train else 8, 32, 32, 3), int(train), dtype=np.uint8)
+        self.targets = [i % 10 for i in range(len(self.data))]
+        self.classes = list("abcdefghij")
+
+
+def test_cifar_is_downloaded_once_and_found_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(datasets, "CIFAR10", FakeCifar)
+    first = load("cifar10", root=tmp_path)
+    assert (len(first.train), len(first.test), first.num_classes, first.image_size) == (20, 8, 10, 32)
+    assert first.train.labels.dtype == np.int64
+    assert first.train.images.mean() == 1
+    monkeypatch.setattr(FakeCifar, "reachable", False)
+    for root in (tmp_path, tmp_path / FakeCifar.base_folder):
+        assert same(load("cifar10", root=root).train, first.train)
+
+
+def test_cifar_that_is_out_of_reach_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(datasets, "CIFAR10", FakeCifar)
+    monkeypatch.setattr(FakeCifar, "reachable", False)
+    with pytest.raises(ValueError, match=r"cifar-10-python.tar.gz is not in .* could not be downloaded .* put"):
+        load("cifar10", root=tmp_path)
+
+
+def test_torchvision_still_has_what_cifar_needs():
+    for source in (datasets.CIFAR10, datasets.CIFAR100):
+        assert all(isinstance(getattr(source, name), str) for name in ("base_folder", "filename", "url"))
+    assert set(cifar._MEAN) == {10, 100}
