@@ -41,6 +41,15 @@ def test_tiny_imagenet_is_read_with_its_boxes(tiny: Path):
     ]
 
 
+def test_a_damaged_table_is_refused(tiny: Path, birds: Path):
+    (tiny / "tiny-imagenet-200" / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn01\t1\t2\t3\n")
+    with pytest.raises(ValueError, match=r"row 0 of .*val_annotations.txt should end with the four sides of a box"):
+        load("tiny-imagenet", root=tiny)
+    (birds / "CUB_200_2011" / "classes.txt").write_text("1 001.Black_footed_Albatross\n")
+    with pytest.raises(ValueError, match=r"gives image 4 class 2, which .*classes.txt does not list"):
+        load("cub200", root=birds)
+
+
 def test_an_incomplete_tiny_imagenet_is_refused(tiny: Path, tmp_path: Path):
     (tiny / "tiny-imagenet-200" / "val" / "val_annotations.txt").unlink()
     with pytest.raises(ValueError, match=r"no file .*val_annotations.txt"):

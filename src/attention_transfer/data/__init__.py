@@ -64,6 +64,8 @@ def load(
         raise ValueError(f"image_size must be at least {SMALLEST_SIDE} pixels, not {image_size}")
     if train_limit is not None and train_limit < 1:
         raise ValueError(f"train_limit must leave at least one training image, not {train_limit}")
+    if not 0 <= validation_fraction < 1:
+        raise ValueError(f"validation_fraction is a share of the training images, 0 ≤ f < 1, not {validation_fraction}")
     dataset = DATA[kind](Request(Path(path) if colon else None, root, image_size, train_limit))
     if train_limit is not None and train_limit < len(dataset.train):
         dataset = replace(dataset, train=dataset.train.subset(np.arange(train_limit)))

@@ -32,7 +32,7 @@ def _cifar(request: Request, num_classes: Literal[10, 100]) -> DataSet:
             halves.append(source(root, train=train))
         except RuntimeError:  # says that files are missing or damaged
             halves.append(_downloaded(source, str(root), train=train))
-    train, test = (Split(half.data, np.asarray(half.targets, dtype=np.int64)) for half in halves)
+    train, test = (Split(np.ascontiguousarray(half.data), np.asarray(half.targets, dtype=np.int64)) for half in halves)
     return DataSet(
         name=f"cifar{num_classes}",
         classes=tuple(halves[0].classes),

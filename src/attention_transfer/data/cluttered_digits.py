@@ -12,6 +12,8 @@ from attention_transfer.data.dataset import DataSet, Split, scaled_boxes
 from attention_transfer.data.draws import hashed, integers
 from attention_transfer.data.request import Request
 
+# Fixed after short runs of networks alone (6 epochs, batches of 64: ResNet-8 with two seeds 65 and 66 % of the test
+# images, ResNet-20 with one seed 90 %), then frozen by a test. Never to be tuned to make a method win.
 SIDE = 32
 NUM_IMAGES = {"train": 6000, "test": 2000}
 TEST_SHARE = 0.3  # of the scanned digits of each class
@@ -37,10 +39,11 @@ def cluttered_digits(request: Request) -> DataSet:
     shape tells the digit from its surroundings.
     """
     size = request.image_size or SIDE
+    num_train = min(NUM_IMAGES["train"], request.train_limit or NUM_IMAGES["train"])
     return DataSet(
         name="cluttered-digits",
         classes=tuple("0123456789"),
-        train=scaled_boxes(draw("train", torch.arange(NUM_IMAGES["train"])), size / SIDE),
+        train=scaled_boxes(draw("train", torch.arange(num_train)), size / SIDE),
         validation=None,
         test=scaled_boxes(draw("test", torch.arange(NUM_IMAGES["test"])), size / SIDE),
         mean=(0.5, 0.5, 0.5),

@@ -33,6 +33,12 @@ def cub200(request: Request) -> DataSet:
                 f"{place / (name + '.txt')} says nothing of image {missing[0]} and {len(missing) - 1} others"
             )
     number = {key: label for label, key in enumerate(names)}
+    stranger = next((key for key in images if labels[key] not in number), None)
+    if stranger is not None:
+        raise ValueError(
+            f"{place / 'image_class_labels.txt'} gives image {stranger} class {labels[stranger]}, "
+            f"which {place / 'classes.txt'} does not list"
+        )
     boxes = np.array([[float(x) for x in bounds[key].split()] for key in images], dtype=np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]  # the files give left, top, width, height
     listing = Listing(

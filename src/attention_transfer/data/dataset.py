@@ -90,11 +90,9 @@ def with_validation(dataset: DataSet, fraction: float, seed: int) -> DataSet:
         seed: of the choice.
 
     Raises:
-        ValueError: the fraction is out of range, or leaves one of the two splits empty.
+        ValueError: one of the two splits would be empty.
     """
     num_images = len(dataset.train)
-    if not 0 <= fraction < 1:
-        raise ValueError(f"validation_fraction is a share of the training images, 0 ≤ f < 1, not {fraction}")
     if fraction == 0:
         return dataset
     chosen = (uniform(seed, _VALIDATION, torch.arange(num_images)) < fraction).numpy()

@@ -64,14 +64,23 @@ Row = tuple[Path, str, list[str]]  # file, class, box
 
 def _train_rows(place: Path, wnid: str) -> list[Row]:
     images = place / "train" / wnid / "images"
-    lines = _lines(place / "train" / wnid / f"{wnid}_boxes.txt")
-    return [(images / name, wnid, box) for name, *box in (line.split("\t") for line in lines if line.strip())]
+    rows = _table(place / "train" / wnid / f"{wnid}_boxes.txt", 5)
+    return [(images / name, wnid, box) for name, *box in rows]
 
 
 def _test_rows(place: Path, number: dict[str, int]) -> list[Row]:
-    lines = _lines(place / "val" / "val_annotations.txt")
-    rows = (line.split("\t") for line in lines if line.strip())
+    rows = _table(place / "val" / "val_annotations.txt", 6)
     return [(place / "val" / "images" / name, wnid, box) for name, wnid, *box in rows if wnid in number]
+
+
+def _table(path: Path, columns: int) -> list[list[str]]:
+    rows = [line.split("\t") for line in _lines(path) if line.strip()]
+    for i, row in enumerate(rows):
+        if len(row) != columns or not all(side.strip().isdigit() for side in row[-4:]):
+            raise ValueError(
+                f"row {i} of {path} should end with the four sides of a box, {columns} columns in all: {row}"
+            )
+    return rows
 
 
 def _listing(rows: list[Row], number: dict[str, int]) -> Listing:
