@@ -70,9 +70,9 @@ def _is_list(module: nn.Module) -> bool:
     names = [name for name, _ in module.named_children()]
     if isinstance(module, nn.Sequential | nn.ModuleList) or all(re.fullmatch(r"b\d+", name) for name in names):
         return True
-    return names[-1] in ("blocks", "layers") and isinstance(
-        module.get_submodule(names[-1]), nn.Sequential | nn.ModuleList
-    )
+    last = module.get_submodule(names[-1])
+    holds_blocks = isinstance(last, nn.Sequential | nn.ModuleList) and not any(_is_leaf(c) for c in last.children())
+    return names[-1] in ("blocks", "layers") and holds_blocks
 
 
 def _after_addition(block: nn.Module) -> str | None:
