@@ -73,7 +73,11 @@ def delivered(image_size: int, *, photographs: bool) -> Form:
 
 
 def stored(image_size: int, *, photographs: bool) -> Form:
-    """The form from which training crops are taken."""
+    """The form from which training crops are taken.
+
+    Photographs are not kept at their own size: with so few pixels they fit memory, where they are decoded but once. A
+    small crop is therefore a little softer than one that is cut from the file.
+    """
     return Form(round(image_size * _ROOM), None) if photographs else Form(image_size, image_size)
 
 

@@ -43,7 +43,7 @@ class Plan:
         enough = last >= 2 * self.world_size if self.train else last > self.rank
         return full + enough
 
-    def batches(self, epoch: int) -> list[Int64[Tensor, " b"]]:
+    def batches(self, epoch: int) -> list[Int64[Tensor, " _"]]:
         """The batches of an epoch."""
         order = torch.arange(self.num_images)
         if self.train:

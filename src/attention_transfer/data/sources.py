@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from attention_transfer.data.dataset import Split
 from attention_transfer.data.files import Form
 
-Pixels = tuple[UInt8[Tensor, "b h w 3"], Int64[Tensor, "b 2"] | None]
+Pixels = tuple[UInt8[Tensor, "_ _ _ 3"], Int64[Tensor, "_ 2"] | None]
 
 
 class Memory:
@@ -23,7 +23,7 @@ class Memory:
         self._images = torch.from_numpy(split.images).to(device)
         self._sizes = None if split.sizes is None else torch.from_numpy(split.sizes).to(device, torch.int64)
 
-    def batches(self, batches: Sequence[Int64[Tensor, " b"]]) -> Iterator[Pixels]:
+    def batches(self, batches: Sequence[Int64[Tensor, " _"]]) -> Iterator[Pixels]:
         """Pixels, and sizes where images do not fill their canvas, of each batch of positions (on the device)."""
         for index in batches:
             yield self._images[index], None if self._sizes is None else self._sizes[index]
@@ -37,7 +37,7 @@ class Files:
         self._num_workers = num_workers
         self._device = device
 
-    def batches(self, batches: Sequence[Int64[Tensor, " b"]]) -> Iterator[Pixels]:
+    def batches(self, batches: Sequence[Int64[Tensor, " _"]]) -> Iterator[Pixels]:
         """Pixels, and sizes where images do not fill their canvas, of each batch of positions."""
         on_accelerator = self._device.type != "cpu"
         decoded = DataLoader(
@@ -67,7 +67,7 @@ class _Decoder(Dataset[Tensor]):
         return len(self.paths)
 
 
-def _stacked(images: list[UInt8[Tensor, "h w 3"]]) -> tuple[UInt8[Tensor, "b h w 3"], Int64[Tensor, "b 2"]]:
+def _stacked(images: list[UInt8[Tensor, "_ _ 3"]]) -> tuple[UInt8[Tensor, "b h w 3"], Int64[Tensor, "b 2"]]:
     """Images in the upper left corners of canvases that are as large as the batch needs."""
     sizes = torch.tensor([image.shape[:2] for image in images])
     height, width = sizes.amax(dim=0).tolist()
