@@ -15,8 +15,10 @@ class SmallNet(nn.Module):
 
     def __init__(self, width: int = 4, classes: int = 5, stride: int = 2) -> None:
         super().__init__()
-        self.layer1 = nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
-        self.layer2 = nn.Sequential(nn.Conv2d(width, 2 * width, 3, stride, padding=1), nn.ReLU())
+        self.layer1 = nn.Sequential(
+            nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+        )
+        self.layer2 = nn.Sequential(nn.Sequential(nn.Conv2d(width, 2 * width, 3, stride, padding=1), nn.ReLU()))
         self.fc = nn.Linear(2 * width, classes)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -12,9 +12,7 @@ from attention_transfer.capture import Capture, CaptureError, Tap, as_logits, no
 
 def small(inplace: bool = False) -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace), nn.Flatten(), nn.Linear(4 * 36, 5)
-    )
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace), nn.Flatten(), nn.Linear(4 * 36, 5))
 
 
 def read(model: nn.Module, *taps: Tap, gradient: bool = True) -> dict[Tap, Tensor]:
@@ -84,10 +82,7 @@ def test_reentrant_checkpointing_is_refused_and_the_other_kind_gives_equal_gradi
     capture = Capture(model, [Tap("body.0")], "student")
 
     def gradients(checkpointed: bool) -> list[Tensor]:
-        if checkpointed:
-            value = capture.run(image).values[Tap("body.0")]
-        else:
-            value = model.body[0](model.stem(image))
+        value = capture.run(image).values[Tap("body.0")] if checkpointed else model.body[0](model.stem(image))
         return list(torch.autograd.grad(value.square().sum(), (*model.stem.parameters(), *model.body.parameters())))
 
     for ours, plain in zip(gradients(True), gradients(False), strict=True):

@@ -74,7 +74,7 @@ def test_teacher_follows_dtype_and_memory_format(small_pair: Pair) -> None:
     distiller = both(small_pair).double().to(memory_format=torch.channels_last)
     images, labels = batch()
     assert distiller(images.double(), labels).teacher_logits.dtype == torch.float64
-    assert small_pair[1].layer2[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert small_pair[1].layer2[0][0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_student_stays_the_users_own_object(small_pair: Pair) -> None:
@@ -170,9 +170,7 @@ def test_teacher_gets_its_own_normalisation_and_size(small_pair: Pair) -> None:
     student, teacher = small_pair
     ours = Input((0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
     theirs = Input((0.1, 0.2, 0.3), (0.3, 0.2, 0.1), size=(32, 32))
-    distiller = Distiller(
-        student, teacher, [SoftTargets()], example=EXAMPLE, student_input=ours, teacher_input=theirs
-    )
+    distiller = Distiller(student, teacher, [SoftTargets()], example=EXAMPLE, student_input=ours, teacher_input=theirs)
     raw = torch.rand(2, 3, 16, 16)
 
     def normalised(how: Input) -> Tensor:
@@ -246,9 +244,7 @@ class Limited(Method):
     def reads(self, teacher: Description | None, student: Description) -> Reads:
         return Reads()
 
-    def terms(
-        self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None
-    ) -> Mapping[str, Term]:
+    def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
         return {"limited": Term(1000 * student.logits.square().mean(), limit=GradientLimit(self.ratio))}
 
 
@@ -289,9 +285,7 @@ class Regressor(Method):
     def parts(self, teacher: Observed, student: Observed) -> nn.Module:
         return nn.Conv2d(student.features[0].shape[1], teacher.features[0].shape[1], 1)
 
-    def terms(
-        self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None
-    ) -> Mapping[str, Term]:
+    def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
         return {"regress": Term(functional.mse_loss(parts(student.features[0]), teacher.features[0]))}
 
 
@@ -326,16 +320,14 @@ class Given(Method):
     def replace(self, teacher: Observed, parts: nn.Module | None) -> Mapping[Tap, Tensor]:
         return {Tap("layer1"): teacher.features[0]}
 
-    def terms(
-        self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None
-    ) -> Mapping[str, Term]:
+    def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
         return {}
 
 
 def test_a_replaced_value_carries_the_students_run_and_unreached_parameters_are_known(small_pair: Pair) -> None:
     student = small_pair[0]
     teacher = type(student)(4)
-    teacher.layer1[0].requires_grad_(False)
+    teacher.layer1.requires_grad_(False)
     distiller = Distiller(student, teacher, [Given()], example=EXAMPLE)
     assert {name.split(".")[1] for name in distiller.unused_parameters()} == {"layer1"}
     images, labels = batch()

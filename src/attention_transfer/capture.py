@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import isqrt
@@ -27,8 +27,8 @@ class Tap:
 
     Args:
         module: dotted path of a submodule, as in `named_modules()`.
-        site: its `output`, or its first positional `input` (the way to read a value before the activation that follows).
-            A module called several times in one forward counts with its last call.
+        site: its `output`, or its first positional `input` (the way to read a value before the activation that
+            follows). A module called several times in one forward counts with its last call.
         layout: how the value is laid out: `nchw`, `nhwc`, or `tokens` (batch, prefix + h·w, channels). A value of three
             dimensions always counts as tokens, one of four dimensions never.
         prefix_tokens: tokens before those of the patches (class, distillation, registers); only for `tokens`.
@@ -59,7 +59,8 @@ class Reading:
 
 
 def spatial(value: Tensor, tap: Tap) -> Float[Tensor, "b c h w"]:
-    """A captured value as (batch, channels, height, width), whatever the network's layout; a view, prefix tokens dropped.
+    """A captured value as (batch, channels, height, width), whatever the network's layout; a view, prefix tokens
+    dropped.
 
     Raises:
         CaptureError: if it has neither three nor four dimensions, or its tokens do not fill a grid.
@@ -67,15 +68,13 @@ def spatial(value: Tensor, tap: Tap) -> Float[Tensor, "b c h w"]:
     if value.ndim == 4:
         return value.permute(0, 3, 1, 2) if tap.layout == "nhwc" else value
     if value.ndim != 3:
-        raise CaptureError(
-            f"{tap} gives a value of shape {tuple(value.shape)}; wanted are 4 dimensions, or 3 for tokens"
-        )
+        raise CaptureError(f"{tap} gives a value of shape {tuple(value.shape)}; wanted are 4, or 3 for tokens")
     patches = value.shape[1] - tap.prefix_tokens
     rows, columns = tap.grid or (isqrt(max(patches, 0)),) * 2
     if patches < 1 or rows * columns != patches:
         raise CaptureError(
-            f"{tap} gives {value.shape[1]} tokens, {tap.prefix_tokens} of them before the patches; the rest do not fill a "
-            f"grid of {rows}×{columns}"
+            f"{tap} gives {value.shape[1]} tokens, {tap.prefix_tokens} of them before the patches; the rest do not fill "
+            f"a grid of {rows}×{columns}"
         )
     return value[:, tap.prefix_tokens :].unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
 
@@ -202,8 +201,8 @@ class Capture:
             replaced: as in `run`.
 
         Raises:
-            CaptureError: for a tap that never fired, gives no tensor, is overwritten in place, does not fit its layout or
-                carries no gradient.
+            CaptureError: for a tap that never fired, gives no tensor, is overwritten in place, does not fit its layout
+                or carries no gradient.
         """
         order: list[Tap] = []
         versions: dict[Tap, int] = {}
@@ -226,8 +225,8 @@ class Capture:
         for tap in self.taps:
             if tap not in reading.values:
                 raise CaptureError(
-                    f"{tap} of the {self.role} never ran; its network was compiled before (compile the distiller instead), "
-                    "or it does not use this module in its forward pass"
+                    f"{tap} of the {self.role} never ran; its network was compiled before (compile the distiller "
+                    "instead), or it does not use this module in its forward pass"
                 )
             value = reading.values[tap]
             if _version(value) != versions[tap]:
@@ -237,8 +236,8 @@ class Capture:
                 )
             if gradient and not value.requires_grad and tap not in (replaced or {}):
                 raise CaptureError(
-                    f"{tap} of the {self.role} carries no gradient, so nothing could be learned there: its parameters are "
-                    "frozen, it is detached, or checkpointed with use_reentrant=True (use use_reentrant=False)"
+                    f"{tap} of the {self.role} carries no gradient, so nothing could be learned there: its parameters "
+                    "are frozen, it is detached, or checkpointed with use_reentrant=True (use use_reentrant=False)"
                 )
         self._last = (order[-1], order.count(order[-1])) if order else None
         return reading
@@ -264,17 +263,17 @@ def as_logits(output: Any, role: str) -> Tensor:
 
 
 @contextmanager
-def undisturbed(*models: nn.Module) -> Iterator[None]:
+def undisturbed(*models: nn.Module) -> Generator[None]:
     """Whatever runs inside leaves buffers, modes, gradients' absence and random generators as they were."""
     buffers = [
         (module, name, buffer, buffer.detach().clone())
         for model in models
         for module in model.modules()
-        for name, buffer in module._buffers.items()
+        for name, buffer in module._buffers.items()  # pyright: ignore[reportPrivateUsage]
         if buffer is not None
     ]
     modes = [(module, module.training) for model in models for module in model.modules()]
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    python, numpy = random.getstate(), np.random.get_state()
     devices = {tensor.device for model in models for tensor in (*model.parameters(), *model.buffers())}
     accelerators = sorted({device.index or 0 for device in devices if device.type not in ("cpu", "meta")})
     kind = next((device.type for device in devices if device.type not in ("cpu", "meta")), "cuda")
@@ -283,12 +282,12 @@ def undisturbed(*models: nn.Module) -> Iterator[None]:
             yield
     finally:
         random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
+        np.random.set_state(numpy)
         for module, mode in modes:
             module.training = mode
         with torch.no_grad():
             for module, name, buffer, value in buffers:
-                module._buffers[name] = buffer.copy_(value)
+                module._buffers[name] = buffer.copy_(value)  # pyright: ignore[reportPrivateUsage]
 
 
 def noise(example: Tensor, least: int = 2) -> Tensor:

@@ -1,4 +1,4 @@
-"""The command line. Only the standard library is imported here: `--help` answers at once, commands load what they need."""
+"""The command line. Only the standard library is imported here: `--help` answers at once, commands load the rest."""
 
 import os
 import sys
@@ -100,3 +100,7 @@ def _overview() -> str:
     lines += [f"  {name:<12}{(command.__doc__ or '').strip()}" for name, command in COMMANDS.items()]
     lines += ["", f"{PROGRAM} COMMAND --help shows the flags of a command; {PROGRAM} --version its version."]
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

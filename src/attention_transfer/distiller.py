@@ -12,8 +12,9 @@ from torch.nn import functional
 from attention_transfer.capture import Capture, CaptureError, Reading, Tap, noise, spatial, undisturbed
 from attention_transfer.data.batch import Batch
 from attention_transfer.methods import Method, Observed, Phase, Reads, Term
+from attention_transfer.methods.limits import limited_gradients, sum_of
 from attention_transfer.methods.maps import at_least_float32
-from attention_transfer.models import Description, Input, describe
+from attention_transfer.models import Input, Renormalise, describe
 
 TASK = "ce"
 
@@ -53,12 +54,12 @@ class _Bound:
 class Distiller(nn.Module):
     """A student that learns from a teacher by any number of methods.
 
-    Building it proves, on noise of the example's shape, that everything the methods want can be read. Parameters, buffers,
-    modes and random generators are left as they were. The forward pass runs the teacher without gradient, then the student,
-    and sums the loss terms in float32.
+    Building it proves, on noise of the example's shape, that everything the methods want can be read. Parameters,
+    buffers, modes and random generators are left as they were. The forward pass runs the teacher without gradient, then
+    the student, and sums the loss terms in float32.
 
-    The student stays the user's own object. The teacher is frozen; it is neither in `parameters()` nor in `state_dict()`,
-    but follows the distiller to another device, dtype or memory format.
+    The student stays the user's own object. The teacher is frozen; it is neither in `parameters()` nor in
+    `state_dict()`, but follows the distiller to another device, dtype or memory format.
 
     Args:
         student: any network that returns logits.
@@ -66,7 +67,8 @@ class Distiller(nn.Module):
         methods: what is transferred; each brings its weight.
         task_weight: weight of the cross-entropy with the labels; 0 trains without labels.
         example: images of the shape, dtype and device of training; their values are not looked at.
-        student_input: how the student's images are normalised. With `teacher_input`, the teacher's are derived from them.
+        student_input: how the student's images are normalised. With `teacher_input`, the teacher's are derived from
+            them.
         teacher_input: how the teacher expects its images, their size included.
 
     Attributes:
@@ -74,7 +76,8 @@ class Distiller(nn.Module):
         teacher_images: a function of the student's images that gives the teacher's.
 
     Raises:
-        ValueError: for one network in both roles, a compiled or wrapped network, or methods that do not fit the networks.
+        ValueError: for one network in both roles, a compiled or wrapped network, or methods that do not fit the
+            networks.
         CaptureError: for a tap that does not exist, never fires, is overwritten or carries no gradient.
     """
 
@@ -157,33 +160,11 @@ class Distiller(nn.Module):
 
     def backward(self, out: Output) -> None:
         """Accumulate the gradient of a step; the same as `out.loss.backward()` unless a term limits its gradient."""
-        limited = [term for term in out.terms.values() if term.limit is not None]
-        if not limited:
+        if all(term.limit is None for term in out.terms.values()):
             out.loss.backward()
             return
         parameters = [p for p in self.parameters() if p.requires_grad]
-        free = [term.weighted for term in out.terms.values() if term.limit is None]
-        totals: list[Tensor | None] = list(
-            torch.autograd.grad(sum_of(free), parameters, retain_graph=True, allow_unused=True)
-            if free and any(value.requires_grad for value in free)
-            else [None] * len(parameters)
-        )
-        norms = [None if g is None else torch.linalg.vector_norm(g) for g in totals]
-        for i, term in enumerate(limited):
-            assert term.limit is not None
-            gradients = torch.autograd.grad(
-                term.weighted, parameters, retain_graph=i + 1 < len(limited), allow_unused=True
-            )
-            for j, gradient in enumerate(gradients):
-                bound = norms[j]
-                if gradient is None or bound is None:
-                    totals[j] = gradient if totals[j] is None else totals[j]
-                    continue
-                norm = torch.linalg.vector_norm(gradient)
-                scale = (term.limit.ratio * bound / norm.clamp_min(torch.finfo(norm.dtype).tiny)).clamp_max(1.0)
-                total = totals[j]
-                totals[j] = gradient * scale if total is None else total + gradient * scale
-        for parameter, gradient in zip(parameters, totals, strict=True):
+        for parameter, gradient in zip(parameters, limited_gradients(out.terms.values(), parameters), strict=True):
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
@@ -347,9 +328,11 @@ class Distiller(nn.Module):
             if "Checkpointing" not in str(error):
                 raise
             raise CaptureError(
-                "the student is checkpointed with use_reentrant=True, which hides its parameters: use use_reentrant=False"
+                "the student is checkpointed with use_reentrant=True, which hides its parameters: use False"
             ) from error
-        return parts, tuple(name for name, gradient in zip(named, gradients, strict=True) if gradient is None)
+        return parts, tuple(
+            name for name, gradient in zip(named, cast(list[Tensor | None], gradients), strict=True) if gradient is None
+        )
 
     @property
     def _needs_teacher(self) -> bool:
@@ -370,14 +353,9 @@ class Distiller(nn.Module):
             self.teacher.train(any(bound.method.teacher_mode == "train" for bound in self._bound))
 
 
-def sum_of(values: Sequence[Tensor]) -> Tensor:
-    """Their sum, without a first addition to zero."""
-    return torch.stack(list(values)).sum() if len(values) > 1 else values[0]
-
-
 def part(parts: nn.ModuleDict, name: str) -> nn.Module | None:
     """What a method learns, if it learns anything."""
-    return parts[name] if name in parts else None
+    return dict(parts.items()).get(name)
 
 
 def _names(methods: Sequence[Method]) -> list[str]:
@@ -407,38 +385,3 @@ def _check_pair(student: nn.Module, teacher: nn.Module | None) -> None:
         raise ValueError(
             f"student and teacher share parameters ({', '.join(both[:3])}): freezing one would freeze both"
         )
-
-
-class Renormalise(nn.Module):
-    """The student's images as the teacher expects them: another mean, deviation or size.
-
-    Args:
-        student: how the images that come in are normalised.
-        teacher: how those that go out shall be; None leaves images alone.
-
-    Raises:
-        ValueError: if only the teacher's is known.
-    """
-
-    def __init__(self, student: Input | None, teacher: Input | None) -> None:
-        super().__init__()
-        if teacher is not None and student is None:
-            raise ValueError(
-                "teacher_input needs student_input beside it: how are the images normalised that you give?"
-            )
-        self.size = teacher.size if teacher is not None else None
-        self.moves = False
-        if student is not None and teacher is not None:
-            self.moves = (student.mean, student.std) != (teacher.mean, teacher.std)
-            ours, theirs = (torch.tensor([each.mean, each.std], dtype=torch.float64) for each in (student, teacher))
-            # Buffers, so that no step copies constants to the device.
-            scale, shift = ours[1] / theirs[1], (ours[0] - theirs[0]) / theirs[1]
-            self.register_buffer("scale", scale.float()[:, None, None], persistent=False)
-            self.register_buffer("shift", shift.float()[:, None, None], persistent=False)
-
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 i j"]:
-        if self.moves:
-            image = torch.addcmul(cast(Tensor, self.shift), image, cast(Tensor, self.scale))
-        if self.size is not None and tuple(image.shape[2:]) != self.size:
-            image = functional.interpolate(image, self.size, mode="bicubic", antialias=True, align_corners=False)
-        return image

@@ -122,8 +122,8 @@ class Experiment:
 
     Args:
         recipe: name of the recipe that it came from.
-        student: model to train: a name of ours, `timm:NAME`, `torchvision:NAME`, `hf:NAME`, a run folder, or any of these
-            names followed by `@FILE` with weights to start from.
+        student: model to train: a name of ours, `timm:NAME`, `torchvision:NAME`, `hf:NAME`, a run folder, or any of
+            these names followed by `@FILE` with weights to start from.
         teacher: model to learn from, written the same way; None trains the student alone.
         methods: what is transferred.
         task_weight: weight of the cross-entropy with the labels; 0 trains without labels.
@@ -144,11 +144,13 @@ class Experiment:
 
     def __post_init__(self) -> None:
         _require(0 <= self.task_weight < math.inf, "task_weight", "at least 0", self.task_weight)
-        if self.methods and self.teacher is None:
-            raise ValueError("the methods need a teacher: give --teacher, or no methods to train the student alone")
+        if not self.methods and self.task_weight != 1:
+            raise ValueError(
+                f"without methods a task_weight of {self.task_weight} only scales the learning rate: give 1"
+            )
 
     def tiny(self) -> "Experiment":
-        """The same experiment made so small that it runs in seconds: few digits, one epoch, a teacher without weights."""
+        """The same experiment made so small that it runs in seconds: few digits, one epoch, an untrained teacher."""
         teacher = self.teacher.partition("@")[0] if self.teacher is not None else None
         return replace(
             self,
@@ -198,7 +200,9 @@ def _from_json(kind: Any, value: Any) -> Any:
         known = {f.name for f in fields(kind)}
         strange = sorted(set(value) - known)
         if strange:
-            raise ValueError(f"{kind.__name__} has no {', '.join(strange)}; was it written by another version?")
+            raise ValueError(
+                f"{cast(type, kind).__name__} has no {', '.join(strange)}; was it written by another version?"
+            )
         return cast(Any, kind)(**{name: _from_json(hints[name], item) for name, item in value.items()})
     if get_origin(kind) is tuple:
         inner = get_args(kind)

@@ -72,6 +72,8 @@ def test_gradient_is_right_in_double_precision(kind: str, power: float) -> None:
     teacher = torch.randn(2, 4, 2, 2, dtype=torch.float64, generator=generator)
     method = AttentionTransfer(power=power, kind=kind)
     assert torch.autograd.gradcheck(lambda s: loss(method, [s], [teacher]), (student,))
+    if kind == "sum":
+        assert torch.autograd.gradgradcheck(lambda s: loss(method, [s], [teacher]), (student,))
 
 
 def test_odd_powers_take_the_absolute_value() -> None:

@@ -69,6 +69,8 @@ def draw(picture: Path, teacher: Path, taught: Path, alone: Path) -> None:
         taught: run of the student with attention transfer.
         alone: run of the student without.
     """
+    import numpy as np
+
     from attention_transfer.analysis.attention_maps import stage_maps
     from attention_transfer.experiment import from_json
     from attention_transfer.models import open_model
@@ -78,7 +80,8 @@ def draw(picture: Path, teacher: Path, taught: Path, alone: Path) -> None:
 
     experiment = from_json(RunFolder(alone).experiment)
     dataset = load_data(experiment.data, experiment.seed)
-    shown = dataset.test.subset(range(min(PICTURES, len(dataset.test))))
+    shown = dataset.test.subset(np.arange(min(PICTURES, len(dataset.test))))
+    assert isinstance(shown.images, np.ndarray)
     networks = {"teacher": teacher, "student, attention transfer": taught, "student alone": alone}
     maps = {name: stage_maps(open_model(str(run)).module, dataset, shown) for name, run in networks.items()}
     attention_figure(shown.images, maps, shown.boxes, picture)

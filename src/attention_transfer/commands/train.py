@@ -21,15 +21,15 @@ class Common:
     """What is trained, by whom, where it is kept.
 
     Args:
-        student: model to train: a name of ours, timm:NAME, torchvision:NAME, hf:NAME, each with @FILE or @pretrained behind
-            it to start from weights, or a run folder.
+        student: model to train: a name of ours, timm:NAME, torchvision:NAME, hf:NAME, each with @FILE or @pretrained
+            behind it to start from weights, or a run folder.
         teacher: model to learn from, written the same way, or a weights file of one of our models.
         methods: what is transferred, by key; none at all trains the student alone.
         task_weight: weight of the cross-entropy with the labels; 0 trains without labels.
         untrained_teacher: accept a teacher without weights.
         seed: of everything that is random.
-        run_folder: where the run is kept; runs/RECIPE/METHODS-seedN if not given. Giving the folder of an interrupted run
-            goes on with it.
+        run_folder: where the run is kept; runs/RECIPE/METHODS-seedN if not given. Giving the folder of an interrupted
+            run goes on with it.
         tiny: shrink everything so that it runs in seconds, to see whether it runs.
     """
 

@@ -82,9 +82,10 @@ class AttentionTransfer(Method):
                 teacher=tuple(teacher.tap(layer, self._site) for layer in self.teacher_layers),
                 student=tuple(student.tap(layer, self._site) for layer in self.student_layers),
             )
-        taps = self._stage_taps(teacher, "teacher"), self._stage_taps(student, "student")
-        teacher_taps, student_taps = spread(*taps) if self.stages is None else taps
-        return Reads(teacher=teacher_taps, student=student_taps)
+        theirs, ours = self._stage_taps(teacher, "teacher"), self._stage_taps(student, "student")
+        if self.stages is None:
+            theirs, ours = spread(theirs, ours)
+        return Reads(teacher=theirs, student=ours)
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
         del batch, parts
@@ -100,7 +101,7 @@ class AttentionTransfer(Method):
     def _site(self) -> Literal["output", "input"]:
         return "output" if self.activation == "post" else "input"
 
-    def _stage_taps(self, network: Description, role: str) -> list[Tap]:
+    def _stage_taps(self, network: Description, role: str) -> tuple[Tap, ...]:
         stages = list(network.stages)
         if not stages:
             raise ValueError(
@@ -112,12 +113,12 @@ class AttentionTransfer(Method):
                     raise ValueError(f"the {role} has {len(stages)} stages, counted from 0; there is no stage {i}")
             stages = [stages[i] for i in self.stages]
         if self.activation == "post":
-            return [stage.output for stage in stages]
+            return tuple(stage.output for stage in stages)
         taps = [stage.pre_activation for stage in stages]
         unknown = [stage.output.module for stage, tap in zip(stages, taps, strict=True) if tap is None]
         if unknown:
             raise ValueError(
-                f"where the {role}'s stages {', '.join(unknown)} end in an activation is not known: name the activation "
-                "modules with student_layers= and teacher_layers= (their input is read)"
+                f"where the {role}'s stages {', '.join(unknown)} end in an activation is not known: name the "
+                "activation modules with student_layers= and teacher_layers= (their input is read)"
             )
-        return [tap for tap in taps if tap is not None]
+        return tuple(tap for tap in taps if tap is not None)

@@ -44,8 +44,8 @@ class SoftTargets(Method):
     Raises:
         ValueError: for a temperature of 0 or less.
 
-    Departs from the paper: the Kullback–Leibler divergence stands for the cross-entropy with soft targets; they differ by
-    the teacher's entropy, which has no gradient.
+    Departs from the paper: the Kullback–Leibler divergence stands for the cross-entropy with soft targets; they differ
+    by the teacher's entropy, which has no gradient.
     """
 
     key: ClassVar[str] = "kd"

@@ -21,7 +21,9 @@ _PREFIX_TOKENS = ("cls_token", "class_token", "class_embedding", "distillation_t
 # They hold class tokens that join only after the blocks: in attention over classes, or in a last layer.
 _LATE_CLASS_TOKEN = ("blocks_token_only", "cls_attn_blocks")
 # Their stages hand on several values at once.
-_SEVERAL_VALUES = re.compile(r"timm\.models\.(coat|efficientvim|hrnet|mvitv2|selecsls|tnt)")
+_SEVERAL_VALUES = re.compile(
+    r"timm\.models\.(coat|efficientvim|hrnet|mvitv2|selecsls|tnt)|transformers\.models\.(pvt|pvt_v2)\..*"
+)
 # Their tokens lie in an order of their own; a grid made of them would be scrambled.
 _SCRAMBLED = ("unroll", "reroll")
 
@@ -75,7 +77,8 @@ def _layout(model: nn.Module, found: FoundStages) -> Layout | None:
         return None
     if _SEVERAL_VALUES.fullmatch(type(model).__module__):
         return None
-    last = model.get_submodule(found.paths[-1].removeprefix("wrapped."))
+    paths = [path.removeprefix("wrapped.") for path in found.paths]
+    last = model.get_submodule(paths[-1])
     format_name = str(getattr(getattr(model, "output_fmt", None), "value", getattr(model, "output_fmt", None)))
     position = getattr(model, "pos_embed", None)
     convolutional = any(isinstance(module, nn.Conv2d) for module in last.modules())
@@ -87,7 +90,9 @@ def _layout(model: nn.Module, found: FoundStages) -> Layout | None:
     if _library(model) == "torchvision" and hasattr(model, "permute"):
         return "nhwc"
     if found.blocks:
-        return "nchw" if convolutional and not attention else "tokens"
+        # Where some blocks are of convolutions and some of attention, all hand on maps.
+        mixed = convolutional and not all(has_attention(model.get_submodule(path)) for path in paths)
+        return "nchw" if mixed else "tokens"
     if getattr(model, "use_conv", None) is False:
         return "tokens"
     if _library(model) == "transformers" and attention and not convolutional:

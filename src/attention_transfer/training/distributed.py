@@ -1,7 +1,7 @@
 """One process or many: torchrun's environment, DistributedDataParallel, and who writes files."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -38,7 +38,7 @@ class Process:
 
 
 @contextmanager
-def joined() -> Iterator[Process]:
+def joined() -> Generator[Process]:
     """Join the processes that torchrun started; alone without torchrun."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
@@ -64,6 +64,8 @@ def wrap(distiller: Distiller, process: Process) -> nn.Module:
     """
     if process.world_size == 1:
         return distiller
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(distiller, distiller.unused_parameters())
+    # The documented way to leave parameters out, for all its name.
+    ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model  # pyright: ignore[reportPrivateUsage]
+    ignore(distiller, distiller.unused_parameters())
     device = next(distiller.parameters()).device
     return DistributedDataParallel(distiller, device_ids=None if device.type == "cpu" else [device])

@@ -250,12 +250,13 @@ class _Loop:
         student, teacher = self.distiller.student, self.prepared.teacher
         dataset, opened = self.prepared.dataset, self.prepared.student
         fits = teacher is not None and teacher.num_classes == dataset.num_classes
+        measured = self._measure(student, teacher=False, train=True)
         summary = {
             "epochs": self.epochs,
             "steps": self.epochs * self.prepared.train.num_batches,
             "samples_seen": self.epochs * len(dataset.train),
             "wall_seconds": sum(row["seconds"] for row in self.run_folder.read_metrics()),
-            "student": self._measure(student, teacher=False, train=True),
+            "student": measured,
             "teacher": self._measure(teacher.module, teacher=True, train=True)
             if teacher is not None and fits
             else None,
@@ -275,8 +276,7 @@ class _Loop:
             {"classes": list(dataset.classes)},
         )
         self.run_folder.write_summary(summary)
-        test = summary["student"]["test"]
-        self.reporter.line(f"finished {self.run_folder.path}: test top-1 {test['top1']:.2f} %")
+        self.reporter.line(f"finished {self.run_folder.path}: test top-1 {measured['test']['top1']:.2f} %")
 
 
 def _step_seed(seed: int, epoch: int, step: int, rank: int) -> int:

@@ -5,9 +5,8 @@ from typing import Literal
 from torch import nn
 
 from attention_transfer.data import loader
-from attention_transfer.distiller import Renormalise
 from attention_transfer.experiment import Data, Training
-from attention_transfer.models import Input, open_model
+from attention_transfer.models import Input, Renormalise, open_model
 from attention_transfer.training.device import choose_place
 from attention_transfer.training.evaluate import Score, evaluate
 from attention_transfer.training.prepare import expand, load_data

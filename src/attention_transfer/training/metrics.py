@@ -100,8 +100,8 @@ class FiniteGuard:
             bad = [name for name, fine in zip(names, finite.tolist(), strict=True) if not fine]
             if bad:
                 raise NonFiniteLossError(
-                    f"not finite: {', '.join(bad)} in epoch {epoch + 1}, step {step}; the weights are those of the step "
-                    "before. Lower the learning rate or the weight of that term, or use --precision float32"
+                    f"not finite: {', '.join(bad)} in epoch {epoch + 1}, step {step}; the weights are those of the "
+                    "step before. Lower the learning rate or the weight of that term, or use --precision float32"
                 )
 
 

@@ -1,11 +1,17 @@
 """Optimiser and learning-rate schedule: timm's, from an experiment's fields."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
-from timm.optim import create_optimizer_v2, param_groups_weight_decay
-from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
+from timm.optim import (
+    create_optimizer_v2,  # pyright: ignore[reportPrivateImportUsage]
+    param_groups_weight_decay,  # pyright: ignore[reportPrivateImportUsage]
+)
+from timm.scheduler import (
+    CosineLRScheduler,  # pyright: ignore[reportPrivateImportUsage]
+    MultiStepLRScheduler,  # pyright: ignore[reportPrivateImportUsage]
+)
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
@@ -32,7 +38,9 @@ def make_optimizer(modules: Mapping[str, nn.Module], optimisation: Optimisation)
         groups = [
             group
             for module in modules.values()
-            for group in param_groups_weight_decay(module, optimisation.weight_decay, _undecayed(module))
+            for group in param_groups_weight_decay(
+                module, optimisation.weight_decay, no_weight_decay_list=_undecayed(module)
+            )
             if group["params"]
         ]
     if not groups:
@@ -60,18 +68,28 @@ def make_scheduler(
         steps: of the whole training.
         steps_per_epoch: for the warm-up.
     """
-    warmup = {
-        "warmup_t": round(optimisation.warmup_epochs * steps_per_epoch),
-        "warmup_lr_init": 0.0,
-        "t_in_epochs": False,
-    }
+    warmup = round(optimisation.warmup_epochs * steps_per_epoch)
     if optimisation.schedule == "cosine":
-        return CosineLRScheduler(optimizer, t_initial=max(1, steps), lr_min=optimisation.min_learning_rate, **warmup)
+        return CosineLRScheduler(
+            optimizer,
+            t_initial=max(1, steps),
+            lr_min=optimisation.min_learning_rate,
+            warmup_t=warmup,
+            warmup_lr_init=0.0,
+            t_in_epochs=False,
+        )
     # timm drops one step early, as if the step had been made already.
     at = [round(share * steps) + 1 for share in optimisation.steps] if optimisation.schedule == "steps" else [_NEVER]
-    return MultiStepLRScheduler(optimizer, decay_t=at, decay_rate=optimisation.step_factor, **warmup)
+    return MultiStepLRScheduler(
+        optimizer,
+        decay_t=at,
+        decay_rate=optimisation.step_factor,
+        warmup_t=warmup,
+        warmup_lr_init=0.0,
+        t_in_epochs=False,
+    )
 
 
 def _undecayed(module: nn.Module) -> set[str]:
     names = getattr(module, "no_weight_decay", None)
-    return set(names()) if callable(names) else set()
+    return set(cast(Iterable[str], names())) if callable(names) else set()

@@ -12,6 +12,7 @@ from attention_transfer.experiment import Data, Experiment
 from attention_transfer.models import Input, OpenedModel, open_model
 from attention_transfer.training.device import Place, choose_place
 from attention_transfer.training.distributed import Process
+from attention_transfer.training.optim import make_optimizer
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
         student = open_model(
             expand(experiment.student), dataset.num_classes, image_size=dataset.image_size, new_head=True
         )
+    # Built once for its errors; the loop makes one for each phase.
+    make_optimizer({"student": student.module}, experiment.optimisation)
     place = choose_place(experiment.training, student.description.convolutional, process.local_rank)
     teacher = _open_teacher(experiment, dataset)
     if teacher is not None and teacher.input is None:

@@ -1,0 +1,229 @@
+"""The training loop: it learns, records, stops cleanly, and goes on as if nothing had happened."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from attention_transfer import METHODS, Data, Method, SoftTargets, Term, build
+from attention_transfer.data.batch import Batch
+from attention_transfer.methods import Observed, Phase, Reads
+from attention_transfer.models import Description
+from attention_transfer.runs import RunExistsError, RunFolder
+from attention_transfer.training.fit import fit, stretches
+from attention_transfer.training.metrics import NonFiniteLossError
+from attention_transfer.training.progress import Reporter
+from tests.training.conftest import Make
+
+
+class KilledError(Exception):
+    """Stands for a killed process."""
+
+
+class Killer(Reporter):
+    """Stops the run after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__(silent=True)
+        self.left = steps
+
+    def steps(self, items: Iterable[Any], total: int, done: int, title: str) -> Iterator[Any]:
+        for item in items:
+            if self.left == 0:
+                raise KilledError
+            self.left -= 1
+            yield item
+
+
+def silent() -> Reporter:
+    return Reporter(silent=True)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """Metrics without the clock."""
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in RunFolder(folder).read_metrics()]
+
+
+def test_loss_falls_and_everything_is_recorded(make: Make, tmp_path: Path) -> None:
+    experiment = make(training={"epochs": 6}, teacher=None, methods=())
+    fit(experiment, tmp_path / "run", silent())
+    run = RunFolder(tmp_path / "run")
+    metrics = run.read_metrics()
+    assert [row["epoch"] for row in metrics] == [1, 2, 3, 4, 5, 6]
+    assert metrics[-1]["train"]["loss"] < 0.7 * metrics[0]["train"]["loss"]
+    assert metrics[-1]["test"]["top1"] > 60
+    assert set(metrics[-1]["test"]) == {"loss", "top1", "top5", "count"}
+    assert metrics[-1]["terms"]["ce"]["weighted"] == pytest.approx(metrics[-1]["terms"]["ce"]["raw"])
+    assert run.summary is not None
+    assert run.summary["samples_seen"] == 6 * 48
+    assert run.summary["student"]["train"]["count"] == 48
+    assert run.summary["teacher"] is None
+    assert run.environment is not None
+    assert {"python", "torch", "timm"} <= set(run.environment["versions"])
+
+
+def test_terms_are_recorded_raw_and_weighted_and_the_teacher_is_measured(make: Make, tmp_path: Path) -> None:
+    fit(make(task_weight=0.1), tmp_path / "run", silent())
+    run = RunFolder(tmp_path / "run")
+    terms = run.read_metrics()[-1]["terms"]
+    assert {name: term["weight"] for name, term in terms.items()} == {"ce": 0.1, "at": 1000.0, "kd": 0.9}
+    for term in terms.values():
+        assert term["weighted"] == pytest.approx(term["weight"] * term["raw"])
+    assert run.summary is not None
+    assert set(run.summary["teacher"]) == {"train", "test"}
+
+
+def test_the_student_loads_in_plain_torch(make: Make, tmp_path: Path) -> None:
+    fit(make(), tmp_path / "run", silent())
+    config = json.loads((tmp_path / "run" / "student.json").read_text())
+    student = build(config["model"], config["num_classes"])
+    student.load_state_dict(safetensors.torch.load_file(tmp_path / "run" / "student.safetensors"))
+    with np.load(tmp_path / "images" / "test.npz") as file:
+        pixels, labels = torch.from_numpy(file["images"]).permute(0, 3, 1, 2) / 255, torch.from_numpy(file["labels"])
+    mean, std = (torch.tensor(config[name])[:, None, None] for name in ("mean", "std"))
+    hits = (student.eval()((pixels - mean) / std).argmax(1) == labels).float().mean()
+    summary = RunFolder(tmp_path / "run").summary
+    assert summary is not None
+    assert 100 * float(hits) == pytest.approx(summary["student"]["test"]["top1"], abs=1e-3)
+
+
+@pytest.mark.parametrize(("every", "killed_after"), [(None, 4), (2, 5)])
+def test_an_interrupted_run_ends_with_the_same_student_bit_for_bit(
+    make: Make, tmp_path: Path, every: int | None, killed_after: int
+) -> None:
+    experiment = make(training={"epochs": 3, "checkpoint_every_steps": every})
+    fit(experiment, tmp_path / "whole", silent())
+    with pytest.raises(KilledError):
+        fit(experiment, tmp_path / "broken", Killer(killed_after))
+    assert not RunFolder(tmp_path / "broken").finished
+    fit(experiment, tmp_path / "broken", silent())
+    whole, broken = (tmp_path / name / "student.safetensors" for name in ("whole", "broken"))
+    assert whole.read_bytes() == broken.read_bytes()
+    assert rows(tmp_path / "whole") == rows(tmp_path / "broken")
+
+
+def test_a_finished_run_is_left_alone_and_another_experiment_refused(make: Make, tmp_path: Path) -> None:
+    fit(make(), tmp_path / "run", silent())
+    before = (tmp_path / "run" / "summary.json").stat().st_mtime_ns
+    fit(make(), tmp_path / "run", silent())
+    assert (tmp_path / "run" / "summary.json").stat().st_mtime_ns == before
+    with pytest.raises(RunExistsError, match="seed is 0 there, 1 now"):
+        fit(make(seed=1), tmp_path / "run", silent())
+
+
+def test_the_same_seed_starts_from_the_same_student_whatever_the_method(make: Make, tmp_path: Path) -> None:
+    from attention_transfer.training.prepare import prepare
+
+    alone = prepare(make(teacher=None, methods=())).distiller.student.state_dict()
+    taught = prepare(make()).distiller.student.state_dict()
+    assert all(torch.equal(alone[name], taught[name]) for name in alone)
+
+
+@pytest.fixture
+def toy_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    for method in (Exploding, TwoPhases):
+        monkeypatch.setitem(METHODS, method.key, method)
+
+
+@dataclass(frozen=True)
+class Exploding(Method):
+    """Becomes infinite when the images say so: from the third step on."""
+
+    key: ClassVar[str] = "exploding"
+
+    def reads(self, teacher: Description | None, student: Description) -> Reads:
+        return Reads(index=True)
+
+    def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
+        assert student.logits is not None
+        bad = bool((batch.index == 7).any()) and student.logits.shape[0] == 16
+        return {"exploding": Term(student.logits.mean() * (float("inf") if bad else 1.0))}
+
+
+@pytest.mark.usefixtures("toy_methods")
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_term_and_step(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteLossError, match=r"not finite: exploding, gradient in epoch 1, step \d"):
+        fit(make(methods=(Exploding(),)), tmp_path / "run", silent())
+    assert not RunFolder(tmp_path / "run").finished
+
+
+@dataclass(frozen=True)
+class TwoPhases(Method):
+    """Trains a layer of its own first, then the student."""
+
+    key: ClassVar[str] = "two"
+    phases: ClassVar[tuple[Phase, ...]] = (
+        Phase("first", trains="parts", terms=("two",), epochs=2, learning_rate=0.01),
+        Phase("second", trains="student"),
+    )
+
+    def reads(self, teacher: Description | None, student: Description) -> Reads:
+        assert teacher is not None
+        return Reads(teacher=(teacher.stages[-1].output,), student=(student.stages[-1].output,))
+
+    def parts(self, teacher: Observed, student: Observed) -> nn.Module:
+        return nn.Conv2d(student.features[0].shape[1], teacher.features[0].shape[1], 1)
+
+    def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
+        assert parts is not None
+        return {"two": Term((parts(student.features[0]) - teacher.features[0]).square().mean())}
+
+
+@pytest.mark.usefixtures("toy_methods")
+def test_phases_train_what_they_say_and_resume_in_the_middle(make: Make, tmp_path: Path) -> None:
+    experiment = make(methods=(TwoPhases(),), training={"epochs": 2})
+    fit(experiment, tmp_path / "whole", silent())
+    metrics = rows(tmp_path / "whole")
+    assert [row["phase"] for row in metrics] == ["first", "first", "second", "second"]
+    assert metrics[0]["learning_rate"] == 0.01
+    # The student rests in the first phase: measured twice, it gives the same.
+    assert metrics[0]["test"] == metrics[1]["test"] != metrics[2]["test"]
+    with pytest.raises(KilledError):
+        fit(experiment, tmp_path / "broken", Killer(4))
+    fit(experiment, tmp_path / "broken", silent())
+    whole, broken = (tmp_path / name / "student.safetensors" for name in ("whole", "broken"))
+    assert whole.read_bytes() == broken.read_bytes()
+
+
+def test_only_one_phase_may_be_open_ended() -> None:
+    assert stretches((Phase("a", epochs=3), Phase("b")), 5) == ((Phase("a", epochs=3), 0, 3), (Phase("b"), 3, 8))
+    with pytest.raises(ValueError, match="only one phase"):
+        stretches((Phase("a"), Phase("b")), 5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"untrained_teacher": False}, "comes without weights and would teach noise"),
+        ({"student": "resnet9"}, "resnet8"),
+        ({"student": "nowhere/run"}, "neither a model's name nor an existing file"),
+        ({"data": Data("npz:$NOT_SET_ANYWHERE/x")}, "environment variable that is not set"),
+        ({"training": {"device": "warp:9"}}, "cannot be used here"),
+        ({"optimisation": {"optimizer": "wishful"}}, "cannot be built by timm"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(
+    make: Make, tmp_path: Path, fields: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        fit(make(**fields), tmp_path / "run", silent())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_of_other_classes_is_refused_only_where_its_logits_are_read(make: Make, tmp_path: Path) -> None:
+    teacher = build("resnet14", 7)
+    safetensors.torch.save_file(teacher.state_dict(), tmp_path / "teacher.safetensors")
+    name = f"resnet14@{tmp_path / 'teacher.safetensors'}"
+    with pytest.raises(ValueError, match="the teacher has 7, the student 3"):
+        fit(make(teacher=name, methods=(SoftTargets(),)), tmp_path / "run", silent())
+    fit(make(teacher=name, methods=(METHODS["at"](),)), tmp_path / "run", silent())
+    summary = RunFolder(tmp_path / "run").summary
+    assert summary is not None
+    assert summary["teacher"] is None
