@@ -336,6 +336,28 @@ def test_a_replaced_value_carries_the_students_run_and_unreached_parameters_are_
     torch.testing.assert_close(out.student_logits, wanted)
 
 
+def test_images_of_a_size_that_a_network_was_not_built_for_are_refused(small_pair: Pair) -> None:
+    student, teacher = small_pair
+    teacher.fc = nn.Linear(7, 5)
+    with pytest.raises(CaptureError, match=r"the teacher cannot run on images of shape \(2, 3, 16, 16\)"):
+        Distiller(student, teacher, [SoftTargets()], example=EXAMPLE)
+
+
+@dataclass(frozen=True)
+class TeacherInTraining(SoftTargets):
+    """Soft targets of a teacher whose batch norm follows the batch."""
+
+    teacher_mode: ClassVar = "train"
+
+
+def test_a_method_may_ask_for_a_teacher_in_training_mode(small_pair: Pair) -> None:
+    student, teacher = small_pair
+    distiller = Distiller(student, teacher, [TeacherInTraining()], example=EXAMPLE)
+    assert teacher.training
+    assert not distiller.eval().training
+    assert teacher.training
+
+
 def test_impossible_pairs_are_refused(small_pair: Pair) -> None:
     student, teacher = small_pair
     with pytest.raises(ValueError, match="the same object"):

@@ -73,8 +73,8 @@ def spatial(value: Tensor, tap: Tap) -> Float[Tensor, "b c h w"]:
     rows, columns = tap.grid or (isqrt(max(patches, 0)),) * 2
     if patches < 1 or rows * columns != patches:
         raise CaptureError(
-            f"{tap} gives {value.shape[1]} tokens, {tap.prefix_tokens} of them before the patches; the rest do not fill "
-            f"a grid of {rows}×{columns}"
+            f"{tap} gives {value.shape[1]} tokens, {tap.prefix_tokens} of them before the patches; the rest do not "
+            f"fill a grid of {rows}×{columns}"
         )
     return value[:, tap.prefix_tokens :].unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
 
@@ -220,6 +220,13 @@ class Capture:
         self._recorder.record = watch
         try:
             reading = self.run(image, replaced=replaced)
+        except CaptureError:
+            raise
+        except (RuntimeError, ValueError, AssertionError, TypeError) as error:
+            # Whatever a network objects to: a size it was not built for, a number of channels.
+            raise CaptureError(
+                f"the {self.role} cannot run on images of shape {tuple(image.shape)}, {image.dtype}: {error}"
+            ) from error
         finally:
             self._recorder.record = record
         for tap in self.taps:

@@ -24,6 +24,7 @@ class Data:
             photographs and `crop` for digits, which must not be mirrored.
         validation_fraction: share of the training images, 0 ≤ f < 1, set aside by (seed, index) for validation.
         train_limit: use only the first so many training images; None uses all.
+        test_limit: measure on only the first so many test images; None uses all.
         num_workers: processes that decode photographs; small sets live on the device and need none.
     """
 
@@ -33,11 +34,13 @@ class Data:
     augment: Literal["auto", "none", "crop", "crop-flip", "random-resized-crop"] = "auto"
     validation_fraction: float = 0.0
     train_limit: int | None = None
+    test_limit: int | None = None
     num_workers: int = 0
 
     def __post_init__(self) -> None:
         _require(0 <= self.validation_fraction < 1, "validation_fraction", "0 ≤ f < 1", self.validation_fraction)
         _require(self.train_limit is None or self.train_limit >= 1, "train_limit", "at least 1", self.train_limit)
+        _require(self.test_limit is None or self.test_limit >= 1, "test_limit", "at least 1", self.test_limit)
         _require(self.num_workers >= 0, "num_workers", "at least 0", self.num_workers)
         _require(self.image_size is None or self.image_size >= 8, "image_size", "at least 8", self.image_size)
 
@@ -157,7 +160,7 @@ class Experiment:
             student=self.student.partition("@")[0],
             teacher=teacher,
             untrained_teacher=teacher is not None,
-            data=Data(train_limit=64, image_size=self.data.image_size),
+            data=Data(train_limit=64, test_limit=64, image_size=self.data.image_size),
             training=replace(self.training, epochs=1, batch_size=32),
         )
 

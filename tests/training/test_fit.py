@@ -118,6 +118,19 @@ def test_a_finished_run_is_left_alone_and_another_experiment_refused(make: Make,
         fit(make(seed=1), tmp_path / "run", silent())
 
 
+def test_a_run_written_before_a_setting_existed_is_the_same_run(make: Make, tmp_path: Path) -> None:
+    fit(make(), tmp_path / "run", silent())
+    file = tmp_path / "run" / "experiment.json"
+    recorded = json.loads(file.read_text())
+    del recorded["data"]["test_limit"]
+    file.write_text(json.dumps(recorded))
+    fit(make(), tmp_path / "run", silent())
+    recorded["data"]["num_workers"] = 3
+    file.write_text(json.dumps(recorded))
+    with pytest.raises(RunExistsError, match="num_workers is 3 there, 0 now"):
+        fit(make(), tmp_path / "run", silent())
+
+
 def test_the_same_seed_starts_from_the_same_student_whatever_the_method(make: Make, tmp_path: Path) -> None:
     from attention_transfer.training.prepare import prepare
 

@@ -265,6 +265,7 @@ def _instructions(name: str, num_classes: int, image_size: int | None) -> str:
         size = f", image_size={image_size}" if image_size and inner.startswith("vit_") else ""
         make = f"torchvision.models.get_model({inner!r}, num_classes={num_classes}{size})"
     else:
-        config = f"json.load(open({STUDENT_CONFIG!r}))['transformers_config']"
-        make = f"AutoModelForImageClassification.from_config(AutoConfig.for_model(**{config}))"
+        config = f"json.loads(pathlib.Path({STUDENT_CONFIG!r}).read_text())['transformers_config']"
+        auto = "transformers.AutoModelForImageClassification"
+        make = f"{auto}.from_config(transformers.AutoConfig.for_model(**{config}))"
     return f"model = {make}; model.load_state_dict(safetensors.torch.load_file({STUDENT_WEIGHTS!r}))"

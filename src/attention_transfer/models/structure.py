@@ -41,10 +41,9 @@ def find_stages(model: nn.Module) -> FoundStages:
             found = rule(module)
             if found is None:
                 continue
-            paths = tuple(join(path, name) for name in found.paths)
-            if all(_gives_one_tensor(model.get_submodule(name)) for name in paths):
-                return FoundStages(paths, found.blocks)
-            return _last_blocks(model, paths)
+            if not all(_gives_one_tensor(module.get_submodule(name)) for name in found.paths):
+                return FoundStages(())
+            return FoundStages(tuple(join(path, name) for name in found.paths), found.blocks)
     return FoundStages(())
 
 
@@ -74,17 +73,6 @@ def _outermost_first(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             for name, child in module.named_children()
             if not _NOT_STAGES.search(name) and next(child.children(), None) is not None
         ]
-
-
-def _last_blocks(model: nn.Module, stages: Sequence[str]) -> FoundStages:
-    """The last block of each stage, for stages that hand on more than their value."""
-    paths: list[str] = []
-    for stage in stages:
-        blocks = _members(model.get_submodule(stage), "blocks")
-        if not blocks or not _gives_one_tensor(blocks[-1][1]):
-            return FoundStages(())
-        paths.append(join(stage, "blocks", blocks[-1][0]))
-    return FoundStages(tuple(paths), blocks=True)
 
 
 def _numbered(module: nn.Module) -> FoundStages | None:

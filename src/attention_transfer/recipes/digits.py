@@ -3,30 +3,29 @@
 from attention_transfer.experiment import Data, Experiment, Optimisation, Training
 from attention_transfer.methods import AttentionTransfer
 
+# Found with teacher and student alone: ResNet-8 hardly moves in its first 500 steps, which small batches make short.
 OPTIMISATION = Optimisation(
-    optimizer="nesterov", learning_rate=0.1, weight_decay=5e-4, schedule="cosine", warmup_epochs=0.5
+    optimizer="nesterov", learning_rate=0.05, weight_decay=5e-4, schedule="cosine", warmup_epochs=1
 )
+DATA = Data("cluttered-digits", train_limit=5000)
+TRAINING = Training(epochs=4, batch_size=32)
 
 
 def digits_teacher() -> Experiment:
-    """A ResNet-20 trained alone, to teach others."""
+    """A ResNet-14 trained alone on cluttered digits, to teach others."""
     return Experiment(
-        recipe="digits-teacher",
-        student="resnet20",
-        data=Data("cluttered-digits"),
-        optimisation=OPTIMISATION,
-        training=Training(epochs=10, batch_size=64),
+        recipe="digits-teacher", student="resnet14", data=DATA, optimisation=OPTIMISATION, training=TRAINING
     )
 
 
 def digits() -> Experiment:
-    """ResNet-8 learns where a ResNet-20 looks; give the run folder of `digits-teacher` as teacher."""
+    """ResNet-8 learns where a ResNet-14 looks; give the run folder of `digits-teacher` as teacher."""
     return Experiment(
         recipe="digits",
         student="resnet8",
-        teacher="resnet20",
+        teacher="resnet14",
         methods=(AttentionTransfer(weight=1000.0),),
-        data=Data("cluttered-digits"),
+        data=DATA,
         optimisation=OPTIMISATION,
-        training=Training(epochs=5, batch_size=64),
+        training=TRAINING,
     )

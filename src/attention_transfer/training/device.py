@@ -76,8 +76,8 @@ def environment(place: Place) -> dict[str, Any]:
 
 def _device(name: str, local_rank: int) -> torch.device:
     if name == "auto":
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        return torch.device(accelerator.type, local_rank) if accelerator is not None else torch.device("cpu")
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return torch.device("cpu") if accelerator is None else torch.device(accelerator.type, local_rank)
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

@@ -13,7 +13,7 @@ from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
 from attention_transfer.distiller import Output
-from attention_transfer.experiment import Experiment, to_json
+from attention_transfer.experiment import Experiment, from_json, to_json
 from attention_transfer.methods import Phase
 from attention_transfer.models import Input, save_model
 from attention_transfer.runs import RunFolder, is_run, whole_file
@@ -47,7 +47,7 @@ def fit(experiment: Experiment, folder: Path, reporter: Reporter | None = None) 
     """
     with joined() as process:
         reporter = reporter or Reporter(silent=not process.writes)
-        wanted = to_json(experiment)
+        wanted = _as_recorded(experiment, folder)
         if is_run(folder) and RunFolder(folder).finished:
             # Refused here if it is another experiment's.
             RunFolder.create_or_resume(folder, wanted).close()
@@ -63,6 +63,18 @@ def fit(experiment: Experiment, folder: Path, reporter: Reporter | None = None) 
             for note in prepared.notes:
                 reporter.line(f"note: {note}")
             _Loop(experiment, prepared, writable, process, reporter).run()
+
+
+def _as_recorded(experiment: Experiment, folder: Path) -> dict[str, Any]:
+    """The experiment as JSON; as an existing run wrote it, if it means the same: settings added since have defaults."""
+    wanted = to_json(experiment)
+    if not is_run(folder):
+        return wanted
+    recorded = RunFolder(folder).experiment
+    try:
+        return recorded if to_json(from_json(recorded)) == wanted else wanted
+    except ValueError:
+        return wanted
 
 
 def stretches(phases: tuple[Phase, ...], epochs: int) -> tuple[tuple[Phase, int, int], ...]:

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 from torch import nn
 
 from attention_transfer.data import loader
@@ -43,7 +44,15 @@ def measure(
     network: nn.Module = opened.module.to(place.device)
     network.to(memory_format=place.memory_format)  # pyright: ignore[reportCallIssue]
     given = Input(dataset.mean, dataset.std)
-    images = loader(chosen, dataset, batch_size=settings.batch_size, train=False, device=place.device)
+    images = loader(
+        chosen,
+        dataset,
+        batch_size=settings.batch_size,
+        train=False,
+        device=place.device,
+        num_workers=data.num_workers,
+        channels_last=place.memory_format == torch.channels_last,
+    )
     prepare = Renormalise(given, opened.input or given).to(place.device)
     notes = () if opened.input else (f"the model's normalisation is unknown: taken to be that of {dataset.name}",)
     return evaluate(network, images, place, prepare), notes

@@ -1,9 +1,10 @@
 """From an experiment to everything that a training loop needs, with every error before the first step."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from attention_transfer.data import DataSet, Loader, Split, load, loader
@@ -26,6 +27,7 @@ class Prepared:
         student: as it was opened, for saving.
         teacher: as it was opened, if there is one.
         train: batches to learn from.
+        num_workers: processes that decode photographs.
         notes: what was assumed where nobody said, for the user to read.
     """
 
@@ -35,16 +37,25 @@ class Prepared:
     student: OpenedModel
     teacher: OpenedModel | None
     train: Loader
+    num_workers: int
     notes: tuple[str, ...]
 
     def evaluation(self, split: Split, batch_size: int) -> Loader:
         """Batches of a split in order, without augmentation."""
-        return loader(split, self.dataset, batch_size=batch_size, train=False, device=self.place.device)
+        return loader(
+            split,
+            self.dataset,
+            batch_size=batch_size,
+            train=False,
+            device=self.place.device,
+            num_workers=self.num_workers,
+            channels_last=self.place.memory_format == torch.channels_last,
+        )
 
 
 def load_data(data: Data, seed: int) -> DataSet:
     """The data set that an experiment names."""
-    return load(
+    dataset = load(
         expand(data.name),
         root=None if data.root is None else Path(expand(str(data.root))),
         image_size=data.image_size,
@@ -52,6 +63,9 @@ def load_data(data: Data, seed: int) -> DataSet:
         train_limit=data.train_limit,
         seed=seed,
     )
+    if data.test_limit is not None and data.test_limit < len(dataset.test):
+        dataset = replace(dataset, test=dataset.test.subset(np.arange(data.test_limit)))
+    return dataset
 
 
 def expand(place: str) -> str:
@@ -113,7 +127,7 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
         rank=process.rank,
         world_size=process.world_size,
     )
-    return Prepared(dataset, place, distiller, student, teacher, train, tuple(notes))
+    return Prepared(dataset, place, distiller, student, teacher, train, experiment.data.num_workers, tuple(notes))
 
 
 def _open_teacher(experiment: Experiment, dataset: DataSet) -> OpenedModel | None:

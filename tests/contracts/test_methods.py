@@ -1,0 +1,94 @@
+"""What every method keeps, whatever it computes; a new line in METHODS is enrolled by itself."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attention_transfer import METHODS, Distiller, Experiment, build
+from attention_transfer.experiment import from_json, to_json
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = torch.empty(2, 3, 16, 16)
+
+pytestmark = pytest.mark.parametrize("key", METHODS)
+
+
+def pair(classes: int = 6) -> tuple[nn.Module, nn.Module]:
+    """ResNet-8 and a deeper, wider teacher."""
+    torch.manual_seed(0)
+    return build("resnet8", classes), build("resnet8x4", classes)
+
+
+def batch(count: int = 8) -> tuple[Tensor, Tensor, Tensor]:
+    images = torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    return images, torch.arange(count) % 6, torch.arange(count)
+
+
+def test_key_names_the_method(key: str) -> None:
+    assert METHODS[key].key == key
+
+
+def test_terms_are_finite_scalars_in_float32_and_reach_the_student(key: str) -> None:
+    student, teacher = pair()
+    distiller = Distiller(student, teacher, [METHODS[key]()], task_weight=0, example=EXAMPLE)
+    out = distiller(*batch())
+    assert out.terms
+    for term in out.terms.values():
+        assert term.value.shape == ()
+        assert term.value.dtype == torch.float32
+        assert term.value.isfinite()
+    out.loss.backward()
+    reached = [p.grad for p in student.parameters() if p.grad is not None]
+    assert reached
+    assert all(gradient.isfinite().all() for gradient in reached)
+    assert any(gradient.abs().max() > 0 for gradient in reached)
+
+
+def test_terms_stay_close_under_half_precision_networks(key: str) -> None:
+    student, teacher = pair()
+    distiller = Distiller(student, teacher, [METHODS[key]()], task_weight=0, example=EXAMPLE).eval()
+    exact = distiller(*batch()).terms
+    with torch.autocast("cpu", torch.bfloat16):
+        half = distiller(*batch()).terms
+    for name, term in half.items():
+        assert term.value.dtype == torch.float32
+        torch.testing.assert_close(term.value, exact[name].value, rtol=0.15, atol=1e-3)
+
+
+def test_teacher_is_byte_equal_after_a_step_that_lowers_the_objective(key: str) -> None:
+    student, teacher = pair()
+    before = copy.deepcopy(teacher.state_dict())
+    distiller = Distiller(student, teacher, [METHODS[key]()], task_weight=0, example=EXAMPLE)
+    first = distiller(*batch())
+    distiller.backward(first)
+    parameters = [p for p in distiller.trainable_parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter -= 1e-3 * parameter.grad / norm
+    assert distiller(*batch()).loss < first.loss
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+
+
+def test_settings_survive_json(key: str) -> None:
+    experiment = Experiment("test", "resnet8", "resnet14", methods=(METHODS[key](weight=3.5),))
+    assert from_json(json.loads(json.dumps(to_json(experiment)))) == experiment
+
+
+def test_a_weight_that_is_no_weight_is_refused(key: str) -> None:
+    for weight in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"the weight of {key}"):
+            METHODS[key](weight=weight)
+
+
+def test_documentation_has_a_page_and_a_line(key: str) -> None:
+    method = METHODS[key]
+    room = method.__module__.rpartition(".")[2]
+    page = (ROOT / "docs" / "methods" / f"{room}.md").read_text()
+    assert f"`{method.__name__}`" in page
+    assert f"| `{key}` | `{method.__name__}` |" in (ROOT / "README.md").read_text()
+    assert "Departs from the paper" in (method.__doc__ or "")
