@@ -73,7 +73,10 @@ def test_without_methods_the_student_trains_alone() -> None:
         (["--methods", "magic"], "there is no method magic"),
         (["--methods", "at", "at"], "named once"),
         (["--methods", "at", "--kd.temperature", "2"], "flags of kd are given"),
-        (["--methods"], "task_weight"),
+        (["--methods"], "give --task-weight"),
+        (["--methods", "--task-weight", "0.5"], "only scales the learning rate"),
+        (["--methods", "at"], "task_weight of 0.1 goes with its methods"),
+        (["--teacher-mean", "0.5", "0.5", "0.5"], "teacher_mean and teacher_std together"),
         (["--epochs", "0"], "epochs must be at least 1"),
         (["--validation-fraction", "1"], "validation_fraction must be"),
     ],
@@ -114,6 +117,10 @@ def test_training_evaluating_and_comparing(images: Path, tmp_path: Path, capsys:
     assert "| AT" in table
     assert "0, 1" in table
     assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_a_tiny_run_has_a_folder_of_its_own() -> None:
+    assert parse(RECIPES["digits"](), ["--tiny"])[1].name == "tiny-at-seed0"
 
 
 def test_a_finished_or_foreign_run_folder_is_never_overwritten(

@@ -84,8 +84,10 @@ def test_student_stays_the_users_own_object(small_pair: Pair) -> None:
     assert distiller.student is student
     assert list(student.state_dict()) == keys
     twin = copy.deepcopy(student)
-    distiller(*batch())
-    assert all(torch.equal(a, b) for a, b in zip(twin.parameters(), student.parameters(), strict=True))
+    optimizer = torch.optim.SGD(distiller.trainable_parameters(), lr=0.1)
+    distiller(*batch()).loss.backward()
+    optimizer.step()
+    assert not any(torch.equal(a, b) for a, b in zip(twin.parameters(), student.parameters(), strict=True))
     twin(batch()[0])
 
 
@@ -245,19 +247,27 @@ class Limited(Method):
         return Reads()
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
-        return {"limited": Term(1000 * student.logits.square().mean(), limit=GradientLimit(self.ratio))}
+        return {
+            "limited": Term(
+                1000 * student.logits.square().mean(), limit=GradientLimit(lambda epoch: self.ratio * (epoch + 1))
+            )
+        }
 
 
 def test_a_limited_term_moves_no_parameter_further_than_its_share_of_the_task(small_pair: Pair) -> None:
     student = small_pair[0]
-    distiller = Distiller(student, None, [Limited()], example=EXAMPLE)
+    distiller = Distiller(student, small_pair[1], [Limited(), SoftTargets()], example=EXAMPLE)
     out = distiller(*batch())
     parameters = list(distiller.parameters())
     task = torch.autograd.grad(out.terms["ce"].weighted, parameters, retain_graph=True)
     other = torch.autograd.grad(out.terms["limited"].weighted, parameters, retain_graph=True, allow_unused=True)
+    soft = torch.autograd.grad(out.terms["kd"].weighted, parameters, retain_graph=True)
+    distiller.set_epoch(4)
+    distiller.set_phase(Phase("later"), first_epoch=3)
     distiller.backward(out)
-    for parameter, ours, theirs in zip(parameters, task, other, strict=True):
-        wanted = ours + theirs * min(1.0, 0.5 * float(ours.norm() / theirs.norm()))
+    for parameter, ours, theirs, free in zip(parameters, task, other, soft, strict=True):
+        # Epoch 1 of the phase: 0.5 · 2 of the task's gradient; soft targets are no part of the measure.
+        wanted = ours + free + theirs * min(1.0, 1.0 * float(ours.norm() / theirs.norm()))
         torch.testing.assert_close(parameter.grad, wanted)
 
 
@@ -298,11 +308,14 @@ def test_parts_are_sized_by_the_probe_and_trained_saved_and_phased(small_pair: P
     distiller.set_phase(first)
     assert set(distiller.trained_modules()) == {"parts"}
     assert not student.training
+    assert not any(p.requires_grad for p in student.parameters())
+    assert distiller.unused_parameters() == ()
     images, labels = batch()
     assert list(distiller(images, labels, torch.arange(4)).terms) == ["regress"]
     distiller.set_phase(second)
     assert student.training
     assert not distiller.parts.training
+    assert all(p.requires_grad for p in student.parameters())
     assert list(distiller(images, labels, torch.arange(4)).terms) == ["ce", "regress"]
     with pytest.raises(ValueError, match="index is needed"):
         distiller(images, labels)

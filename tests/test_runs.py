@@ -119,7 +119,7 @@ def test_a_second_writer_in_the_same_process_is_refused_until_the_first_closes(t
 def test_a_run_opened_for_reading_refuses_to_be_written(tmp_path: Path):
     make(tmp_path).close()
     run = RunFolder(tmp_path)
-    for write in (run.append_metrics, run.write_summary, run.write_environment, run.write_student_config):
+    for write in (run.append_metrics, run.write_summary, run.write_environment):
         with pytest.raises(ValueError, match="open for reading only"):
             write({"epoch": 1})
     with pytest.raises(ValueError, match="open for reading only"):

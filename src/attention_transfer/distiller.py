@@ -14,7 +14,7 @@ from attention_transfer.data.batch import Batch
 from attention_transfer.methods import Method, Observed, Phase, Reads, Term
 from attention_transfer.methods.limits import limited_gradients, sum_of
 from attention_transfer.methods.maps import at_least_float32
-from attention_transfer.models import Input, Renormalise, describe
+from attention_transfer.models import Input, Renormalise, check_pair, describe
 
 TASK = "ce"
 
@@ -73,6 +73,7 @@ class Distiller(nn.Module):
 
     Attributes:
         student: the network that learns.
+        reads_teacher_logits: whether the teacher must run to its end.
         teacher_images: a function of the student's images that gives the teacher's.
 
     Raises:
@@ -93,7 +94,7 @@ class Distiller(nn.Module):
         teacher_input: Input | None = None,
     ) -> None:
         super().__init__()
-        _check_pair(student, teacher)
+        check_pair(student, teacher)
         if not 0 <= task_weight < float("inf"):
             raise ValueError(f"task_weight must be a finite number of at least 0, not {task_weight}")
         if not methods and not task_weight:
@@ -101,6 +102,7 @@ class Distiller(nn.Module):
         self.student = student
         self.task_weight = task_weight
         self.phase = Phase("all")
+        self._epoch = self._phase_start = 0
         student_description = describe(student)
         teacher_description = describe(teacher) if teacher is not None else None
         self._bound = [
@@ -117,7 +119,7 @@ class Distiller(nn.Module):
         self._teacher = () if teacher is None else (teacher,)
         self._teacher_frozen: list[tuple[nn.Parameter, bool]] = []
         self._teacher_modes: list[tuple[nn.Module, bool]] = []
-        self._reads_teacher_logits = any(bound.reads.teacher_logits for bound in self._bound)
+        self.reads_teacher_logits = any(bound.reads.teacher_logits for bound in self._bound)
         self._student_capture = Capture(student, (tap for b in self._bound for tap in b.reads.student), "student")
         try:
             self._teacher_capture = (
@@ -128,10 +130,11 @@ class Distiller(nn.Module):
             self._freeze_teacher()
             self.set_epoch(0)
             with undisturbed(*(network for network in (student, teacher) if network is not None)):
-                self.parts, self._unused = self._probe(noise(example))
+                self.parts, self._reached = self._probe(noise(example))
         except BaseException:
             self.detach()
             raise
+        self._trainable = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
         self._set_teacher_mode()
 
     # ------------------------------------------------------------------ the step
@@ -164,7 +167,8 @@ class Distiller(nn.Module):
             out.loss.backward()
             return
         parameters = [p for p in self.parameters() if p.requires_grad]
-        for parameter, gradient in zip(parameters, limited_gradients(out.terms.values(), parameters), strict=True):
+        gradients = limited_gradients(out.terms, TASK, parameters, self._epoch - self._phase_start)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
@@ -181,18 +185,32 @@ class Distiller(nn.Module):
         return modules if self.phase.trains == "both" else {self.phase.trains: modules[self.phase.trains]}
 
     def unused_parameters(self) -> tuple[str, ...]:
-        """Names of parameters that no term reaches, as the probe saw it; for DistributedDataParallel."""
-        return self._unused
+        """Names of trained parameters that no term of the phase reaches, for DistributedDataParallel."""
+        terms = [names for term, names in self._reached.items() if self._counts(term)]
+        return tuple(
+            name for name, p in self.named_parameters() if p.requires_grad and not any(name in t for t in terms)
+        )
 
     def set_epoch(self, epoch: int) -> None:
         """Move the schedules of the weights to an epoch, counted from 0."""
+        self._epoch = epoch
         for bound in self._bound:
             if bound.scheduled is not None:
                 bound.scheduled.fill_(bound.method.weight * bound.method.schedule.factor(epoch))
 
-    def set_phase(self, phase: Phase) -> None:
-        """Enter a phase of training: which parameters move, and which terms count; what rests is in evaluation mode."""
-        self.phase = phase
+    def set_phase(self, phase: Phase, first_epoch: int = 0) -> None:
+        """Enter a phase of training: which parameters move, and which terms count.
+
+        What rests is in evaluation mode and needs no gradient.
+
+        Args:
+            phase: to enter.
+            first_epoch: epoch in which it begins.
+        """
+        self.phase, self._phase_start = phase, first_epoch
+        moving = self.trained_modules()
+        for name, parameter in self._trainable:
+            parameter.requires_grad_(name.partition(".")[0] in moving)
         self.train(self.training)
 
     @property
@@ -241,7 +259,7 @@ class Distiller(nn.Module):
         student = self._student_capture.run(images, replaced=replaced)
         assert student.logits is not None
         terms = self._terms(Batch(images, labels, index), teacher, student, self.parts)
-        teacher_logits = teacher.logits if teacher is not None and self._reads_teacher_logits else None
+        teacher_logits = teacher.logits if teacher is not None and self.reads_teacher_logits else None
         return Output(sum_of([term.weighted for term in terms.values()]), terms, student.logits, teacher_logits)
 
     def _run_teacher(self, images: Tensor) -> Reading | None:
@@ -249,7 +267,7 @@ class Distiller(nn.Module):
             return None
         with torch.no_grad():
             images = self.teacher_images(images)
-            return self._teacher_capture.run(images, until_last_tap=not self._reads_teacher_logits)
+            return self._teacher_capture.run(images, until_last_tap=not self.reads_teacher_logits)
 
     def _replacements(self, teacher: Reading | None, parts: nn.ModuleDict) -> dict[Tap, Tensor]:
         replaced: dict[Tap, Tensor] = {}
@@ -276,11 +294,15 @@ class Distiller(nn.Module):
                     part(parts, bound.name),
                 )
                 for name, term in found.items():
-                    name = name.replace(bound.method.key, bound.name, 1)
+                    if name.startswith(bound.method.key):
+                        name = bound.name + name.removeprefix(bound.method.key)
+                    if name in terms:
+                        raise ValueError(f"two terms are called {name!r}: a method's terms begin with its key")
                     terms[name] = replace(term, weight=bound.weight * term.weight)
-        if self.phase.terms is not None:
-            terms = {name: term for name, term in terms.items() if name in self.phase.terms}
-        return terms
+        return {name: term for name, term in terms.items() if self._counts(name)}
+
+    def _counts(self, term: str) -> bool:
+        return self.phase.terms is None or term in self.phase.terms
 
     @staticmethod
     def _observed(reading: Reading | None, taps: Sequence[Tap], logits: bool) -> Observed:
@@ -289,8 +311,8 @@ class Distiller(nn.Module):
         features = tuple(spatial(reading.values[tap], tap) for tap in taps)
         return Observed(reading.logits if logits else None, features)
 
-    def _probe(self, image: Tensor) -> tuple[nn.ModuleDict, tuple[str, ...]]:
-        """Run everything once on noise: parts, their sizes, and parameters that nothing reaches."""
+    def _probe(self, image: Tensor) -> tuple[nn.ModuleDict, dict[str, frozenset[str]]]:
+        """Run everything once on noise: parts, their sizes, and the parameters that each term reaches."""
         self._set_teacher_mode()
         teacher = None
         if self._teacher_capture is not None:
@@ -321,18 +343,19 @@ class Distiller(nn.Module):
         for name, term in terms.items():
             if not term.value.requires_grad:
                 raise CaptureError(f"the term {name!r} does not depend on any trainable parameter of the student")
-        values = [term.value for term in terms.values()]
-        try:
-            gradients = torch.autograd.grad(sum_of(values), list(named.values()), allow_unused=True)
-        except RuntimeError as error:
-            if "Checkpointing" not in str(error):
-                raise
-            raise CaptureError(
-                "the student is checkpointed with use_reentrant=True, which hides its parameters: use False"
-            ) from error
-        return parts, tuple(
-            name for name, gradient in zip(named, cast(list[Tensor | None], gradients), strict=True) if gradient is None
-        )
+        reached: dict[str, frozenset[str]] = {}
+        for name, term in terms.items():
+            try:
+                gradients = torch.autograd.grad(term.value, list(named.values()), retain_graph=True, allow_unused=True)
+            except RuntimeError as error:
+                if "Checkpointing" not in str(error):
+                    raise
+                raise CaptureError(
+                    "the student is checkpointed with use_reentrant=True, which hides its parameters: use False"
+                ) from error
+            pairs = zip(named, cast(list[Tensor | None], gradients), strict=True)
+            reached[name] = frozenset(path for path, gradient in pairs if gradient is not None)
+        return parts, reached
 
     @property
     def _needs_teacher(self) -> bool:
@@ -365,23 +388,3 @@ def _names(methods: Sequence[Method]) -> list[str]:
         count = sum(other.key == method.key for other in methods[: i + 1])
         names.append(method.key if count == 1 else f"{method.key}{count}")
     return names
-
-
-def _check_pair(student: nn.Module, teacher: nn.Module | None) -> None:
-    for network, role in ((student, "student"), (teacher, "teacher")):
-        if network is None:
-            continue
-        if hasattr(network, "_orig_mod"):
-            raise ValueError(f"the {role} is compiled, and hooks on it would never fire: compile the distiller instead")
-        if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            raise ValueError(f"the {role} is wrapped for several processes: wrap the distiller instead")
-    if teacher is None:
-        return
-    if student is teacher:
-        raise ValueError("student and teacher are the same object: give the student a copy (copy.deepcopy)")
-    shared = {id(p) for p in teacher.parameters()}
-    both = [name for name, p in student.named_parameters() if id(p) in shared]
-    if both:
-        raise ValueError(
-            f"student and teacher share parameters ({', '.join(both[:3])}): freezing one would freeze both"
-        )

@@ -131,6 +131,9 @@ class Experiment:
         methods: what is transferred.
         task_weight: weight of the cross-entropy with the labels; 0 trains without labels.
         untrained_teacher: accept a teacher without weights, which teaches noise; for trying things out.
+        teacher_mean: per channel, of the teacher's images, given pixels in 0…1; None where its weights say so
+            themselves (run folders, published weights), or where they are those of the data.
+        teacher_std: per channel, likewise.
         seed: of initialisation, order, augmentation and everything else that is random.
     """
 
@@ -140,6 +143,8 @@ class Experiment:
     methods: tuple[Method, ...] = ()
     task_weight: float = 1.0
     untrained_teacher: bool = False
+    teacher_mean: tuple[float, float, float] | None = None
+    teacher_std: tuple[float, float, float] | None = None
     seed: int = 0
     data: Data = field(default_factory=Data)
     optimisation: Optimisation = field(default_factory=Optimisation)
@@ -147,6 +152,8 @@ class Experiment:
 
     def __post_init__(self) -> None:
         _require(0 <= self.task_weight < math.inf, "task_weight", "at least 0", self.task_weight)
+        if (self.teacher_mean is None) != (self.teacher_std is None):
+            raise ValueError("give teacher_mean and teacher_std together, or neither")
         if not self.methods and self.task_weight != 1:
             raise ValueError(
                 f"without methods a task_weight of {self.task_weight} only scales the learning rate: give 1"
@@ -160,7 +167,7 @@ class Experiment:
             student=self.student.partition("@")[0],
             teacher=teacher,
             untrained_teacher=teacher is not None,
-            data=Data(train_limit=64, test_limit=64, image_size=self.data.image_size),
+            data=Data(train_limit=64, test_limit=64, image_size=min(self.data.image_size or 32, 64)),
             training=replace(self.training, epochs=1, batch_size=32),
         )
 
@@ -181,12 +188,22 @@ def from_json(content: Mapping[str, Any]) -> Experiment:
 
 def _to_json(value: Any) -> Any:
     if isinstance(value, Method):
-        return {"name": value.key} | {f.name: _to_json(getattr(value, f.name)) for f in fields(value)}
+        return {"name": value.key} | _fields_to_json(value)
     if is_dataclass(value):
-        return {f.name: _to_json(getattr(value, f.name)) for f in fields(value)}
+        return _fields_to_json(value)
     if isinstance(value, tuple):
         return [_to_json(item) for item in cast(tuple[Any, ...], value)]
     return str(value) if isinstance(value, Path) else value
+
+
+def _fields_to_json(value: Any) -> dict[str, Any]:
+    hints = get_type_hints(type(value))
+    return {f.name: _to_json(_as(hints[f.name], getattr(value, f.name))) for f in fields(value)}
+
+
+def _as(kind: Any, value: Any) -> Any:
+    """Whole numbers of a float field as floats: 1 and 1.0 are the same setting and must read the same."""
+    return float(value) if kind is float and isinstance(value, int) else value
 
 
 def _from_json(kind: Any, value: Any) -> Any:
@@ -213,7 +230,7 @@ def _from_json(kind: Any, value: Any) -> Any:
         return tuple(_from_json(one, item) for one, item in zip(each, value, strict=True))
     if kind is Path:
         return Path(value)
-    return float(value) if kind is float and isinstance(value, int) else value
+    return _as(kind, value)
 
 
 def _require(holds: bool, name: str, wanted: str, value: object) -> None:

@@ -132,16 +132,6 @@ class RunFolder:
             path.parent.mkdir(exist_ok=True)
         return path
 
-    @property
-    def student_weights(self) -> Path:
-        """Where the bare student's state dict is or will be. Write it through `whole_file`."""
-        return self.path / STUDENT_WEIGHTS
-
-    def write_student_config(self, config: Mapping[str, Any]) -> None:
-        """Say how the bare student is built."""
-        self._require_lock()
-        _write_json(self.path / STUDENT_CONFIG, config)
-
     def write_environment(self, environment: Mapping[str, Any]) -> None:
         """Keep versions, hardware and command of this start; a resumed run keeps those of its earlier starts too."""
         self._require_lock()

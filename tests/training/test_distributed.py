@@ -1,13 +1,29 @@
 """Two processes equal one."""
 
+import os
+import socket
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, distributed, multiprocessing, nn
 
-from attention_transfer import AttentionTransfer, Distiller, SoftTargets, build
+from attention_transfer import (
+    METHODS,
+    AttentionTransfer,
+    Data,
+    Distiller,
+    Experiment,
+    SoftTargets,
+    Training,
+    build,
+)
+from attention_transfer.runs import RunFolder
 from attention_transfer.training.distributed import Process, wrap
+from attention_transfer.training.fit import fit
+from attention_transfer.training.progress import Reporter
+from tests.test_distiller import Limited
+from tests.training.test_fit import TwoPhases
 
 
 def make(methods: str) -> Distiller:
@@ -56,3 +72,51 @@ def test_two_processes_average_to_the_gradient_of_one(tmp_path: Path, methods: s
         assert set(found) == set(wanted)
         for name in wanted:
             torch.testing.assert_close(found[name], wanted[name], rtol=1e-4, atol=1e-5)
+
+
+def run_limited(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    distiller = Distiller(build("resnet8", 5), None, [Limited()], example=torch.empty(2, 3, 16, 16))
+    images, labels = data()
+    half = slice(4 * rank, 4 * rank + 4)
+    torch.save(
+        gradients(wrap(distiller, Process(rank, 2)), distiller, images[half], labels[half]), f"{folder}/{rank}.pt"
+    )
+    distributed.destroy_process_group()
+
+
+def test_limited_gradients_are_averaged_too(tmp_path: Path) -> None:
+    multiprocessing.start_processes(run_limited, (str(tmp_path),), nprocs=2, start_method="spawn")
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert first
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)
+
+
+def run_fit(rank: int, port: int, folder: str, images: str) -> None:
+    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    METHODS["two"] = TwoPhases
+    experiment = Experiment(
+        "test",
+        "resnet8",
+        "resnet14",
+        methods=(TwoPhases(), AttentionTransfer()),
+        untrained_teacher=True,
+        data=Data(f"npz:{images}"),
+        training=Training(epochs=1, batch_size=8, threads=1, device="cpu"),
+    )
+    fit(experiment, Path(folder), Reporter(silent=True))
+
+
+def test_two_processes_train_in_phases_and_leave_a_finished_run_alone(tmp_path: Path, images: Path) -> None:
+    for _ in range(2):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        arguments = (port, str(tmp_path / "run"), str(images))
+        multiprocessing.start_processes(run_fit, arguments, nprocs=2, start_method="spawn")
+    rows = RunFolder(tmp_path / "run").read_metrics()
+    assert [row["phase"] for row in rows] == ["first", "first", "second"]
+    assert RunFolder(tmp_path / "run").finished

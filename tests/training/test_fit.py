@@ -1,6 +1,7 @@
 """The training loop: it learns, records, stops cleanly, and goes on as if nothing had happened."""
 
 import json
+import random
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,15 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from attention_transfer import METHODS, Data, Method, SoftTargets, Term, build
+from attention_transfer import METHODS, MODELS, Data, Method, SoftTargets, Term, build
+from attention_transfer.data import Split
 from attention_transfer.data.batch import Batch
 from attention_transfer.methods import Observed, Phase, Reads
 from attention_transfer.models import Description
 from attention_transfer.runs import RunExistsError, RunFolder
 from attention_transfer.training.fit import fit, stretches
 from attention_transfer.training.metrics import NonFiniteLossError
+from attention_transfer.training.prepare import evenly
 from attention_transfer.training.progress import Reporter
 from tests.training.conftest import Make
 
@@ -203,6 +206,59 @@ def test_phases_train_what_they_say_and_resume_in_the_middle(make: Make, tmp_pat
     fit(experiment, tmp_path / "broken", silent())
     whole, broken = (tmp_path / name / "student.safetensors" for name in ("whole", "broken"))
     assert whole.read_bytes() == broken.read_bytes()
+
+
+def test_weights_that_are_not_finite_stop_the_run_though_losses_are(make: Make, tmp_path: Path) -> None:
+    experiment = make(teacher=None, methods=(), optimisation={"learning_rate": 1e38, "schedule": "constant"})
+    with pytest.raises(NonFiniteLossError):
+        fit(experiment, tmp_path / "run", silent())
+    assert not RunFolder(tmp_path / "run").read_metrics()
+    assert not RunFolder(tmp_path / "run").checkpoint.exists()
+
+
+class Dice(nn.Module):
+    """Noise from the generators of Python and NumPy, as some libraries use inside their networks."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (1 + 0.1 * random.random() + 0.1 * float(np.random.rand()))
+
+
+def test_resuming_is_exact_for_networks_that_draw_from_other_generators(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MODELS, "resnet8", lambda classes: nn.Sequential(Dice(), MODELS["resnet14"](classes)))
+    experiment = make(teacher=None, methods=())
+    fit(experiment, tmp_path / "whole", silent())
+    with pytest.raises(KilledError):
+        fit(experiment, tmp_path / "broken", Killer(4))
+    random.seed(99)
+    fit(experiment, tmp_path / "broken", silent())
+    whole, broken = (tmp_path / name / "student.safetensors" for name in ("whole", "broken"))
+    assert whole.read_bytes() == broken.read_bytes()
+
+
+def test_a_teacher_sees_images_of_its_own_size_and_normalisation(make: Make, tmp_path: Path) -> None:
+    from attention_transfer.training.prepare import prepare
+
+    teacher = build("timm:vit_tiny_patch16_224", 3)
+    safetensors.torch.save_file(teacher.state_dict(), tmp_path / "vit.safetensors")
+    name = f"timm:vit_tiny_patch16_224@{tmp_path / 'vit.safetensors'}"
+    said = {"teacher_mean": (0.1, 0.2, 0.3), "teacher_std": (0.5, 0.5, 0.5)}
+    prepared = prepare(make(teacher=name, methods=(SoftTargets(),), **said))
+    batch = next(iter(prepared.train.epoch(0)))
+    images = prepared.distiller.teacher_images(batch.image)
+    assert images.shape == (16, 3, 224, 224)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (prepared.dataset.mean, prepared.dataset.std))
+    raw = (batch.image * std + mean).mean((0, 2, 3))
+    seen = (images * 0.5 + torch.tensor([0.1, 0.2, 0.3])[:, None, None]).mean((0, 2, 3))
+    torch.testing.assert_close(seen, raw, rtol=0, atol=5e-3)
+    assert "normalisation is unknown" in prepare(make(teacher=name, methods=(SoftTargets(),))).notes[0]
+
+
+def test_the_train_split_is_measured_over_all_of_it() -> None:
+    split = Split(np.zeros((100, 8, 8, 3), np.uint8), np.repeat(np.arange(4), 25))
+    assert sorted(evenly(split, 8).labels.tolist()) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert evenly(split, 100) is split
 
 
 def test_only_one_phase_may_be_open_ended() -> None:

@@ -20,6 +20,8 @@ class Flags:
         batch_size: images at a time.
         device: `auto` takes an accelerator if there is one.
         precision: arithmetic of the network.
+        mean: per channel, of the model's images given pixels in 0…1, where its weights do not say.
+        std: per channel, likewise.
         seed: chooses the validation images, as it did in training.
         json: print the result as JSON.
     """
@@ -30,6 +32,8 @@ class Flags:
     batch_size: int = 256
     device: str = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
     seed: int = 0
     json: bool = False
 
@@ -41,8 +45,10 @@ def command(arguments: Sequence[str]) -> None:
     )
     from attention_transfer.training.measure import measure
 
+    if (flags.mean is None) != (flags.std is None):
+        raise ValueError("give --mean and --std together, or neither")
     settings = Training(batch_size=flags.batch_size, device=flags.device, precision=flags.precision)
-    score, notes = measure(flags.model, flags.data, flags.split, settings, flags.seed)
+    score, notes = measure(flags.model, flags.data, flags.split, settings, flags.seed, flags.mean, flags.std)
     if flags.json:
         print(json.dumps(score.row() | {"model": flags.model, "data": flags.data.name, "split": flags.split}))
         return

@@ -1,7 +1,6 @@
 """`train RECIPE [flags]`: flags come from the fields of the experiment, its methods' included."""
 
 import difflib
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
@@ -27,6 +26,8 @@ class Common:
         methods: what is transferred, by key; none at all trains the student alone.
         task_weight: weight of the cross-entropy with the labels; 0 trains without labels.
         untrained_teacher: accept a teacher without weights.
+        teacher_mean: per channel, of the teacher's images, where its weights do not say.
+        teacher_std: per channel, likewise.
         seed: of everything that is random.
         run_folder: where the run is kept; runs/RECIPE/METHODS-seedN if not given. Giving the folder of an interrupted
             run goes on with it.
@@ -38,6 +39,8 @@ class Common:
     methods: tuple[str, ...]
     task_weight: float
     untrained_teacher: bool
+    teacher_mean: tuple[float, float, float] | None
+    teacher_std: tuple[float, float, float] | None
     seed: int
     run_folder: Path | None = None
     tiny: bool = False
@@ -88,6 +91,12 @@ def parse(recipe: Experiment, arguments: Sequence[str]) -> tuple[Experiment, Pat
     for key, default in available.items():
         if key not in common.methods and getattr(flags, f"method_{key}") != default:
             raise ValueError(f"flags of {key} are given, but it is not among --methods {' '.join(common.methods)}")
+    said = any(argument.replace("_", "-").startswith("--task-weight") for argument in arguments)
+    if set(common.methods) != set(chosen) and recipe.task_weight != 1 and not said:
+        raise ValueError(
+            f"the recipe's task_weight of {recipe.task_weight} goes with its methods ({' '.join(chosen)}): give "
+            "--task-weight for yours (1 for the student alone or with attention transfer, 0.1 with kd)"
+        )
     methods = tuple(cast(Method, getattr(flags, f"method_{key}")) for key in common.methods)
     experiment = replace(
         recipe,
@@ -96,6 +105,8 @@ def parse(recipe: Experiment, arguments: Sequence[str]) -> tuple[Experiment, Pat
         methods=methods,
         task_weight=common.task_weight,
         untrained_teacher=common.untrained_teacher,
+        teacher_mean=common.teacher_mean,
+        teacher_std=common.teacher_std,
         seed=common.seed,
         data=flags.data,
         optimisation=flags.optimisation,
@@ -103,7 +114,7 @@ def parse(recipe: Experiment, arguments: Sequence[str]) -> tuple[Experiment, Pat
     )
     if common.tiny:
         experiment = experiment.tiny()
-    return experiment, common.run_folder or _default_folder(experiment)
+    return experiment, common.run_folder or _default_folder(experiment, common.tiny)
 
 
 def _flags(recipe: Experiment, methods: dict[str, Method]) -> type[Any]:
@@ -127,7 +138,6 @@ def _flags(recipe: Experiment, methods: dict[str, Method]) -> type[Any]:
     return made
 
 
-def _default_folder(experiment: Experiment) -> Path:
+def _default_folder(experiment: Experiment, tiny: bool) -> Path:
     label = "+".join(method.key for method in experiment.methods) or "alone"
-    tiny = "tiny-" if "--tiny" in sys.argv else ""
-    return Path("runs", experiment.recipe, f"{tiny}{label}-seed{experiment.seed}")
+    return Path("runs", experiment.recipe, f"{'tiny-' if tiny else ''}{label}-seed{experiment.seed}")

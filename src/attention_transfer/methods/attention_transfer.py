@@ -87,6 +87,15 @@ class AttentionTransfer(Method):
             theirs, ours = spread(theirs, ours)
         return Reads(teacher=theirs, student=ours)
 
+    def parts(self, teacher: Observed, student: Observed) -> None:
+        for i, (theirs, ours) in enumerate(zip(teacher.features, student.features, strict=True)):
+            sizes = [tuple(features.shape[2:]) for features in (theirs, ours)]
+            if min(sizes[0][0], sizes[1][0]) * min(sizes[0][1], sizes[1][1]) == 1:
+                raise ValueError(
+                    f"the maps of pair {i} have one position ({sizes[0]} in the teacher, {sizes[1]} in the student), "
+                    "where every unit-norm map is the same: leave it out with stages=, or take larger images"
+                )
+
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
         del batch, parts
         distances: list[Tensor] = []

@@ -1,10 +1,10 @@
-"""Gradients of several terms, some of them bounded by the gradient of the others."""
+"""Gradients of several terms, some of them bounded by the gradient of the task."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from attention_transfer.methods.method import Term
 
@@ -14,34 +14,56 @@ def sum_of(values: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(values)).sum() if len(values) > 1 else values[0]
 
 
-def limited_gradients(terms: Iterable[Term], parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:
+def limited_gradients(
+    terms: Mapping[str, Term], task: str, parameters: Sequence[nn.Parameter], epoch: int
+) -> list[Tensor | None]:
     """The gradient of all terms, where terms with a limit are first scaled down to it, parameter by parameter.
 
+    Among several processes every gradient is averaged before it is measured, so that all come to the same.
+
     Args:
-        terms: of one step.
+        terms: of one step, by name.
+        task: name of the term whose gradient is the measure.
         parameters: to differentiate by.
+        epoch: since the phase began, from 0.
 
     Returns:
-        One gradient per parameter; None where no term reaches it. A parameter that only a limited term reaches has no
-        task gradient to be limited by and receives the term's gradient whole.
+        One gradient per parameter; None where no term reaches it. A parameter that the task does not reach has nothing
+        to be limited by and receives the term's gradient whole.
     """
-    terms = list(terms)
-    free = [term.weighted for term in terms if term.limit is None and term.weighted.requires_grad]
-    totals: list[Tensor | None] = [None] * len(parameters)
-    if free:
-        totals = list(torch.autograd.grad(sum_of(free), parameters, retain_graph=True, allow_unused=True))
+    measure = [terms[task]] if task in terms else []
+    free = [term for name, term in terms.items() if term.limit is None and name != task]
+    limited = [term for term in terms.values() if term.limit is not None]
+    totals = _gradients(measure, parameters)
     norms = [None if gradient is None else torch.linalg.vector_norm(gradient) for gradient in totals]
-    limited = [term for term in terms if term.limit is not None]
-    for i, term in enumerate(limited):
+    totals = [_sum(first, second) for first, second in zip(totals, _gradients(free, parameters), strict=True)]
+    for term in limited:
         assert term.limit is not None
-        last = i + 1 == len(limited)
-        gradients = torch.autograd.grad(term.weighted, parameters, retain_graph=not last, allow_unused=True)
-        for j, (gradient, bound) in enumerate(zip(cast(list[Tensor | None], gradients), norms, strict=True)):
-            if gradient is None:
-                continue
-            if bound is not None:
+        ratio = term.limit.ratio(epoch)
+        for i, (gradient, bound) in enumerate(zip(_gradients([term], parameters), norms, strict=True)):
+            if gradient is not None and bound is not None:
                 norm = torch.linalg.vector_norm(gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
-                gradient = gradient * (term.limit.ratio * bound / norm).clamp_max(1.0)
-            total = totals[j]
-            totals[j] = gradient if total is None else total + gradient
+                gradient = gradient * (ratio * bound / norm).clamp_max(1.0)
+            totals[i] = _sum(totals[i], gradient)
     return totals
+
+
+def _gradients(terms: Sequence[Term], parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:
+    values = [term.weighted for term in terms if term.value.requires_grad]
+    if not values:
+        return [None] * len(parameters)
+    found = torch.autograd.grad(sum_of(values), parameters, retain_graph=True, allow_unused=True)
+    gradients = list(cast(Sequence[Tensor | None], found))
+    if distributed.is_available() and distributed.is_initialized():
+        # The same parameters are reached everywhere, so the processes agree on what is reduced.
+        for gradient in gradients:
+            if gradient is not None:
+                distributed.all_reduce(gradient)
+                gradient /= distributed.get_world_size()
+    return gradients
+
+
+def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return first + second

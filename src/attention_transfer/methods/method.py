@@ -1,7 +1,7 @@
 """What a method is: a description of what it reads, learns, replaces and minimises. It never runs a model."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -60,9 +60,12 @@ class GradientLimit:
     """A rule that bounds a term's gradient by the task's, for each parameter by itself.
 
     The term's gradient is scaled down so that its norm is at most `ratio` times that of the task's gradient.
+
+    Args:
+        ratio: at least 0, as a function of the epochs that the phase has lasted, from 0.
     """
 
-    ratio: float
+    ratio: Callable[[int], float]
 
 
 @dataclass(frozen=True)

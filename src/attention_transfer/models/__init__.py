@@ -4,6 +4,7 @@ from attention_transfer.models.build import TransformersClassifier, bare, build
 from attention_transfer.models.description import Description, Input, Stage
 from attention_transfer.models.external import describe
 from attention_transfer.models.opening import OpenedModel, open_model, save_model
+from attention_transfer.models.pair import check_pair
 from attention_transfer.models.renormalise import Renormalise
 from attention_transfer.models.weights import WeightsError, load_weights, read_weights
 from attention_transfer.models.zoo import MODELS
@@ -19,6 +20,7 @@ __all__ = [
     "WeightsError",
     "bare",
     "build",
+    "check_pair",
     "describe",
     "load_weights",
     "open_model",

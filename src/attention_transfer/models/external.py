@@ -6,6 +6,7 @@ Stages are found by structure; what the libraries timm, torchvision and transfor
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -166,7 +167,9 @@ def _input(model: nn.Module) -> Input | None:
     inner = _wrapped(model)
     if inner is not model:
         declared = getattr(model, "input", None)
-        return declared if isinstance(declared, Input) else None
+        side = _pair(getattr(getattr(inner, "config", None), "image_size", None))
+        known = declared if isinstance(declared, Input) else None
+        return replace(known, size=known.size or side) if known else None
     if _library(model) == "torchvision":
         return Input(IMAGENET.mean, IMAGENET.std, _fixed_size(model))
     config = cast("Mapping[str, Any]", getattr(model, "pretrained_cfg", None) or {})

@@ -28,7 +28,7 @@ class OpenedModel:
         module: the network, in evaluation mode if trained.
         name: how `build` calls it.
         num_classes: size of its logits.
-        input: the images it was trained on; None where nobody says.
+        input: the images it was trained on; None where nobody says, as with a file of weights.
         description: what can be read from it.
         trained: whether its weights come from somewhere.
         image_size: side in pixels that it was built for; None where it takes any, or its library's own.
@@ -80,7 +80,9 @@ def open_model(
         check_name(name)
     if separator and source == PRETRAINED:
         module = build(name, classes, image_size=image_size, pretrained=True)
-        return _opened(module, name, classes or _count_classes(module, image_size), image_size, trained=True)
+        classes = classes or _count_classes(module, image_size)
+        # What a library publishes, it also describes.
+        return _opened(module, name, classes, image_size, trained=True, expects=describe(module).input)
     if separator:
         file = Path(source).expanduser()
         return _open_named(name, file, read_weights(file), classes, image_size)
@@ -151,7 +153,7 @@ def _opened(
     if trained:
         module.eval()
     description = describe(module)
-    return OpenedModel(module, name, num_classes, expects or description.input, description, trained, image_size)
+    return OpenedModel(module, name, num_classes, expects, description, trained, image_size)
 
 
 def _open_folder(folder: Path, new_classes: int | None) -> OpenedModel:
@@ -160,15 +162,9 @@ def _open_folder(folder: Path, new_classes: int | None) -> OpenedModel:
         raise ValueError(
             f"{folder} holds no {STUDENT_CONFIG}: it is no run, or its training has not saved a student yet"
         )
-    try:
-        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        name, num_classes, image_size = str(config["model"]), int(config["num_classes"]), config["image_size"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is no description of a student: {error!r}") from error
-    expects = None
-    if config.get("mean") and config.get("std"):
-        size = config.get("input_size")
-        expects = Input(tuple(config["mean"]), tuple(config["std"]), tuple(size) if size else None)
+    config = _read_config(file)
+    name, num_classes, image_size = str(config["model"]), int(config["num_classes"]), config["image_size"]
+    expects = _expected(config)
     stored = config.get("transformers_config")
 
     def make(classes: int) -> nn.Module:
@@ -181,6 +177,26 @@ def _open_folder(folder: Path, new_classes: int | None) -> OpenedModel:
     leave_out = _class_tensors(make) if classes != num_classes else {}
     fit_weights(module, read_weights(folder / STUDENT_WEIGHTS), str(folder / STUDENT_WEIGHTS), leave_out)
     return _opened(module, name, classes, image_size, trained=True, expects=expects)
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        config |= {
+            "num_classes": int(config["num_classes"]),
+            "image_size": config["image_size"],
+            "model": str(config["model"]),
+        }
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} is no description of a student: {error!r}") from error
+    return config
+
+
+def _expected(config: Mapping[str, Any]) -> Input | None:
+    if not config.get("mean") or not config.get("std"):
+        return None
+    size = config.get("input_size")
+    return Input(tuple(config["mean"]), tuple(config["std"]), tuple(size) if size else None)
 
 
 def _open_named(
@@ -198,7 +214,10 @@ def _open_named(
     classes = new_classes or sizes.pop()
     module = make(classes)
     fit_weights(module, weights, str(file), head if new_classes else ())
-    return _opened(module, name, classes, image_size, trained=True)
+    beside = file.parent / STUDENT_CONFIG
+    # Other files do not say which images they were trained on, whatever their library's own weights expect.
+    expects = _expected(_read_config(beside)) if file.name == STUDENT_WEIGHTS and beside.is_file() else None
+    return _opened(module, name, classes, image_size, trained=True, expects=expects)
 
 
 def _open_file(file: Path, new_classes: int | None) -> OpenedModel:

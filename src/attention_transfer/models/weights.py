@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -93,7 +94,10 @@ def fit_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str, le
         if isinstance(model, TransformersClassifier):
             hint = "\n  (what save_pretrained() wrote is opened as hf:FOLDER@pretrained)"
         raise WeightsError("\n".join([f"{source} does not fit {type(network).__name__}:", *lines]) + hint)
-    network.load_state_dict(given, strict=False)
+    # Some networks look at the version that their state dict carries and files of tensors do not.
+    versioned = OrderedDict(given)
+    cast(Any, versioned)._metadata = getattr(ours, "_metadata", None)
+    network.load_state_dict(versioned, strict=False)
 
 
 def without_wrappers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ def photographs() -> Experiment:
         student="timm:resnet18",
         teacher="timm:resnet50@pretrained",
         methods=(AttentionTransfer(weight=1000.0),),
-        data=Data("folder:images", augment="random-resized-crop"),
+        data=Data("folder:images", image_size=224, augment="random-resized-crop"),
         optimisation=Optimisation(
             optimizer="nesterov", learning_rate=0.1, weight_decay=1e-4, schedule="cosine", warmup_epochs=5
         ),

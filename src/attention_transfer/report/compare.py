@@ -37,7 +37,7 @@ class Group:
         best_on_test: best test top-1 in percent of any epoch. It selects on the test images and is therefore too good.
         difference: `last_epoch` minus that of the first group, in points, paired by seed; None in the first group and
             where no seed is common.
-        wall_seconds: of a whole run.
+        wall_seconds: of the training steps of a run; set-up, evaluation and files are not in it.
         epochs: distinct numbers of epochs.
         samples_seen: distinct numbers of training images seen, repetitions included.
         student_parameters: of the bare student.

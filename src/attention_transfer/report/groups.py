@@ -35,9 +35,13 @@ class MeasuredRun:
 
     @classmethod
     def read(cls, run: RunFolder) -> Self:
-        """Everything that is compared, from disk."""
+        """Everything that is compared, from disk. A setting of None is left out: older runs may not have it yet."""
         experiment = run.experiment
-        settings = {key: value for key, value in flatten(_by_method(experiment)).items() if key not in IGNORED}
+        settings = {
+            key: value
+            for key, value in flatten(_by_method(experiment)).items()
+            if key not in IGNORED and value is not None
+        }
         environment = run.environment or {}
         starts = [*environment.get("earlier", []), environment]
         hardware = tuple(dict.fromkeys(_hardware(start["hardware"]) for start in starts if start.get("hardware")))

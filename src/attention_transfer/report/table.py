@@ -18,7 +18,7 @@ def to_markdown(comparison: Comparison) -> str:
         "best on validation",
         "best on test",
         "minus first",
-        "wall time",
+        "training time",
         "epochs",
         "sample passes",
     ]

@@ -1,7 +1,5 @@
 """Checkpoints: everything that an interrupted run needs to go on as if nothing had happened."""
 
-import io
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +8,6 @@ import torch
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be read."""
-
-
-def to_bytes(state: Mapping[str, Any]) -> bytes:
-    """A checkpoint as bytes, for the run folder to write atomically."""
-    buffer = io.BytesIO()
-    torch.save(dict(state), buffer)
-    return buffer.getvalue()
 
 
 def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:

@@ -33,11 +33,6 @@ class Place:
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
 
-    @property
-    def asynchronous(self) -> bool:
-        """Whether reading a value waits for the device."""
-        return self.device.type != "cpu"
-
 
 def choose_place(training: Training, convolutional: bool, local_rank: int = 0) -> Place:
     """Settle device, precision and memory format, and torch's threads.

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from attention_transfer.distiller import Distiller
@@ -31,6 +31,12 @@ class Process:
         """Whether this process writes files and speaks."""
         return self.rank == 0
 
+    def total(self, value: Tensor) -> Tensor:
+        """The sum over all."""
+        if self.world_size > 1:
+            distributed.all_reduce(value)
+        return value
+
     def wait(self) -> None:
         """Wait for all others."""
         if self.world_size > 1:
@@ -38,14 +44,18 @@ class Process:
 
 
 @contextmanager
-def joined() -> Generator[Process]:
-    """Join the processes that torchrun started; alone without torchrun."""
+def joined(device: str = "auto") -> Generator[Process]:
+    """Join the processes that torchrun started; alone without torchrun.
+
+    Args:
+        device: of the training, which decides how processes talk.
+    """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         yield Process()
         return
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    accelerated = torch.cuda.is_available()
+    accelerated = torch.cuda.is_available() and not device.startswith("cpu")
     if accelerated:
         torch.cuda.set_device(local_rank)
     distributed.init_process_group("nccl" if accelerated else "gloo")

@@ -40,7 +40,6 @@ def evaluate(
     loader: Loader,
     place: Place,
     prepare: Callable[[Tensor], Tensor] | None = None,
-    limit: int | None = None,
 ) -> Score:
     """Measure a network in evaluation mode; its mode is given back afterwards.
 
@@ -49,7 +48,6 @@ def evaluate(
         loader: of the split, in evaluation order.
         place: arithmetic.
         prepare: applied to images first, as where a teacher wants another normalisation.
-        limit: look only at the first so many images, rounded up to whole batches.
 
     Raises:
         ValueError: if labels do not fit the network's classes.
@@ -69,8 +67,6 @@ def evaluate(
                 list(sums) if totals is None else [total + value for total, value in zip(totals, sums, strict=True)]
             )
             count += len(image)
-            if limit is not None and count >= limit:
-                break
     finally:
         for module, mode in modes:
             module.training = mode

@@ -1,6 +1,7 @@
 """The one training loop."""
 
 import hashlib
+import random
 import sys
 import time
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
@@ -23,10 +25,10 @@ from attention_transfer.training.distributed import Process, joined, wrap
 from attention_transfer.training.evaluate import evaluate
 from attention_transfer.training.metrics import FiniteGuard, RunningMeans
 from attention_transfer.training.optim import make_optimizer, make_scheduler
-from attention_transfer.training.prepare import Prepared, prepare
+from attention_transfer.training.prepare import Prepared, evenly, prepare
 from attention_transfer.training.progress import Reporter
 
-# Train-split loss of student and teacher is measured on at most so many images, as many as a usual test split has.
+# Loss on training images, of student and teacher, is measured on at most so many: as many as a usual test split has.
 MEASURED_TRAIN_IMAGES = 10_000
 EVALUATION_BATCH = 256
 
@@ -45,12 +47,13 @@ def fit(experiment: Experiment, folder: Path, reporter: Reporter | None = None) 
         ValueError: for anything that does not fit (before training), or a folder of another run.
         NonFiniteLossError: if a loss stops being finite; the weights of the last checkpoint remain.
     """
-    with joined() as process:
+    with joined(experiment.training.device) as process:
         reporter = reporter or Reporter(silent=not process.writes)
         wanted = _as_recorded(experiment, folder)
         if is_run(folder) and RunFolder(folder).finished:
-            # Refused here if it is another experiment's.
-            RunFolder.create_or_resume(folder, wanted).close()
+            if process.writes:
+                # Refused here if it is another experiment's.
+                RunFolder.create_or_resume(folder, wanted).close()
             reporter.line(f"{folder} is finished already: nothing to do")
             return
         # A folder that is a run already is checked (and locked) before anything is loaded, a new one made after.
@@ -62,6 +65,10 @@ def fit(experiment: Experiment, folder: Path, reporter: Reporter | None = None) 
         with run or RunFolder(folder) as writable:
             for note in prepared.notes:
                 reporter.line(f"note: {note}")
+            if experiment.training.compile and not prepared.distiller.reads_teacher_logits:
+                reporter.line(
+                    "note: compiled, the teacher cannot stop after its last layer read; what is unread is dropped"
+                )
             _Loop(experiment, prepared, writable, process, reporter).run()
 
 
@@ -110,6 +117,7 @@ class _Loop:
         self.epochs = self.stretches[-1][2]
         self.guard = FiniteGuard(prepared.place.device)
         self.epoch, self.first_batch, self.seconds = 0, 0, 0.0
+        self.started, self.earlier_seconds = time.perf_counter(), 0.0
         self.means = RunningMeans()
         self.optimizer: torch.optim.Optimizer
         self.scheduler: Scheduler
@@ -125,7 +133,7 @@ class _Loop:
         for phase, first, end in self.stretches:
             if self.epoch >= end:
                 continue
-            self._enter(phase, end - first)
+            self._enter(phase, first, end - first)
             if state is not None:
                 self.optimizer.load_state_dict(state["optimizer"])
                 state = None
@@ -135,8 +143,8 @@ class _Loop:
 
     # ------------------------------------------------------------------ phases and epochs
 
-    def _enter(self, phase: Phase, epochs: int) -> None:
-        self.distiller.set_phase(phase)
+    def _enter(self, phase: Phase, first: int, epochs: int) -> None:
+        self.distiller.set_phase(phase, first)
         optimisation = self.experiment.optimisation
         if phase.learning_rate is not None:
             optimisation = replace(
@@ -161,7 +169,7 @@ class _Loop:
             self.reporter.steps(batches, train.num_batches, self.first_batch, title), start=self.first_batch
         ):
             self.scheduler.step_update((self.epoch - phase_start) * train.num_batches + i)
-            torch.manual_seed(_step_seed(self.experiment.seed, self.epoch, i, self.process.rank))
+            _seed_step(self.experiment.seed, self.epoch, i, self.process.rank)
             with self.prepared.place.autocast():
                 out: Output = self.module(batch.image, batch.label, batch.index)
             self._update(out, i)
@@ -171,6 +179,7 @@ class _Loop:
                 self.seconds = before + time.perf_counter() - started
                 self._checkpoint(self.epoch, i + 1)
         self.guard.read()
+        self.guard.check_weights(self.epoch, self.distiller)
         self.seconds = before + time.perf_counter() - started
         row = self._row()
         self.epoch, self.first_batch, self.means = self.epoch + 1, 0, RunningMeans()
@@ -196,7 +205,7 @@ class _Loop:
             "step": (self.epoch + 1) * self.prepared.train.num_batches,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "phase": self.distiller.phase.name,
-            **self.means.row(),
+            **self.means.row(self.process),
         }
         due = (self.epoch + 1) % self.experiment.training.evaluate_every_epochs == 0 or self.epoch + 1 == self.epochs
         if due and self.process.writes:
@@ -211,12 +220,13 @@ class _Loop:
         for name, split in (("train", dataset.train), ("validation", dataset.validation), ("test", dataset.test)):
             if split is None or (name == "train" and not train):
                 continue
+            if name == "train":
+                split = evenly(split, MEASURED_TRAIN_IMAGES)
             score = evaluate(
                 network,
                 self.prepared.evaluation(split, EVALUATION_BATCH),
                 self.prepared.place,
                 self.distiller.teacher_images if teacher else None,
-                MEASURED_TRAIN_IMAGES if name == "train" else None,
             )
             found[name] = score.row()
         return found
@@ -231,6 +241,7 @@ class _Loop:
                 "first_batch": first_batch,
                 "means": self.means.state(),
                 "seconds": self.seconds if first_batch else 0.0,
+                "total_seconds": self._total_seconds(),
                 "distiller": self.distiller.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
             }
@@ -240,6 +251,9 @@ class _Loop:
             self.seconds = 0.0
         self.process.wait()
 
+    def _total_seconds(self) -> float:
+        return self.earlier_seconds + time.perf_counter() - self.started
+
     def _resume(self) -> Mapping[str, Any] | None:
         path = self.run_folder.checkpoint
         if not path.exists():
@@ -248,6 +262,7 @@ class _Loop:
             return None
         state = read_checkpoint(path, self.prepared.place.device)
         self.epoch, self.first_batch, self.seconds = state["epoch"], state["first_batch"], state["seconds"]
+        self.earlier_seconds = state["total_seconds"]
         self.distiller.load_state_dict(state["distiller"])
         self.means.load(state["means"], self.prepared.place.device)
         if self.process.writes:
@@ -268,6 +283,7 @@ class _Loop:
             "steps": self.epochs * self.prepared.train.num_batches,
             "samples_seen": self.epochs * len(dataset.train),
             "wall_seconds": sum(row["seconds"] for row in self.run_folder.read_metrics()),
+            "total_seconds": self._total_seconds(),
             "student": measured,
             "teacher": self._measure(teacher.module, teacher=True, train=True)
             if teacher is not None and fits
@@ -291,6 +307,9 @@ class _Loop:
         self.reporter.line(f"finished {self.run_folder.path}: test top-1 {measured['test']['top1']:.2f} %")
 
 
-def _step_seed(seed: int, epoch: int, step: int, rank: int) -> int:
+def _seed_step(seed: int, epoch: int, step: int, rank: int) -> None:
+    """Every generator that a library may use inside a network starts each step from where it is, not from the past."""
     digest = hashlib.blake2b(f"{seed} {epoch} {step} {rank}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
+    torch.manual_seed(int.from_bytes(digest, "little", signed=True))
+    random.seed(digest)
+    np.random.seed(int.from_bytes(digest[:4], "little"))

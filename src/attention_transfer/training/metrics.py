@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from attention_transfer.distiller import Output
+from attention_transfer.training.distributed import Process
 
 
 class NonFiniteLossError(RuntimeError):
@@ -39,9 +40,13 @@ class RunningMeans:
         self._weights = {name: float(term.weight) for name, term in out.terms.items()}
         self._count += count
 
-    def row(self) -> dict[str, Any]:
-        """The means so far, as a row of the metrics file has them. Waits for the device."""
-        means = {name: float(value) / max(1, self._count) for name, value in self._sums.items()}
+    def row(self, process: Process | None = None) -> dict[str, Any]:
+        """The means so far over all processes, as a row of the metrics file has them. Waits for the device."""
+        process = process or Process()
+        sums = {name: float(process.total(value.clone())) for name, value in self._sums.items()}
+        example = next(iter(self._sums.values()), torch.zeros(()))
+        count = max(1.0, float(process.total(torch.full_like(example, self._count))))
+        means = {name: value / count for name, value in sums.items()}
         terms = {
             name: {"raw": means[f"term/{name}"], "weight": weight, "weighted": weight * means[f"term/{name}"]}
             for name, weight in self._weights.items()
@@ -100,9 +105,24 @@ class FiniteGuard:
             bad = [name for name, fine in zip(names, finite.tolist(), strict=True) if not fine]
             if bad:
                 raise NonFiniteLossError(
-                    f"not finite: {', '.join(bad)} in epoch {epoch + 1}, step {step}; the weights are those of the "
-                    "step before. Lower the learning rate or the weight of that term, or use --precision float32"
+                    f"not finite: {', '.join(bad)} in epoch {epoch + 1}, step {step}; its gradient was kept from "
+                    "the weights, and no checkpoint holds a later step. Lower the learning rate or that weight, or use "
+                    "--precision float32"
                 )
+
+    @torch.no_grad()
+    def check_weights(self, epoch: int, module: nn.Module) -> None:
+        """Look at what an epoch has made of parameters and running statistics.
+
+        Raises:
+            NonFiniteLossError: if any of them is not finite.
+        """
+        values = [v for v in (*module.parameters(), *module.buffers()) if v.is_floating_point()]
+        if not torch.stack([value.isfinite().all() for value in values]).all():
+            raise NonFiniteLossError(
+                f"weights or running statistics are not finite after epoch {epoch + 1}, though every loss was: lower "
+                "the learning rate. The last checkpoint is from before"
+            )
 
 
 def scores(logits: Float[Tensor, "b k"], labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from attention_transfer.data import DataSet, Loader, Split, load, loader
 from attention_transfer.distiller import Distiller
 from attention_transfer.experiment import Data, Experiment
-from attention_transfer.models import Input, OpenedModel, open_model
+from attention_transfer.models import Input, OpenedModel, WeightsError, open_model
 from attention_transfer.training.device import Place, choose_place
 from attention_transfer.training.distributed import Process
 from attention_transfer.training.optim import make_optimizer
@@ -63,9 +63,14 @@ def load_data(data: Data, seed: int) -> DataSet:
         train_limit=data.train_limit,
         seed=seed,
     )
-    if data.test_limit is not None and data.test_limit < len(dataset.test):
-        dataset = replace(dataset, test=dataset.test.subset(np.arange(data.test_limit)))
-    return dataset
+    return dataset if data.test_limit is None else replace(dataset, test=evenly(dataset.test, data.test_limit))
+
+
+def evenly(split: Split, limit: int) -> Split:
+    """At most so many images, spread evenly over the split, which may be sorted by class."""
+    if len(split) <= limit:
+        return split
+    return split.subset(np.linspace(0, len(split) - 1, limit).round().astype(np.int64))
 
 
 def expand(place: str) -> str:
@@ -78,6 +83,39 @@ def expand(place: str) -> str:
     if "$" in expanded:
         raise ValueError(f"{place!r} names an environment variable that is not set")
     return expanded
+
+
+def open_at_its_size(spec: str, dataset: DataSet) -> OpenedModel:
+    """A network that is not trained here: built for the images it was made for, to which these are resized.
+
+    Args:
+        spec: as on the command line.
+        dataset: gives classes and size where the network has none of its own.
+    """
+    try:
+        return open_model(expand(spec), dataset.num_classes)
+    except WeightsError:
+        # Weights of a transformer trained at the size of these images, which its name does not say.
+        return open_model(expand(spec), dataset.num_classes, image_size=dataset.image_size)
+
+
+def expected_input(
+    network: OpenedModel,
+    given: Input,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
+) -> Input:
+    """How a network expects its images: as the user says, as it was trained, or else like the images at hand.
+
+    Args:
+        network: opened.
+        given: how the images at hand are normalised.
+        mean: said by the user.
+        std: said by the user.
+    """
+    known = network.input or given
+    size = network.description.input.size if network.description.input else None
+    return Input(mean or known.mean, std or known.std, known.size or size)
 
 
 def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
@@ -101,7 +139,7 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
     make_optimizer({"student": student.module}, experiment.optimisation)
     place = choose_place(experiment.training, student.description.convolutional, process.local_rank)
     teacher = _open_teacher(experiment, dataset)
-    if teacher is not None and teacher.input is None:
+    if teacher is not None and teacher.input is None and experiment.teacher_mean is None:
         notes.append(f"the teacher's normalisation is unknown: taken to be that of {dataset.name}")
     given = Input(dataset.mean, dataset.std)
     distiller = Distiller(
@@ -111,7 +149,9 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
         task_weight=experiment.task_weight,
         example=torch.empty(2, 3, dataset.image_size, dataset.image_size),
         student_input=given,
-        teacher_input=teacher.input or given if teacher is not None else None,
+        teacher_input=None
+        if teacher is None
+        else expected_input(teacher, given, experiment.teacher_mean, experiment.teacher_std),
     )
     distiller.to(place.device).to(memory_format=place.memory_format)  # pyright: ignore[reportCallIssue]
     train = loader(
@@ -133,7 +173,7 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
 def _open_teacher(experiment: Experiment, dataset: DataSet) -> OpenedModel | None:
     if experiment.teacher is None:
         return None
-    teacher = open_model(expand(experiment.teacher), dataset.num_classes, image_size=dataset.image_size)
+    teacher = open_at_its_size(experiment.teacher, dataset)
     if not teacher.trained and not experiment.untrained_teacher:
         raise ValueError(
             f"the teacher {experiment.teacher!r} comes without weights and would teach noise: write NAME@FILE, "
