@@ -110,6 +110,8 @@ def test_training_evaluating_and_comparing(images: Path, tmp_path: Path, capsys:
     assert summary is not None
     assert measured["top1"] == pytest.approx(summary["student"]["test"]["top1"])
     assert measured["count"] == 24
+    assert main(["evaluate", str(tmp_path / "alone0"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == measured
     runs = [str(tmp_path / name) for name in ("alone0", "alone1", "taught")]
     assert main(["compare", *runs, "--curves", str(tmp_path / "curves.png")]) == 0
     table = capsys.readouterr().out

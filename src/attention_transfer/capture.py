@@ -68,7 +68,10 @@ def spatial(value: Tensor, tap: Tap) -> Float[Tensor, "b c h w"]:
     if value.ndim == 4:
         return value.permute(0, 3, 1, 2) if tap.layout == "nhwc" else value
     if value.ndim != 3:
-        raise CaptureError(f"{tap} gives a value of shape {tuple(value.shape)}; wanted are 4, or 3 for tokens")
+        raise CaptureError(
+            f"{tap} gives a value of shape {tuple(value.shape)}; wanted are 4 dimensions, "
+            "or 3 for tokens: name another layer"
+        )
     patches = value.shape[1] - tap.prefix_tokens
     rows, columns = tap.grid or (isqrt(max(patches, 0)),) * 2
     if patches < 1 or rows * columns != patches:

@@ -59,7 +59,7 @@ def train(arguments: Sequence[str]) -> None:
 
 
 def evaluate(arguments: Sequence[str]) -> None:
-    """Measure a model on a data set: evaluate MODEL --data NAME."""
+    """Measure a model on a data set: evaluate MODEL [--data NAME]."""
     from attention_transfer.commands.evaluate import command
 
     command(arguments)

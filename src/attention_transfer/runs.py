@@ -329,7 +329,8 @@ def _refuse_other_experiment(path: Path, wanted: Json) -> None:
     if differing:
         listed = "; ".join(f"{field} is {there!r} there, {now!r} now" for field, (there, now) in differing.items())
         raise RunExistsError(
-            f"{path} holds a run of another experiment: {listed}. Choose another folder, or the same settings to resume"
+            f"{path} holds a run of another experiment: {listed}. Choose another folder "
+            "(--run-folder), or the same settings to resume"
         )
 
 

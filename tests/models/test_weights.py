@@ -161,3 +161,10 @@ def test_published_cifar_weights_load(name: str) -> None:
     loaded, weights = model.state_dict(), read_weights(file)
     assert set(weights) == set(loaded)
     assert all(torch.equal(value, loaded[key]) for key, value in weights.items())
+
+
+def test_a_plain_pickle_is_refused_by_what_it_would_make(tmp_path: Path) -> None:
+    file = tmp_path / "plain.pt"
+    file.write_bytes(pickle.dumps({"model": Path("somewhere")}, protocol=4))
+    with pytest.raises(WeightsError, match=r"is refused: .*it holds pathlib\.\w*Path.* unpickling it could run"):
+        read_weights(file)

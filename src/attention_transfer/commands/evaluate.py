@@ -3,16 +3,17 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import tyro
 
-from attention_transfer.experiment import Data, Training
+from attention_transfer.experiment import Data, Training, from_json
+from attention_transfer.runs import RunFolder, is_run
 
 
 @dataclass(frozen=True)
 class Flags:
-    """Measure a model.
+    """Measure a model: a run on its own data unless told otherwise, anything else on cluttered digits.
 
     Args:
         model: a run folder, a weights file of one of our models, or a name with @FILE or @pretrained behind it.
@@ -41,7 +42,11 @@ class Flags:
 def command(arguments: Sequence[str]) -> None:
     """Run `evaluate`."""
     flags = tyro.cli(
-        Flags, prog="attention-transfer evaluate", args=list(arguments), config=(tyro.conf.AvoidSubcommands,)
+        Flags,
+        prog="attention-transfer evaluate",
+        args=list(arguments),
+        default=Flags(model=cast(str, tyro.MISSING), data=_own_data(arguments)),
+        config=(tyro.conf.AvoidSubcommands,),
     )
     from attention_transfer.training.measure import measure
 
@@ -58,3 +63,11 @@ def command(arguments: Sequence[str]) -> None:
         f"{flags.model} on {flags.split} of {flags.data.name} ({score.count:,} images): "
         f"top-1 {score.top1:.2f} %  top-5 {score.top5:.2f} %  loss {score.loss:.4f}"
     )
+
+
+def _own_data(arguments: Sequence[str]) -> Data:
+    """The data that a run folder among the arguments was trained on."""
+    for argument in arguments:
+        if not argument.startswith("-") and is_run(argument):
+            return from_json(RunFolder(argument).experiment).data
+    return Data()

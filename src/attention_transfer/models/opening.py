@@ -79,7 +79,13 @@ def open_model(
     if separator:
         check_name(name)
     if separator and source == PRETRAINED:
-        module = build(name, classes, image_size=image_size, pretrained=True)
+        try:
+            module = build(name, classes, image_size=image_size, pretrained=True)
+        except OSError as error:
+            raise ValueError(
+                f"the published weights of {name} cannot be fetched: {str(error).strip().splitlines()[0]} "
+                f"Without a network, give {name}@FILE"
+            ) from error
         classes = classes or _count_classes(module, image_size)
         # What a library publishes, it also describes.
         return _opened(module, name, classes, image_size, trained=True, expects=describe(module).input)

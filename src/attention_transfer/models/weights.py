@@ -1,7 +1,9 @@
 """Weights from files: read without running anybody's code, and loaded only where every tensor fits."""
 
 import pickle
+import pickletools
 import re
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -116,17 +118,42 @@ def _read(file: Path) -> Any:
         except safetensors.SafetensorError as error:
             raise WeightsError(f"{file} is no readable safetensors file: {error}") from error
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # It suggests that its authors be told of the pickle that it refuses.
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"(?:GLOBAL|class|type) ([\w.]+\.[\w.]+)", str(error))
         if wanted is None:
-            raise WeightsError(f"{file} is no file of weights: {str(error).splitlines()[0]}") from error
+            raise WeightsError(
+                f"{file} is refused: it cannot be read as tensors alone ({_classes(file)}), and unpickling it could run "
+                "code. Load it where you trust it and save the state dict alone: torch.save(model.state_dict(), FILE)"
+            ) from error
         raise WeightsError(
             f"{file} is refused: it holds an object of {wanted[1]}, and unpickling it could run code. Load it where "
             "you trust it and save the state dict alone: torch.save(model.state_dict(), FILE)"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise WeightsError(f"{file} is no file of weights, or it is damaged: {error}") from error
+        raise WeightsError(
+            f"{file} is no file of weights, or it is damaged ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _classes(file: Path) -> str:
+    """What a pickle wants to make, read off its instructions without following them."""
+    strings: list[str] = []
+    found: list[str] = []
+    try:
+        for opcode, argument, _ in pickletools.genops(file.read_bytes()):
+            if opcode.name == "STACK_GLOBAL":
+                found.append(".".join(strings[-2:]))
+            elif opcode.name == "GLOBAL":
+                found.append(str(argument).replace(" ", "."))
+            elif isinstance(argument, str):
+                strings.append(argument)
+    except (ValueError, IndexError):
+        return "it is no pickle either"
+    return f"it holds {', '.join(dict.fromkeys(found))}" if found else "it holds no tensors"
 
 
 def _first(names: list[str]) -> str:
