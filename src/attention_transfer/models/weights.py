@@ -126,7 +126,7 @@ def _read(file: Path) -> Any:
         wanted = re.search(r"(?:GLOBAL|class|type) ([\w.]+\.[\w.]+)", str(error))
         if wanted is None:
             raise WeightsError(
-                f"{file} is refused: it cannot be read as tensors alone ({_classes(file)}), and unpickling it could run "
+                f"{file} is refused: it is more than tensors ({_classes(file)}), and unpickling it could run "
                 "code. Load it where you trust it and save the state dict alone: torch.save(model.state_dict(), FILE)"
             ) from error
         raise WeightsError(

@@ -1,4 +1,4 @@
-"""Cluttered digits: settings that run in about a minute on two CPU cores and need no download."""
+"""Cluttered digits: settings that run in half a minute on two CPU cores and need no download."""
 
 from attention_transfer.experiment import Data, Experiment, Optimisation, Training
 from attention_transfer.methods import AttentionTransfer
@@ -7,14 +7,16 @@ from attention_transfer.methods import AttentionTransfer
 OPTIMISATION = Optimisation(
     optimizer="nesterov", learning_rate=0.05, weight_decay=5e-4, schedule="cosine", warmup_epochs=1
 )
-DATA = Data("cluttered-digits", train_limit=5000)
+# The teacher learns from all 6,000 images, its students, taught or alone, from 4,000.
+TEACHER_DATA = Data("cluttered-digits", test_limit=1000)
+DATA = Data("cluttered-digits", train_limit=4000, test_limit=1000)
 TRAINING = Training(epochs=4, batch_size=32)
 
 
 def digits_teacher() -> Experiment:
     """A ResNet-14 trained alone on cluttered digits, to teach others."""
     return Experiment(
-        recipe="digits-teacher", student="resnet14", data=DATA, optimisation=OPTIMISATION, training=TRAINING
+        recipe="digits-teacher", student="resnet14", data=TEACHER_DATA, optimisation=OPTIMISATION, training=TRAINING
     )
 
 
