@@ -61,6 +61,9 @@ class Distiller(nn.Module):
     The student stays the user's own object. The teacher is frozen; it is neither in `parameters()` nor in
     `state_dict()`, but follows the distiller to another device, dtype or memory format.
 
+    `torch.compile(distiller, fullgraph=True)` works. Compiled, the teacher does not stop after its last tap; what
+    nothing reads is left out of the graph instead.
+
     Args:
         student: any network that returns logits.
         teacher: any other network; may be left out if no method needs one.
