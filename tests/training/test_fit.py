@@ -3,7 +3,7 @@
 import json
 import random
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -81,6 +81,17 @@ def test_terms_are_recorded_raw_and_weighted_and_the_teacher_is_measured(make: M
         assert term["weighted"] == pytest.approx(term["weight"] * term["raw"])
     assert run.summary is not None
     assert set(run.summary["teacher"]) == {"train", "test"}
+
+
+def test_validation_images_are_measured_each_epoch_and_not_learned_from(make: Make, tmp_path: Path) -> None:
+    experiment = make(teacher=None, methods=())
+    fit(replace(experiment, data=replace(experiment.data, validation_fraction=0.25)), tmp_path / "run", silent())
+    run = RunFolder(tmp_path / "run")
+    held_out = {row["validation"]["count"] for row in run.read_metrics()}
+    assert len(held_out) == 1
+    assert run.summary is not None
+    assert run.summary["samples_seen"] == 2 * (48 - held_out.pop())
+    assert run.summary["student"]["test"]["count"] == 24
 
 
 def test_the_student_loads_in_plain_torch(make: Make, tmp_path: Path) -> None:
