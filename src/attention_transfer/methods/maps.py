@@ -62,8 +62,8 @@ def same_size(
 class _MeanSquare(torch.autograd.Function):
     """Mean of squares over channels, summed in float32.
 
-    Its own gradient reads the features once and writes once; autograd's chain of square, mean and cast took six times
-    as long on a CPU. Twice differentiable.
+    Its own gradient reads the features once and writes once; autograd's chain of square, mean and cast makes several
+    passes. Twice differentiable.
     """
 
     @staticmethod

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
+from attention_transfer.data import Loader
 from attention_transfer.distiller import Output
 from attention_transfer.experiment import Experiment, from_json, to_json
 from attention_transfer.methods import Phase
@@ -214,22 +216,24 @@ class _Loop:
         row["seconds"] = self.seconds
         return row
 
-    def _measure(self, network: nn.Module, *, teacher: bool, train: bool) -> dict[str, Any]:
+    @cached_property
+    def _measured(self) -> dict[str, Loader]:
+        """Loaders of what networks are measured on; kept, so that an accelerator receives each split once."""
         dataset = self.prepared.dataset
-        found: dict[str, Any] = {}
-        for name, split in (("train", dataset.train), ("validation", dataset.validation), ("test", dataset.test)):
-            if split is None or (name == "train" and not train):
-                continue
-            if name == "train":
-                split = evenly(split, MEASURED_TRAIN_IMAGES)
-            score = evaluate(
-                network,
-                self.prepared.evaluation(split, EVALUATION_BATCH),
-                self.prepared.place,
-                self.distiller.teacher_images if teacher else None,
-            )
-            found[name] = score.row()
-        return found
+        splits = {
+            "train": evenly(dataset.train, MEASURED_TRAIN_IMAGES),
+            "validation": dataset.validation,
+            "test": dataset.test,
+        }
+        return {name: self.prepared.evaluation(s, EVALUATION_BATCH) for name, s in splits.items() if s is not None}
+
+    def _measure(self, network: nn.Module, *, teacher: bool, train: bool) -> dict[str, Any]:
+        images = self.distiller.teacher_images if teacher else None
+        return {
+            name: evaluate(network, loader, self.prepared.place, images).row()
+            for name, loader in self._measured.items()
+            if train or name != "train"
+        }
 
     # ------------------------------------------------------------------ what lasts
 
