@@ -45,6 +45,43 @@ def attention_map(
     return functional.normalize(collapsed.flatten(1), dim=1)
 
 
+def class_maps(
+    features: Float[Tensor, "b c h w"], weight: Float[Tensor, "k c"], bias: Float[Tensor, " k"] | None = None
+) -> Float[Tensor, "b k h w"]:
+    """Where the evidence for each class lies: the linear head applied at every position of the last features.
+
+    Class activation maps, Eq. 2 of Guo et al. (CVPR 2023, arXiv:2304.12777). Their mean over positions is the logits,
+    without the head's bias if that is left out. Pooling over areas commutes with them: pool the features first.
+
+    Args:
+        features: what global average pooling takes.
+        weight: of the head.
+        bias: of the head, added at every position.
+    """
+    return functional.conv2d(
+        features, weight.to(features.dtype)[:, :, None, None], None if bias is None else bias.to(features.dtype)
+    )
+
+
+def binarised(
+    maps: Float[Tensor, "b k h w"], threshold: Literal["mean", "median"] = "mean"
+) -> Float[Tensor, "b k h w"]:
+    """1 where a map lies above its own threshold, else 0.
+
+    Section 4.2 of Guo et al. (CVPR 2023, arXiv:2304.12777).
+
+    Args:
+        maps: one per class.
+        threshold: `mean` of the map's magnitudes, as the authors' code has it, or the map's `median`. A position must
+            lie strictly above it.
+
+    Departs from the paper: it says the average value; the mean of magnitudes is what was run.
+    """
+    flat = maps.flatten(2)
+    level = flat.abs().mean(2) if threshold == "mean" else flat.median(2).values
+    return (maps > level[:, :, None, None]).to(maps.dtype)
+
+
 def same_size(
     first: Float[Tensor, "b c h w"], second: Float[Tensor, "b d i j"]
 ) -> tuple[Float[Tensor, "b c x y"], Float[Tensor, "b d x y"]]:

@@ -98,6 +98,11 @@ class Reads:
         teacher_logits: whether the teacher must run to its end.
         labels: whether images need labels.
         index: whether images need their places in the data set.
+        heads: whether it needs both networks' linear heads; it is then proved that each head acts on the mean over
+            positions of that network's taps, and that its result is the logits.
+        teacher_gradient: whether it needs the gradient of the teacher's cross-entropy with respect to the image.
+        student_gradient: likewise of the student, differentiable once more.
+        flipped_gradient: likewise of the student on mirrored images, mirrored back.
     """
 
     teacher: tuple[Tap, ...] = ()
@@ -105,6 +110,28 @@ class Reads:
     teacher_logits: bool = False
     labels: bool = False
     index: bool = False
+    heads: bool = False
+    teacher_gradient: bool = False
+    student_gradient: bool = False
+    flipped_gradient: bool = False
+
+    @property
+    def input_gradient(self) -> bool:
+        """Whether any gradient with respect to the image is read; labels are needed for it."""
+        return self.teacher_gradient or self.student_gradient or self.flipped_gradient
+
+
+@dataclass(frozen=True)
+class Head:
+    """The linear layer that makes a network's logits.
+
+    Args:
+        weight: live parameter, so that what is learned through it reaches it.
+        bias: likewise; None where there is none.
+    """
+
+    weight: Float[Tensor, "k c"]
+    bias: Float[Tensor, " k"] | None
 
 
 @dataclass(frozen=True)
@@ -114,10 +141,17 @@ class Observed:
     Args:
         logits: of the network; None where nothing asked for them.
         features: one value per tap of `Reads`, in its order; spatial ones always as (batch, channels, height, width).
+        head: its linear head; None where nothing asked for it.
+        gradient: ∂(cross-entropy of each image)/∂(image), of the shape of the image as the student receives it; None
+            where nothing asked for it.
+        flipped_gradient: the same of the mirrored image, mirrored back.
     """
 
     logits: Float[Tensor, "b k"] | None
     features: tuple[Tensor, ...] = ()
+    head: Head | None = None
+    gradient: Float[Tensor, "b c h w"] | None = None
+    flipped_gradient: Float[Tensor, "b c h w"] | None = None
 
 
 @dataclass(frozen=True)

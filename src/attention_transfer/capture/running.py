@@ -1,48 +1,15 @@
-"""All reading of networks happens here: the only file with a hook."""
+"""Reading one network while it runs: the only file with a hook."""
 
-import random
 from collections import Counter
-from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from math import isqrt
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-Layout = Literal["nchw", "nhwc", "tokens"]
-
-
-class CaptureError(ValueError):
-    """A network cannot be read as asked; raised when a distiller is built, never in a step."""
-
-
-@dataclass(frozen=True)
-class Tap:
-    """A place in a network where a value is read while it runs.
-
-    Args:
-        module: dotted path of a submodule, as in `named_modules()`.
-        site: its `output`, or its first positional `input` (the way to read a value before the activation that
-            follows). A module called several times in one forward counts with its last call.
-        layout: how the value is laid out: `nchw`, `nhwc`, or `tokens` (batch, prefix + h·w, channels). A value of three
-            dimensions always counts as tokens, one of four dimensions never.
-        prefix_tokens: tokens before those of the patches (class, distillation, registers); only for `tokens`.
-        grid: rows and columns of the patches; None means a square grid; only for `tokens`.
-    """
-
-    module: str
-    site: Literal["output", "input"] = "output"
-    layout: Layout = "nchw"
-    prefix_tokens: int = 0
-    grid: tuple[int, int] | None = None
-
-    def __str__(self) -> str:
-        return self.module if self.site == "output" else f"input of {self.module}"
+from attention_transfer.capture.tap import CaptureError, Tap
 
 
 @dataclass(frozen=True)
@@ -56,30 +23,6 @@ class Reading:
 
     logits: Tensor | None
     values: Mapping[Tap, Tensor]
-
-
-def spatial(value: Tensor, tap: Tap) -> Float[Tensor, "b c h w"]:
-    """A captured value as (batch, channels, height, width), whatever the network's layout; a view, prefix tokens
-    dropped.
-
-    Raises:
-        CaptureError: if it has neither three nor four dimensions, or its tokens do not fill a grid.
-    """
-    if value.ndim == 4:
-        return value.permute(0, 3, 1, 2) if tap.layout == "nhwc" else value
-    if value.ndim != 3:
-        raise CaptureError(
-            f"{tap} gives a value of shape {tuple(value.shape)}; wanted are 4 dimensions, "
-            "or 3 for tokens: name another layer"
-        )
-    patches = value.shape[1] - tap.prefix_tokens
-    rows, columns = tap.grid or (isqrt(max(patches, 0)),) * 2
-    if patches < 1 or rows * columns != patches:
-        raise CaptureError(
-            f"{tap} gives {value.shape[1]} tokens, {tap.prefix_tokens} of them before the patches; the rest do not "
-            f"fill a grid of {rows}×{columns}"
-        )
-    return value[:, tap.prefix_tokens :].unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
 
 
 class _Stop(Exception):  # noqa: N818
@@ -270,40 +213,6 @@ def as_logits(output: Any, role: str) -> Tensor:
         shape = f" of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else ""
         raise CaptureError(f"the {role} returns a {type(output).__name__}{shape}; wanted is a tensor (batch, classes)")
     return logits
-
-
-@contextmanager
-def undisturbed(*models: nn.Module) -> Generator[None]:
-    """Whatever runs inside leaves buffers, modes, gradients' absence and random generators as they were."""
-    buffers = [
-        (module, name, buffer, buffer.detach().clone())
-        for model in models
-        for module in model.modules()
-        for name, buffer in module._buffers.items()  # pyright: ignore[reportPrivateUsage]
-        if buffer is not None
-    ]
-    modes = [(module, module.training) for model in models for module in model.modules()]
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = {tensor.device for model in models for tensor in (*model.parameters(), *model.buffers())}
-    accelerators = sorted({device.index or 0 for device in devices if device.type not in ("cpu", "meta")})
-    kind = next((device.type for device in devices if device.type not in ("cpu", "meta")), "cuda")
-    try:
-        with torch.random.fork_rng(devices=accelerators, device_type=kind):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        for module, mode in modes:
-            module.training = mode
-        with torch.no_grad():
-            for module, name, buffer, value in buffers:
-                module._buffers[name] = buffer.copy_(value)  # pyright: ignore[reportPrivateUsage]
-
-
-def noise(example: Tensor, least: int = 2) -> Tensor:
-    """Seeded noise of the example's shape, type and device, for at least two images (batch norm needs them)."""
-    shape = (max(least, example.shape[0]), *example.shape[1:])
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(example.device, example.dtype)
 
 
 def _version(value: Tensor) -> int:

@@ -1,0 +1,21 @@
+"""All reading of networks happens in this room: the only one with a hook."""
+
+from attention_transfer.capture.gradients import input_gradient, twice_differentiable
+from attention_transfer.capture.running import Capture, Reading, as_logits
+from attention_transfer.capture.tap import CaptureError, Layout, Tap, spatial
+from attention_transfer.capture.undisturbed import noise, own_buffers, undisturbed
+
+__all__ = [
+    "Capture",
+    "CaptureError",
+    "Layout",
+    "Reading",
+    "Tap",
+    "as_logits",
+    "input_gradient",
+    "noise",
+    "own_buffers",
+    "spatial",
+    "twice_differentiable",
+    "undisturbed",
+]

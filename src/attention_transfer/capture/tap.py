@@ -1,0 +1,62 @@
+"""Places in a network, and how the values read there lie in memory."""
+
+from dataclasses import dataclass
+from math import isqrt
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+Layout = Literal["nchw", "nhwc", "tokens"]
+
+
+class CaptureError(ValueError):
+    """A network cannot be read as asked; raised when a distiller is built, never in a step."""
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A place in a network where a value is read while it runs.
+
+    Args:
+        module: dotted path of a submodule, as in `named_modules()`.
+        site: its `output`, or its first positional `input` (the way to read a value before the activation that
+            follows). A module called several times in one forward counts with its last call.
+        layout: how the value is laid out: `nchw`, `nhwc`, or `tokens` (batch, prefix + h·w, channels). A value of three
+            dimensions always counts as tokens, one of four dimensions never.
+        prefix_tokens: tokens before those of the patches (class, distillation, registers); only for `tokens`.
+        grid: rows and columns of the patches; None means a square grid; only for `tokens`.
+    """
+
+    module: str
+    site: Literal["output", "input"] = "output"
+    layout: Layout = "nchw"
+    prefix_tokens: int = 0
+    grid: tuple[int, int] | None = None
+
+    def __str__(self) -> str:
+        return self.module if self.site == "output" else f"input of {self.module}"
+
+
+def spatial(value: Tensor, tap: Tap) -> Float[Tensor, "b c h w"]:
+    """A captured value as (batch, channels, height, width), whatever the network's layout; a view, prefix tokens
+    dropped.
+
+    Raises:
+        CaptureError: if it has neither three nor four dimensions, or its tokens do not fill a grid.
+    """
+    if value.ndim == 4:
+        return value.permute(0, 3, 1, 2) if tap.layout == "nhwc" else value
+    if value.ndim != 3:
+        raise CaptureError(
+            f"{tap} gives a value of shape {tuple(value.shape)}; wanted are 4 dimensions, "
+            "or 3 for tokens: name another layer"
+        )
+    patches = value.shape[1] - tap.prefix_tokens
+    rows, columns = tap.grid or (isqrt(max(patches, 0)),) * 2
+    if patches < 1 or rows * columns != patches:
+        raise CaptureError(
+            f"{tap} gives {value.shape[1]} tokens, {tap.prefix_tokens} of them before the patches; the rest do not "
+            f"fill a grid of {rows}×{columns}"
+        )
+    return value[:, tap.prefix_tokens :].unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
