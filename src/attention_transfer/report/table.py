@@ -27,7 +27,7 @@ def to_markdown(comparison: Comparison) -> str:
         for teacher in comparison.teachers
     ]
     rows += [_row(group) for group in comparison.groups]
-    return "\n".join([*_table(header, rows), "", *_notes(comparison)]) + "\n"
+    return "\n".join([*markdown_table(header, rows), "", *_notes(comparison)]) + "\n"
 
 
 def to_json(comparison: Comparison) -> str:
@@ -68,7 +68,8 @@ def _range(numbers: Sequence[int]) -> str:
     return f"{numbers[0]:,}" if len(numbers) == 1 else f"{numbers[0]:,}–{numbers[-1]:,}"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table: first column to the left, the others to the right, all as wide as their longest cell."""
     rows = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
     widths = [max(3, *(len(row[column]) for row in rows)) for column in range(len(header))]
 
