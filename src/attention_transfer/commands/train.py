@@ -8,11 +8,10 @@ from typing import Annotated, Any, cast
 
 import tyro
 
+from attention_transfer.cli import PROGRAM
 from attention_transfer.experiment import Data, Experiment, Optimisation, Training
 from attention_transfer.methods import METHODS, Method
 from attention_transfer.recipes import RECIPES
-
-_USAGE = "attention-transfer train"
 
 
 @dataclass(frozen=True)
@@ -48,20 +47,36 @@ class Common:
 
 def command(arguments: Sequence[str]) -> None:
     """Run `train`."""
+    recipe = recipe_of("train", arguments)
+    if recipe is None:
+        return
+    experiment, folder = parse(recipe, arguments[1:])
+    from attention_transfer.training.fit import fit
+
+    fit(experiment, folder)
+
+
+def recipe_of(command: str, arguments: Sequence[str]) -> Experiment | None:
+    """The recipe that a command line begins with; None where it asks for help, which is then printed.
+
+    Args:
+        command: its name, for the help.
+        arguments: what follows it.
+
+    Raises:
+        ValueError: if there is no such recipe.
+    """
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"usage: {_USAGE} RECIPE [flags]\n\nrecipes (RECIPE --help shows its flags and their values):")
+        print(f"usage: {PROGRAM} {command} RECIPE [flags]\n\nrecipes (RECIPE --help shows its flags and their values):")
         for name, recipe in RECIPES.items():
             print(f"  {name:<32}{(recipe.__doc__ or '').strip().splitlines()[0]}")
-        return
-    name, *rest = arguments
+        return None
+    name = arguments[0]
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(RECIPES)}"
         raise ValueError(f"there is no recipe {name!r}; {hint}")
-    experiment, folder = parse(RECIPES[name](), rest)
-    from attention_transfer.training.fit import fit
-
-    fit(experiment, folder)
+    return RECIPES[name]()
 
 
 def parse(recipe: Experiment, arguments: Sequence[str]) -> tuple[Experiment, Path]:
@@ -75,10 +90,10 @@ def parse(recipe: Experiment, arguments: Sequence[str]) -> tuple[Experiment, Pat
         ValueError: for settings that contradict each other.
     """
     chosen = {method.key: method for method in recipe.methods}
-    available = {key: chosen.get(key) or method() for key, method in METHODS.items()}
+    available = _available(recipe)
     flags = cast(Any, tyro).cli(
-        _flags(recipe, available),
-        prog=f"{_USAGE} {recipe.recipe}",
+        flags_of(recipe),
+        prog=f"{PROGRAM} train {recipe.recipe}",
         args=list(arguments),
         config=(tyro.conf.AvoidSubcommands,),
     )
@@ -117,8 +132,9 @@ def parse(recipe: Experiment, arguments: Sequence[str]) -> tuple[Experiment, Pat
     return experiment, common.run_folder or _default_folder(experiment, common.tiny)
 
 
-def _flags(recipe: Experiment, methods: dict[str, Method]) -> type[Any]:
-    """A dataclass of all flags: the experiment's without a prefix, each method's behind its key."""
+def flags_of(recipe: Experiment) -> type[Any]:
+    """A dataclass of all flags, with the recipe's values: the experiment's without a prefix, each method's behind its
+    key."""
     shared = {
         f.name: getattr(recipe, f.name) for f in fields(Common) if f.name not in ("methods", "run_folder", "tiny")
     }
@@ -131,11 +147,17 @@ def _flags(recipe: Experiment, methods: dict[str, Method]) -> type[Any]:
     ]
     # An empty name leaves the prefix away.
     columns = [(name, Annotated[kind, tyro.conf.arg(name="")], field(default=value)) for name, kind, value in groups]
-    for key, method in methods.items():
+    for key, method in _available(recipe).items():
         columns.append((f"method_{key}", Annotated[type(method), tyro.conf.arg(name=key)], field(default=method)))
     made = make_dataclass("Flags", columns, frozen=True)
     made.__doc__ = f"Recipe {recipe.recipe}."
     return made
+
+
+def _available(recipe: Experiment) -> dict[str, Method]:
+    """Every method by its key: as the recipe has it, or with its defaults."""
+    chosen = {method.key: method for method in recipe.methods}
+    return {key: chosen.get(key) or method() for key, method in METHODS.items()}
 
 
 def _default_folder(experiment: Experiment, tiny: bool) -> Path:

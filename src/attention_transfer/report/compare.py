@@ -137,11 +137,11 @@ def _summarise(name: str, runs: Sequence[MeasuredRun], first: Sequence[MeasuredR
         name=name,
         seeds=tuple(run.seed for run in runs),
         paths=tuple(run.path for run in runs),
-        last_epoch=_spread([run.last_epoch() for run in runs]),
-        best_on_validation=_spread([run.best_on_validation() for run in runs]),
-        best_on_test=_spread([run.best_on_test() for run in runs]),
-        difference=_spread(differences),
-        wall_seconds=_spread([summary.get("wall_seconds") for summary in summaries]),
+        last_epoch=spread([run.last_epoch() for run in runs]),
+        best_on_validation=spread([run.best_on_validation() for run in runs]),
+        best_on_test=spread([run.best_on_test() for run in runs]),
+        difference=spread(differences),
+        wall_seconds=spread([summary.get("wall_seconds") for summary in summaries]),
         epochs=_distinct(summary.get("epochs") for summary in summaries),
         samples_seen=_distinct(summary.get("samples_seen") for summary in summaries),
         student_parameters=summaries[0].get("student_parameters"),
@@ -150,7 +150,7 @@ def _summarise(name: str, runs: Sequence[MeasuredRun], first: Sequence[MeasuredR
     )
 
 
-def _spread(values: Sequence[float | None]) -> Spread | None:
+def spread(values: Sequence[float | None]) -> Spread | None:
     """Of values that all exist; None otherwise, since a mean over some of the seeds would mislead."""
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):

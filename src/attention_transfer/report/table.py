@@ -39,10 +39,10 @@ def _row(group: Group) -> list[str]:
     return [
         group.name,
         ", ".join(map(str, group.seeds)),
-        _percent(group.last_epoch),
-        _percent(group.best_on_validation),
-        _percent(group.best_on_test),
-        _percent(group.difference, sign="+"),
+        percent(group.last_epoch),
+        percent(group.best_on_validation),
+        percent(group.best_on_test),
+        percent(group.difference, sign="+"),
         duration(group.wall_seconds.mean) if group.wall_seconds else _DASH,
         _range(group.epochs),
         _range(group.samples_seen),
@@ -56,7 +56,8 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 5970 else f"{seconds / 3600:.1f} h"
 
 
-def _percent(spread: Spread | None, sign: str = "") -> str:
+def percent(spread: Spread | None, sign: str = "") -> str:
+    """A mean ± standard deviation for people; a dash where there is none."""
     if spread is None:
         return _DASH
     return f"{spread.mean:{sign}.2f} ± {_DASH if spread.std is None else format(spread.std, '.2f')}"
