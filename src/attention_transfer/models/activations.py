@@ -12,7 +12,7 @@ from attention_transfer.models.structure import join
 _KNOWN = {"attention_transfer", "timm", "torchvision", "transformers"}
 _SHORTCUTS = ("downsample", "shortcut", "proj")
 _LINEAR = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
-_LAST_ACTIVATIONS = ("relu2", "act3", "act2", "act", "activation")
+_LAST_ACTIVATIONS = ("relu3", "relu2", "act3", "act2", "act", "activation")
 # torchvision's Inception blocks; their ReLU is a function that no module shows.
 _HIDDEN_RELU = "BasicConv2d"
 _SILENT = re.compile("Identity|Drop|StochasticDepth|LayerScale|LearnableAffine|Permute")

@@ -12,8 +12,9 @@ class Stage:
 
     Args:
         output: its value at its end; where a pooling separates the stages, the value before it.
-        pre_activation: the same value before its last activation; equal to `output` where a stage ends without one;
-            None where nobody knows (the user then names a module).
+        pre_activation: the same value before its last activation; where a stage ends without one, equal to `output`,
+            or what the next activation takes where the network says so (wide ResNets: the sum after the next batch
+            norm); None where nobody knows (the user then names a module).
     """
 
     output: Tap

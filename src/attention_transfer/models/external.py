@@ -32,14 +32,18 @@ _SCRAMBLED = ("unroll", "reroll")
 def describe(model: nn.Module) -> Description:
     """What can be read from a network, worked out from its modules; nothing is run and nothing is changed.
 
-    A network whose structure is unknown has no stages here; its user names modules instead.
+    A network whose structure is unknown has no stages here; its user names modules instead. One that has an attribute
+    `declared_stages` (a tuple of `Stage`, input to output) is taken at its word.
 
     Args:
         model: any image classifier, also on the meta device.
     """
+    declared = cast("tuple[Stage, ...]", getattr(model, "declared_stages", ()))
+    if declared:
+        return Description(declared, _head(model), _input(model), _convolutional(model, declared[0].output.layout))
     found = find_stages(model)
     if not found.paths:
-        found = _declared_stages(model)
+        found = _listed_stages(model)
     layout = _layout(model, found)
     stages: list[Stage] = []
     if layout is not None:
@@ -61,7 +65,7 @@ def _wrapped(model: nn.Module) -> nn.Module:
     return inner if isinstance(inner, nn.Module) else model
 
 
-def _declared_stages(model: nn.Module) -> FoundStages:
+def _listed_stages(model: nn.Module) -> FoundStages:
     """What timm lists for feature extraction, for networks of convolutions that no rule knows."""
     listed = getattr(model, "feature_info", None)
     if _library(model) != "timm" or listed is None or has_attention(model):

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attention_transfer.models.initialisation import draw_convolutions
+
 
 class BasicBlock(nn.Module):
     """Two 3×3 convolutions added to a shortcut; the last ReLU is a module so that its input can be tapped."""
@@ -56,9 +58,7 @@ class ResNet(nn.Module):
         self.layer3 = _group(channels[2], channels[3], blocks, stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(channels[3], num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        draw_convolutions(self)
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
         x = self.relu(self.bn1(self.conv1(x)))
