@@ -38,9 +38,15 @@ def describe(model: nn.Module) -> Description:
     Args:
         model: any image classifier, also on the meta device.
     """
+    stages, layout = _stages(model)
+    return Description(stages, _head(model), _input(model), _convolutional(model, layout))
+
+
+def _stages(model: nn.Module) -> tuple[tuple[Stage, ...], Layout | None]:
+    """Its stages, and how their values lie in memory (None where nobody can tell; then there are no stages)."""
     declared = cast("tuple[Stage, ...]", getattr(model, "declared_stages", ()))
     if declared:
-        return Description(declared, _head(model), _input(model), _convolutional(model, declared[0].output.layout))
+        return declared, declared[0].output.layout
     found = find_stages(model)
     if not found.paths:
         found = _listed_stages(model)
@@ -52,7 +58,7 @@ def describe(model: nn.Module) -> Description:
             prefix = _prefix_tokens(model, index) if layout == "tokens" else 0
             output = Tap(path, "output", layout, prefix, grid)
             stages.append(Stage(output, before_activation(model, output)))
-    return Description(tuple(stages), _head(model), _input(model), _convolutional(model, layout))
+    return tuple(stages), layout
 
 
 def _library(module: nn.Module) -> str:
