@@ -72,6 +72,13 @@ def compare(arguments: Sequence[str]) -> None:
     command(arguments)
 
 
+def probe(arguments: Sequence[str]) -> None:
+    """Train a linear layer on frozen features of other images: probe MODEL... --data NAME."""
+    from attention_transfer.commands.probe import command
+
+    command(arguments)
+
+
 def list_(arguments: Sequence[str]) -> None:
     """Show methods, models, data sets and recipes."""
     from attention_transfer.commands.catalogue import command
@@ -90,6 +97,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train,
     "evaluate": evaluate,
     "compare": compare,
+    "probe": probe,
     "list": list_,
     "quickstart": quickstart,
 }

@@ -1,0 +1,113 @@
+"""What an analysis looks at: a trained network, where it computes, and the images that it expects."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from attention_transfer.data import DataSet, Split, loader
+from attention_transfer.experiment import Training
+from attention_transfer.models import Input, OpenedModel, Renormalise
+from attention_transfer.training.device import Place, choose_place
+from attention_transfer.training.prepare import expected_input, open_at_its_size
+
+Colours = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained network, ready to be read.
+
+    Args:
+        name: as its user wrote it.
+        opened: the network, in evaluation mode, on the place's device.
+        place: where it computes.
+        dataset: whose images it is given.
+        prepare: makes the data set's images into those that the network expects.
+        notes: what was assumed where nobody said.
+    """
+
+    name: str
+    opened: OpenedModel
+    place: Place
+    dataset: DataSet
+    prepare: Renormalise
+    notes: tuple[str, ...]
+
+    @property
+    def module(self) -> nn.Module:
+        return self.opened.module
+
+    def batches(
+        self, split: Split, batch_size: int, num_workers: int = 0
+    ) -> Iterator[tuple[Float[Tensor, "b 3 h w"], Int64[Tensor, " b"]]]:
+        """Images of a split as the network expects them, with their labels, in order and without augmentation.
+
+        Args:
+            split: of the data set.
+            batch_size: images at a time.
+            num_workers: processes that decode photographs.
+        """
+        images = loader(
+            split,
+            self.dataset,
+            batch_size=batch_size,
+            train=False,
+            device=self.place.device,
+            num_workers=num_workers,
+            channels_last=self.place.memory_format == torch.channels_last,
+        )
+        for batch in images.epoch(0):
+            assert batch.label is not None
+            yield self.prepare(batch.image), batch.label
+
+
+def open_subjects(
+    names: Sequence[str],
+    dataset: DataSet,
+    settings: Training,
+    mean: Colours | None = None,
+    std: Colours | None = None,
+) -> tuple[Subject, ...]:
+    """Open trained networks for images of one data set.
+
+    Args:
+        names: models as on the command line.
+        dataset: whose images they will be given.
+        settings: device and memory format count.
+        mean: per channel, given pixels in 0…1, of the images of those networks whose weights do not say; None takes
+            the data set's.
+        std: per channel, likewise.
+
+    Raises:
+        ValueError: no names, a network without weights, or a mean that no network needs.
+    """
+    if not names:
+        raise ValueError("give at least one model: a run folder, or a name with @FILE or @pretrained behind it")
+    if (mean is None) != (std is None):
+        raise ValueError("give --mean and --std together, or neither")
+    subjects = tuple(_open(name, dataset, settings, mean, std) for name in names)
+    if mean is not None and all(subject.opened.input for subject in subjects):
+        raise ValueError("the weights of these models say how their images are normalised: leave out --mean and --std")
+    return subjects
+
+
+def _open(name: str, dataset: DataSet, settings: Training, mean: Colours | None, std: Colours | None) -> Subject:
+    opened = open_at_its_size(name, dataset)
+    if not opened.trained:
+        raise ValueError(f"{name!r} names a network without weights: write NAME@FILE, NAME@pretrained or a run folder")
+    given = Input(dataset.mean, dataset.std)
+    expected = expected_input(opened, given) if opened.input else expected_input(opened, given, mean, std)
+    place = choose_place(settings, opened.description.convolutional)
+    opened.module.to(place.device).to(memory_format=place.memory_format)  # pyright: ignore[reportCallIssue]
+    notes: list[str] = []
+    if opened.input is None and mean is None:
+        notes.append(f"the normalisation of {name} is unknown: taken to be that of {dataset.name}")
+    side = dataset.image_size
+    if expected.size is not None and expected.size != (side, side):
+        notes.append(
+            f"{name} takes images of {expected.size[0]}×{expected.size[1]}: those of {side}×{side} are resized"
+        )
+    return Subject(name, opened, place, dataset, Renormalise(given, expected).to(place.device), tuple(notes))
