@@ -19,7 +19,7 @@ from attention_transfer.runs import RunFolder, whole_file
 _CELL_INCHES = 1.5
 _CELL_PIXELS = 240
 _DPI = 160
-_INK = "#222222"
+INK = "#222222"
 _BOX = "#00e5ff"
 
 
@@ -50,17 +50,17 @@ def attention_figure(
     )
     axes = figure.subplots(count, len(titles), squeeze=False)
     for row in range(count):
-        large = _enlarge(images[row])
+        large = enlarged(images[row])
         for column, title in enumerate(titles):
             ax: Axes = axes[row, column]
-            shown = large if column == 0 else _overlay(large, maps[title][row])
+            shown = large if column == 0 else heated(large, stretched(maps[title][row]))
             ax.imshow(shown, extent=(0, width, height, 0), interpolation="antialiased")
             ax.set_axis_off()
             if row == 0:
-                ax.set_title(title, fontsize=8, color=_INK, pad=4)
+                ax.set_title(title, fontsize=8, color=INK, pad=4)
             if boxes is not None:
                 _draw_box(ax, boxes[row])
-    _save(figure, path)
+    save(figure, path)
 
 
 def curves_figure(runs: Iterable[RunFolder], path: str | Path) -> None:
@@ -91,8 +91,8 @@ def curves_figure(runs: Iterable[RunFolder], path: str | Path) -> None:
         for place, (name, members) in enumerate(groups.items()):
             _draw_curves(ax, f"C{place % 10}", name, [run.series(split, "loss") for run in members])
         for loss, name in sorted({item for run in everyone for item in _teacher_loss(run, split)}):
-            ax.axhline(loss, color=_INK, linestyle=":", linewidth=1.2, label=f"teacher {name}")
-        ax.set_title(f"{split} images", fontsize=9, color=_INK)
+            ax.axhline(loss, color=INK, linestyle=":", linewidth=1.2, label=f"teacher {name}")
+        ax.set_title(f"{split} images", fontsize=9, color=INK)
         ax.set_xlabel("epoch", fontsize=8)
         ax.set_ylabel("cross-entropy", fontsize=8)
         ax.tick_params(labelsize=7)
@@ -100,7 +100,47 @@ def curves_figure(runs: Iterable[RunFolder], path: str | Path) -> None:
         ax.grid(alpha=0.25, linewidth=0.5)
         ax.spines[["top", "right"]].set_visible(False)
     figure.axes[-1].legend(fontsize=7, frameon=False)
-    _save(figure, path)
+    save(figure, path)
+
+
+def enlarged(image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h2 w2 3"]:
+    """The image in 0…1 at the resolution of the picture, so that heat over a tiny image is smooth."""
+    height, width = image.shape[:2]
+    factor = max(1.0, _CELL_PIXELS / min(height, width))
+    size = (round(width * factor), round(height * factor))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC), dtype=np.float32) / 255
+
+
+def stretched(values: Float[np.ndarray, "r c"]) -> Float[np.ndarray, "r c"]:
+    """A map brought to its own full range 0…1; zeros where it is the same everywhere."""
+    low, high = float(values.min()), float(values.max())
+    return ((values - low) / (high - low) if high > low else np.zeros_like(values)).astype(np.float32)
+
+
+def heated(
+    image: Float[np.ndarray, "h w 3"], heat: Float[np.ndarray, "r c"], *, smooth: bool = True
+) -> Float[np.ndarray, "h w 3"]:
+    """Heat over the grey image: clear where it is low, opaque where it is high.
+
+    Args:
+        image: in 0…1.
+        heat: in 0…1, any resolution.
+        smooth: whether it runs from one of its positions to the next, or shows them as squares.
+    """
+    size = (image.shape[1], image.shape[0])
+    way = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
+    heat = np.clip(np.asarray(Image.fromarray(heat.astype(np.float32)).resize(size, way)), 0, 1)
+    grey = np.repeat(image @ np.array([[0.299], [0.587], [0.114]], dtype=np.float32), 3, axis=2)
+    opacity = (0.3 + 0.5 * heat)[..., None]
+    colours = matplotlib.colormaps["inferno"](heat)[..., :3].astype(np.float32)
+    return np.clip((1 - opacity) * grey + opacity * colours, 0, 1)
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a figure whole, on white; its folder is made."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=_DPI, facecolor="white")
 
 
 def _check(
@@ -120,26 +160,6 @@ def _check(
     return images.shape[0], images.shape[1], images.shape[2]
 
 
-def _enlarge(image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h2 w2 3"]:
-    """The image in 0…1 at the resolution of the picture, so that heat over a tiny image is smooth."""
-    height, width = image.shape[:2]
-    factor = max(1.0, _CELL_PIXELS / min(height, width))
-    size = (round(width * factor), round(height * factor))
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC), dtype=np.float32) / 255
-
-
-def _overlay(image: Float[np.ndarray, "h w 3"], values: Float[np.ndarray, "r c"]) -> Float[np.ndarray, "h w 3"]:
-    """Heat over the grey image: clear where the map is low, opaque where it is high."""
-    low, high = float(values.min()), float(values.max())
-    unit = ((values - low) / (high - low) if high > low else np.zeros_like(values)).astype(np.float32)
-    size = (image.shape[1], image.shape[0])
-    heat = np.clip(np.asarray(Image.fromarray(unit).resize(size, Image.Resampling.BICUBIC)), 0, 1)
-    grey = np.repeat(image @ np.array([[0.299], [0.587], [0.114]], dtype=np.float32), 3, axis=2)
-    opacity = (0.3 + 0.5 * heat)[..., None]
-    colours = matplotlib.colormaps["inferno"](heat)[..., :3].astype(np.float32)
-    return np.clip((1 - opacity) * grey + opacity * colours, 0, 1)
-
-
 def _draw_box(ax: Axes, box: Float[np.ndarray, "4"]) -> None:
     left, top, right, bottom = (float(edge) for edge in box)
     ax.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=_BOX, linewidth=1.1))
@@ -156,9 +176,3 @@ def _draw_curves(ax: Axes, colour: str, name: str, curves: list[dict[int, float]
 def _teacher_loss(run: MeasuredRun, split: str) -> list[tuple[float, str]]:
     loss = (((run.summary or {}).get("teacher") or {}).get(split) or {}).get("loss")
     return [] if loss is None else [(float(loss), str(run.experiment.get("teacher")))]
-
-
-def _save(figure: Figure, path: str | Path) -> None:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=_DPI, facecolor="white")
