@@ -44,7 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{PROGRAM} {name}: {error}", file=sys.stderr)
         return 2
     except RuntimeError as error:
-        if type(error).__name__ != "NonFiniteLossError" or "ATTENTION_TRANSFER_TRACEBACK" in os.environ:
+        if (
+            type(error).__name__ not in ("NonFiniteLossError", "FailedRunsError")
+            or "ATTENTION_TRANSFER_TRACEBACK" in os.environ
+        ):
             raise
         print(f"{PROGRAM} {name}: {error}", file=sys.stderr)
         return 1
@@ -79,6 +82,13 @@ def probe(arguments: Sequence[str]) -> None:
     command(arguments)
 
 
+def sweep(arguments: Sequence[str]) -> None:
+    """Train every combination of some values: sweep RECIPE --over FIELD=V1,V2 [flags of train]."""
+    from attention_transfer.commands.sweep import command
+
+    command(arguments)
+
+
 def list_(arguments: Sequence[str]) -> None:
     """Show methods, models, data sets and recipes."""
     from attention_transfer.commands.catalogue import command
@@ -97,6 +107,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train,
     "evaluate": evaluate,
     "compare": compare,
+    "sweep": sweep,
     "probe": probe,
     "list": list_,
     "quickstart": quickstart,
@@ -105,7 +116,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 
 def _overview() -> str:
     lines = [f"usage: {PROGRAM} COMMAND [...]", "", "Train image networks by transferring attention.", "", "commands:"]
-    lines += [f"  {name:<12}{(command.__doc__ or '').strip()}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:<16}{(command.__doc__ or '').strip()}" for name, command in COMMANDS.items()]
     lines += ["", f"{PROGRAM} COMMAND --help shows the flags of a command; {PROGRAM} --version its version."]
     return "\n".join(lines)
 
