@@ -7,15 +7,17 @@ import torch
 from torch import Tensor, nn
 
 from attention_transfer.capture import Tap, spatial
-from attention_transfer.models import Input, TransformersClassifier, build, describe
+from attention_transfer.models import Input, Stage, TransformersClassifier, build, describe
 
 # Image side; layout, prefix tokens and number of stages; (channels, side) of the first and of the last; where the value
 # before the activation is (i: input of an activation, =: the output itself, -: unknown); path of the head.
 NETWORKS = {
     "timm:resnet18": (224, "nchw", 0, 4, (64, 56), (512, 7), "iiii", "fc"),
+    "timm:resnet34": (224, "nchw", 0, 4, (64, 56), (512, 7), "iiii", "fc"),
     "timm:resnet50": (224, "nchw", 0, 4, (256, 56), (2048, 7), "iiii", "fc"),
     "timm:efficientnet_b3": (288, "nchw", 0, 7, (24, 144), (384, 9), "=======", "classifier"),
     "timm:convnext_atto": (224, "nchw", 0, 4, (40, 56), (320, 7), "====", "head.fc"),
+    "timm:mobilenetv1_100": (224, "nchw", 0, 5, (64, 112), (1024, 7), "iiiii", "classifier"),
     "timm:mobilenetv2_050": (224, "nchw", 0, 7, (8, 112), (160, 7), "=======", "classifier"),
     "timm:mobilenetv3_small_050": (224, "nchw", 0, 6, (8, 56), (288, 7), "=====i", "classifier"),
     "timm:regnetx_002": (224, "nchw", 0, 4, (24, 56), (368, 7), "iiii", "head.fc"),
@@ -101,6 +103,7 @@ def test_every_described_tap_yields_the_shape_of_its_layout(name: str) -> None:
         "timm:resnet26",
         "timm:regnetx_002",
         "timm:vgg11_bn",
+        "timm:mobilenetv1_100",
         "timm:mobilenetv3_small_050",
         "torchvision:resnet18",
         "torchvision:resnet50",
@@ -217,6 +220,14 @@ def test_stages_of_a_user_are_found_by_their_names_and_nothing_is_guessed_about_
         "None",
     ]
     assert description.head == "fc"
+
+
+def test_a_network_that_declares_its_stages_is_taken_at_its_word() -> None:
+    model = OwnNet()
+    stages = (Stage(Tap("backbone.layer2"), None), Stage(Tap("backbone.layer3"), Tap("backbone.layer3.1.conv")))
+    model.declared_stages = stages
+    assert describe(model).stages == stages
+    assert describe(model).convolutional
 
 
 def tiny_vit(**changes: int | list[int]) -> TransformersClassifier:

@@ -64,6 +64,10 @@ class ShuffleNetV1(nn.Module):
 
     def __init__(self, widths: Sequence[int], blocks: Sequence[int], groups: int, num_classes: int) -> None:
         super().__init__()
+        if not len(widths) == len(blocks) == 3 or min(blocks) < 1:
+            raise ValueError(
+                f"ShuffleNet has three groups of at least one unit, not widths {tuple(widths)}, blocks {tuple(blocks)}"
+            )
         self.conv1 = nn.Conv2d(3, _STEM, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(_STEM)
         self.relu = nn.ReLU(inplace=True)
