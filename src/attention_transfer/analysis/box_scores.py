@@ -1,0 +1,192 @@
+"""How well maps find the box around an object, as pure functions of maps and boxes.
+
+Boxes are left, top, right, bottom in pixels of the image, right and bottom exclusive, as `Split.boxes` has them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch.nn import functional
+
+from attention_transfer.analysis.regions import Regions, connected_regions
+
+OVERLAPS = (0.3, 0.5, 0.7)
+# The evaluator's 1,000 thresholds 0, 0.001 … 0.999 are compared with maps of whole levels 0 … 255: int(255·t) takes
+# just these values.
+THRESHOLDS = np.arange(255, dtype=np.uint8)
+
+_FLAT = 1e-6  # a map that varies by less than this share of its largest magnitude is noise of rounding
+_PIXELS_AT_ONCE = 1 << 25
+
+
+def area_share(boxes: Float[np.ndarray, "n 4"], height: int, width: int) -> Float[np.ndarray, " n"]:
+    """Share of the image that each box covers: the energy inside it, and the chance to point at it, of an even map."""
+    left, top, right, bottom = boxes.astype(np.float64).T
+    return (right - left) * (bottom - top) / (height * width)
+
+
+def energy_inside(
+    maps: Float[np.ndarray, "n r c"], boxes: Float[np.ndarray, "n 4"], height: int, width: int
+) -> Float[np.ndarray, " n"]:
+    """Share of each map's mass that lies in the box, between 0 and 1.
+
+    The energy-based pointing game of Wang et al. (Score-CAM, CVPR workshops 2020, arXiv:1910.01279).
+
+    Args:
+        maps: at their own resolution. What is negative, evidence against a class, has no mass.
+        boxes: in pixels of the image, fractions allowed.
+        height: of the image, in pixels.
+        width: likewise.
+
+    Returns:
+        Shares; of a map without any mass, that of an even map.
+
+    Departs from the paper: the mass of each cell lies evenly over its area, of which the exact share within the box
+    counts; there, maps are interpolated to the image first and boxes are whole pixels.
+    """
+    mass = np.clip(maps.astype(np.float64), 0, None)
+    left, top, right, bottom = boxes.astype(np.float64).T
+    rows = _covered(top, bottom, mass.shape[1], height)
+    columns = _covered(left, right, mass.shape[2], width)
+    inside = np.einsum("nrc,nr,nc->n", mass, rows, columns, optimize=True)
+    total = mass.sum((1, 2))
+    empty = total == 0
+    return np.where(empty, area_share(boxes, height, width), inside / np.where(empty, 1, total))
+
+
+def at_image_size(maps: Float[np.ndarray, "n r c"], height: int, width: int) -> Float[np.ndarray, "n h w"]:
+    """Maps of the image's size between 0 and 1: bicubic interpolation, then each stretched to its full range.
+
+    What is larger than the image is averaged over areas. Maps that are flat to rounding become zeros.
+
+    Raises:
+        ValueError: a map holds values that are not finite.
+    """
+    if not np.isfinite(maps).all():
+        raise ValueError("a map holds values that are not finite: the network gives infinite or undefined values")
+    lowest, highest = maps.min((1, 2), keepdims=True), maps.max((1, 2), keepdims=True)
+    flat = highest - lowest <= _FLAT * np.maximum(abs(lowest), abs(highest))
+    values = torch.from_numpy(maps.astype(np.float32))[:, None]
+    fewer = (min(height, maps.shape[1]), min(width, maps.shape[2]))
+    if values.shape[2:] != fewer:
+        values = functional.interpolate(values, fewer, mode="area")
+    if fewer != (height, width):
+        values = functional.interpolate(values, (height, width), mode="bicubic", align_corners=False)
+    values -= values.amin((2, 3), keepdim=True)
+    values /= values.amax((2, 3), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    return np.where(flat, np.float32(0), values[:, 0].numpy())
+
+
+def pointing_game(maps: Float[np.ndarray, "n h w"], boxes: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, " n"]:
+    """Whether the largest value of each map lies in the box: 1 or 0, or between them where several are largest.
+
+    The pointing game of Zhang et al. (ECCV 2016, arXiv:1608.00507), with tolerance 0: a pixel lies in the box if its
+    centre does. Of several largest values, one drawn evenly would count: the result is the share of them in the box.
+
+    Args:
+        maps: at the image's size.
+        boxes: in its pixels.
+
+    Departs from the paper: points up to 15 pixels outside the object count there.
+    """
+    left, top, right, bottom = (edge[:, None] for edge in boxes.T)
+    rows, columns = np.arange(maps.shape[1]) + 0.5, np.arange(maps.shape[2]) + 0.5
+    inside = ((top <= rows) & (rows < bottom))[:, :, None] & ((left <= columns) & (columns < right))[:, None, :]
+    largest = maps == maps.max((1, 2), keepdims=True)
+    return (largest & inside).sum((1, 2)) / largest.sum((1, 2))
+
+
+@dataclass(frozen=True)
+class Overlaps:
+    """Intersection over union of the true box with boxes around what exceeds a threshold; one column per threshold.
+
+    Args:
+        largest: of the largest connected region.
+        best: of that region which fits best.
+    """
+
+    largest: Float[np.ndarray, "n 255"]
+    best: Float[np.ndarray, "n 255"]
+
+
+def box_overlaps(maps: Float[np.ndarray, "n h w"], boxes: Float[np.ndarray, "n 4"]) -> Overlaps:
+    """How far boxes around the strong parts of each map agree with the true box, at every threshold.
+
+    The evaluation of Choe et al. (CVPR 2020, arXiv:2001.07437), as its public code computes it: maps are cut to whole
+    levels 0 … 255, what lies strictly above a threshold is divided into regions that touch along edges or corners, and
+    each gives its bounding box. Corners count as pixels of the box, up to the image's last: a region's box reaches one
+    pixel further right and down than the region, a true box is cut to whole pixels and does likewise, and widths are
+    right − left + 1.
+
+    Args:
+        maps: at the image's size, between 0 and 1.
+        boxes: in its pixels.
+
+    Returns:
+        Overlaps between 0 and 1; 0 where nothing exceeds a threshold, as in a map of zeros.
+
+    Departs from the code: the largest region is the one with most pixels, the first of equals; there, the one whose
+    outline encloses most. An empty map has no box; there, it has the one of the corner pixel.
+    """
+    count, height, width = maps.shape
+    levels: UInt8[np.ndarray, "n h w"] = (maps.astype(np.float32) * np.float32(255)).astype(np.uint8)
+    left, top, right, bottom = boxes.T.astype(np.int64)
+    truth = _corners(left, top, right, bottom, height, width)
+    largest, best = (np.zeros((count, len(THRESHOLDS))) for _ in range(2))
+    together = max(1, _PIXELS_AT_ONCE // (len(THRESHOLDS) * height * width))
+    for start in range(0, count, together):
+        some = slice(start, min(count, start + together))
+        masks = levels[some, None] > THRESHOLDS[:, None, None]
+        regions = connected_regions(masks.reshape(-1, height, width))
+        image = regions.mask // len(THRESHOLDS)
+        found = _corners(regions.left, regions.top, regions.right, regions.bottom, height, width)
+        overlap = _overlap(found, truth[:, some][:, image])
+        np.maximum.at(best[some].reshape(-1), regions.mask, overlap)
+        first = _largest(regions, len(masks) * len(THRESHOLDS))
+        largest[some].reshape(-1)[regions.mask[first]] = overlap[first]
+    return Overlaps(largest, best)
+
+
+def max_box_accuracy(overlaps: Float[np.ndarray, "n t"], least: float) -> float:
+    """Share of images whose box overlaps the true one by at least so much, at the threshold where most do.
+
+    MaxBoxAcc of Choe et al. (CVPR 2020, arXiv:2001.07437).
+    """
+    return float((overlaps >= least).mean(0).max())
+
+
+def _covered(
+    low: Float[np.ndarray, " n"], high: Float[np.ndarray, " n"], cells: int, length: int
+) -> Float[np.ndarray, "n cells"]:
+    """Share of each cell's extent that lies between two edges."""
+    edges = np.arange(cells + 1) * (length / cells)
+    shared = np.minimum(high[:, None], edges[1:]) - np.maximum(low[:, None], edges[:-1])
+    return np.clip(shared, 0, None) * (cells / length)
+
+
+def _corners(
+    left: Int64[np.ndarray, " k"],
+    top: Int64[np.ndarray, " k"],
+    right: Int64[np.ndarray, " k"],
+    bottom: Int64[np.ndarray, " k"],
+    height: int,
+    width: int,
+) -> Int64[np.ndarray, "4 k"]:
+    """The evaluator's corners of half-open boxes: the pixel after the last one, unless the image ends before."""
+    return np.stack([left, top, np.minimum(right, width - 1), np.minimum(bottom, height - 1)])
+
+
+def _overlap(first: Int64[np.ndarray, "4 k"], second: Int64[np.ndarray, "4 k"]) -> Float[np.ndarray, " k"]:
+    low, high = np.maximum(first[:2], second[:2]), np.minimum(first[2:], second[2:])
+    shared = np.clip(high - low + 1, 0, None).prod(0)
+    return shared / ((first[2:] - first[:2] + 1).prod(0) + (second[2:] - second[:2] + 1).prod(0) - shared)
+
+
+def _largest(regions: Regions, num_masks: int) -> Int64[np.ndarray, " k"]:
+    """The first of the largest regions of each mask that has any."""
+    size = np.zeros(num_masks, dtype=np.int64)
+    np.maximum.at(size, regions.mask, regions.size)
+    largest = np.flatnonzero(regions.size == size[regions.mask])
+    return largest[np.unique(regions.mask[largest], return_index=True)[1]]
