@@ -45,12 +45,18 @@ class Description:
         head: path of the linear layer that makes the logits; None where there is none.
         input: the images it was trained on; None where nobody says.
         convolutional: whether it is made of convolutions (then channels_last pays).
+        pooled: the value whose mean over all positions the head takes; None where nobody knows. Found by structure, so
+            whoever uses it proves it (`prove_class_maps`).
+        architecture: qualified name of the network's class, without a wrapper of ours; equal for networks that differ
+            in depth and width only.
     """
 
     stages: tuple[Stage, ...]
     head: str | None = None
     input: Input | None = None
     convolutional: bool = True
+    pooled: Tap | None = None
+    architecture: str = ""
 
     def tap(self, module: str, site: Literal["output", "input"] = "output") -> Tap:
         """A place named by the user, with the layout that the stages of this network have."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from attention_transfer.capture import Layout, Tap
 from attention_transfer.models.activations import before_activation
 from attention_transfer.models.description import Description, Input, Stage
+from attention_transfer.models.pooling import find_pooled
 from attention_transfer.models.structure import FoundStages, find_stages, has_attention
 
 IMAGENET = Input(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -39,7 +40,15 @@ def describe(model: nn.Module) -> Description:
         model: any image classifier, also on the meta device.
     """
     stages, layout = _stages(model)
-    return Description(stages, _head(model), _input(model), _convolutional(model, layout))
+    network, head = type(_wrapped(model)), _head(model)
+    return Description(
+        stages=stages,
+        head=head,
+        input=_input(model),
+        convolutional=_convolutional(model, layout),
+        pooled=_pooled(model, head, stages),
+        architecture=f"{network.__module__}.{network.__qualname__}",
+    )
 
 
 def _stages(model: nn.Module) -> tuple[tuple[Stage, ...], Layout | None]:
@@ -170,6 +179,18 @@ def _head(model: nn.Module) -> str | None:
         if linear and not others:
             return linear[-1] if inner is model else f"wrapped.{linear[-1]}"
     return None
+
+
+def _pooled(model: nn.Module, head: str | None, stages: tuple[Stage, ...]) -> Tap | None:
+    """What the pooling before the head takes, in the layout that it has there."""
+    inner = _wrapped(model)
+    if head is None or any(hasattr(inner, name) for name in _SCRAMBLED):
+        return None
+    wrapper = "" if inner is model else "wrapped."
+    usual = stages[-1].output if stages else Tap("", prefix_tokens=_prefix_tokens(model, 0))
+    ends = [stage.output.module.removeprefix(wrapper) for stage in stages]
+    pooled = find_pooled(inner, head.removeprefix(wrapper), ends, usual)
+    return replace(pooled, module=wrapper + pooled.module) if pooled is not None else None
 
 
 def _input(model: nn.Module) -> Input | None:
