@@ -1,9 +1,9 @@
 """What distillation costs beyond its two networks.
 
-Compares one training step of a distiller (soft targets and attention transfer, optimiser included) with a bare forward
-pass of the teacher plus a bare step of the student, under the same flags, interleaved in one process.
+Compares one training step of a distiller (optimiser included) with a bare forward pass of the teacher plus a bare step
+of the student, under the same flags, interleaved in one process.
 
-    python benchmarks/step.py [--pair resnet56:resnet20] [--batch-size 64] [--precision float32] [--rounds 40]
+    python benchmarks/step.py [--methods at kd] [--pair resnet56:resnet20] [--precision float32] [--rounds 40]
 """
 
 import statistics
@@ -19,7 +19,7 @@ import tyro
 from torch.nn import functional
 
 from attention_transfer.distiller import Distiller
-from attention_transfer.methods import AttentionTransfer, SoftTargets
+from attention_transfer.methods import METHODS
 from attention_transfer.models import build
 
 
@@ -28,6 +28,7 @@ class Flags:
     """Measure the cost of a step.
 
     Args:
+        methods: by key, with their default settings.
         pair: teacher:student.
         batch_size: images.
         image_size: side in pixels.
@@ -40,6 +41,7 @@ class Flags:
         device: where.
     """
 
+    methods: tuple[str, ...] = ("at", "kd")
     pair: str = "resnet56:resnet20"
     batch_size: int = 64
     image_size: int = 32
@@ -66,9 +68,8 @@ def main(flags: Flags) -> None:
     images = images.to(memory_format=layout)
     bare_teacher = deepcopy(teacher).eval().requires_grad_(False).to(memory_format=layout)
     bare_student = deepcopy(student).to(memory_format=layout)
-    distiller = Distiller(
-        student, teacher, [AttentionTransfer(weight=1000.0), SoftTargets(weight=0.9)], task_weight=0.1, example=images
-    ).to(memory_format=layout)
+    methods = [METHODS[key]() for key in flags.methods]
+    distiller = Distiller(student, teacher, methods, example=images).to(memory_format=layout)
     optimizers = {
         name: torch.optim.SGD(parameters, lr=1e-3, momentum=0.9, weight_decay=5e-4)
         for name, parameters in (("bare", bare_student.parameters()), ("distiller", distiller.trainable_parameters()))
@@ -115,7 +116,8 @@ def main(flags: Flags) -> None:
                 seconds[name].append(time.perf_counter() - started)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     ratios = [d / (t + s) for t, s, d in zip(*(seconds[name] for name in work), strict=True)]
-    print(f"{flags.pair}, batch {flags.batch_size}, {flags.precision}, channels_last={flags.channels_last}, {device}")
+    settings = f"batch {flags.batch_size}, {flags.precision}, channels_last={flags.channels_last}, {device}"
+    print(f"{' + '.join(flags.methods)}, {flags.pair}, {settings}")
     for name, value in medians.items():
         print(f"  {name:<10}{1000 * value:8.2f} ms")
     print(f"  ratio     {medians['distiller'] / (medians['teacher'] + medians['student']):8.3f}   of medians")

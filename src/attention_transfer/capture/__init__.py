@@ -1,6 +1,6 @@
 """All reading of networks happens in this room: the only one with a hook."""
 
-from attention_transfer.capture.gradients import input_gradient, twice_differentiable
+from attention_transfer.capture.gradients import can_be_differentiated, input_gradient, twice_differentiable
 from attention_transfer.capture.running import Capture, Reading, as_logits
 from attention_transfer.capture.tap import CaptureError, Layout, Tap, spatial
 from attention_transfer.capture.undisturbed import noise, own_buffers, undisturbed
@@ -12,6 +12,7 @@ __all__ = [
     "Reading",
     "Tap",
     "as_logits",
+    "can_be_differentiated",
     "input_gradient",
     "noise",
     "own_buffers",

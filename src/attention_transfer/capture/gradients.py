@@ -1,13 +1,15 @@
 """How the loss of each image changes with its pixels."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 
 def input_gradient(
@@ -38,6 +40,37 @@ def input_gradient(
 
 @contextmanager
 def twice_differentiable() -> Generator[None]:
-    """Attention inside is computed by the kernel that has a second derivative; the fused ones have none."""
-    with sdpa_kernel(SDPBackend.MATH):
+    """Inside, what torch computes by kernels without a second derivative is computed by equal ones that have one:
+    fused attention, and the hard sigmoid (of MobileNetV3)."""
+    with sdpa_kernel(SDPBackend.MATH), _SmoothKernels():
         yield
+
+
+def can_be_differentiated(value: Tensor) -> bool:
+    """Whether nothing in the graph of a value was declared to have no further derivative.
+
+    Such an end has no way on, so that asking for gradients behind it finds none, silently.
+    """
+    seen, waiting = set[Any](), [value.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name().rpartition("::")[2] in ("Error", "DelayedError", "NotImplemented"):
+            return False
+        waiting += [following for following, _ in node.next_functions]
+    return True
+
+
+class _SmoothKernels(TorchFunctionMode):
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is functional.hardsigmoid:
+            return functional.relu6(args[0] + 3) / 6
+        return func(*args, **(kwargs or {}))

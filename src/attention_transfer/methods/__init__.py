@@ -1,18 +1,22 @@
 """Every method, by the acronym that names it on the command line."""
 
 from attention_transfer.methods.attention_transfer import AttentionTransfer
-from attention_transfer.methods.method import GradientLimit, Method, Observed, Phase, Reads, Schedule, Term
+from attention_transfer.methods.gradient_attention import GradientAttention
+from attention_transfer.methods.method import GradientLimit, Head, Method, Observed, Phase, Reads, Schedule, Term
 from attention_transfer.methods.soft_targets import SoftTargets
 
 METHODS: dict[str, type[Method]] = {
     "at": AttentionTransfer,
+    "gradient": GradientAttention,
     "kd": SoftTargets,
 }
 
 __all__ = [
     "METHODS",
     "AttentionTransfer",
+    "GradientAttention",
     "GradientLimit",
+    "Head",
     "Method",
     "Observed",
     "Phase",

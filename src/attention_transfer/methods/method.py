@@ -193,6 +193,11 @@ class Method(ABC):
         if not 0 <= self.weight < float("inf"):
             raise ValueError(f"the weight of {self.key} must be a finite number of at least 0, not {self.weight}")
 
+    def resolved(self, teacher: Description | None, student: Description) -> "Method":
+        """The same method with every setting that depends on the two networks decided."""
+        del teacher, student
+        return self
+
     @abstractmethod
     def reads(self, teacher: Description | None, student: Description) -> Reads:
         """What it wants to see.

@@ -9,9 +9,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attention_transfer.capture import Capture, CaptureError, Reading, Tap, noise, spatial, undisturbed
+from attention_transfer.capture import CaptureError, Tap, can_be_differentiated, noise, undisturbed
 from attention_transfer.data.batch import Batch
-from attention_transfer.methods import Method, Observed, Phase, Reads, Term
+from attention_transfer.distiller.bound import Bound, bind, why_no_gradient
+from attention_transfer.distiller.network import Network, Seen, Wanted
+from attention_transfer.methods import Method, Observed, Phase, Term
 from attention_transfer.methods.limits import limited_gradients, sum_of
 from attention_transfer.methods.maps import at_least_float32
 from attention_transfer.models import Input, Renormalise, check_pair, describe
@@ -34,21 +36,6 @@ class Output:
     terms: Mapping[str, Term]
     student_logits: Float[Tensor, "b k"]
     teacher_logits: Float[Tensor, "b k"] | None
-
-
-@dataclass
-class _Bound:
-    """One method with what it reads, tied to this pair of networks."""
-
-    method: Method
-    name: str
-    reads: Reads
-    scheduled: Tensor | None = None
-
-    @property
-    def weight(self) -> float | Tensor:
-        """Of the method in the current epoch."""
-        return self.method.weight if self.scheduled is None else self.scheduled
 
 
 class Distiller(nn.Module):
@@ -108,28 +95,20 @@ class Distiller(nn.Module):
         self._epoch = self._phase_start = 0
         student_description = describe(student)
         teacher_description = describe(teacher) if teacher is not None else None
-        self._bound = [
-            _Bound(
-                method,
-                name,
-                method.reads(teacher_description, student_description),
-                None if method.schedule.constant else torch.tensor(0.0),
-            )
-            for method, name in zip(methods, _names(methods), strict=True)
-        ]
+        self._bound = bind(methods, teacher_description, student_description)
         self.teacher_images = Renormalise(student_input, teacher_input).to(example)
         # In a tuple, so that nn.Module does not register it: it must stay out of parameters() and state_dict().
         self._teacher = () if teacher is None else (teacher,)
         self._teacher_frozen: list[tuple[nn.Parameter, bool]] = []
         self._teacher_modes: list[tuple[nn.Module, bool]] = []
-        self.reads_teacher_logits = any(bound.reads.teacher_logits for bound in self._bound)
-        self._student_capture = Capture(student, (tap for b in self._bound for tap in b.reads.student), "student")
+        of_teacher = Wanted.together([bound.of_teacher for bound in self._bound])
+        self.reads_teacher_logits = of_teacher.logits
+        of_student = Wanted.together([bound.of_student for bound in self._bound])
+        self._student = Network(student, "student", of_student, student_description.head)
+        self._taught_by: Network | None = None
         try:
-            self._teacher_capture = (
-                Capture(teacher, (tap for b in self._bound for tap in b.reads.teacher), "teacher")
-                if teacher is not None and self._needs_teacher
-                else None
-            )
+            if teacher is not None and teacher_description is not None and of_teacher.anything:
+                self._taught_by = Network(teacher, "teacher", of_teacher, teacher_description.head, self.teacher_images)
             self._freeze_teacher()
             self.set_epoch(0)
             with undisturbed(*(network for network in (student, teacher) if network is not None)):
@@ -222,16 +201,20 @@ class Distiller(nn.Module):
         return tuple(phase for bound in self._bound for phase in bound.method.phases) or (Phase("all"),)
 
     @property
+    def methods(self) -> tuple[Method, ...]:
+        """What is transferred, with every setting that depended on the two networks decided."""
+        return tuple(bound.method for bound in self._bound)
+
+    @property
     def teacher(self) -> nn.Module | None:
         """The frozen teacher."""
         return self._teacher[0] if self._teacher else None
 
     def detach(self) -> None:
         """Leave both networks without a hook, and the teacher's parameters as trainable as they came."""
-        self._student_capture.close()
-        capture = getattr(self, "_teacher_capture", None)
-        if capture is not None:
-            capture.close()
+        self._student.close()
+        if self._taught_by is not None:
+            self._taught_by.close()
         for parameter, requires_grad in self._teacher_frozen:
             parameter.requires_grad_(requires_grad)
         for module, mode in self._teacher_modes:
@@ -257,43 +240,39 @@ class Distiller(nn.Module):
     # ------------------------------------------------------------------ inside
 
     def _step(self, images: Tensor, labels: Tensor | None, index: Tensor | None) -> Output:
-        teacher = self._run_teacher(images)
-        replaced = self._replacements(teacher, self.parts)
-        student = self._student_capture.run(images, replaced=replaced)
-        assert student.logits is not None
+        teacher = self._taught_by.read(images, labels) if self._taught_by is not None else None
+        student = self._student.read(images, labels, self._replacements(teacher, self.parts))
+        assert student.reading.logits is not None
         terms = self._terms(Batch(images, labels, index), teacher, student, self.parts)
-        teacher_logits = teacher.logits if teacher is not None and self.reads_teacher_logits else None
-        return Output(sum_of([term.weighted for term in terms.values()]), terms, student.logits, teacher_logits)
+        teacher_logits = teacher.reading.logits if teacher is not None and self.reads_teacher_logits else None
+        loss = sum_of([term.weighted for term in terms.values()])
+        return Output(loss, terms, student.reading.logits, teacher_logits)
 
-    def _run_teacher(self, images: Tensor) -> Reading | None:
-        if self._teacher_capture is None:
-            return None
-        with torch.no_grad():
-            images = self.teacher_images(images)
-            return self._teacher_capture.run(images, until_last_tap=not self.reads_teacher_logits)
-
-    def _replacements(self, teacher: Reading | None, parts: nn.ModuleDict) -> dict[Tap, Tensor]:
+    def _replacements(self, teacher: Seen | None, parts: nn.ModuleDict) -> dict[Tap, Tensor]:
         replaced: dict[Tap, Tensor] = {}
         for bound in self._bound:
-            replaced |= bound.method.replace(
-                self._observed(teacher, bound.reads.teacher, bound.reads.teacher_logits), part(parts, bound.name)
-            )
+            replaced |= bound.method.replace(self._of_teacher(teacher, bound), part(parts, bound.name))
         return replaced
 
-    def _terms(self, batch: Batch, teacher: Reading | None, student: Reading, parts: nn.ModuleDict) -> dict[str, Term]:
+    def _of_teacher(self, seen: Seen | None, bound: Bound) -> Observed:
+        if seen is None or self._taught_by is None:
+            return Observed(None)
+        return self._taught_by.observed(seen, bound.of_teacher)
+
+    def _terms(self, batch: Batch, teacher: Seen | None, student: Seen, parts: nn.ModuleDict) -> dict[str, Term]:
         terms: dict[str, Term] = {}
         # Losses are float32 whatever the networks computed in.
         with torch.autocast(batch.image.device.type, enabled=False):
             if self.task_weight:
-                assert student.logits is not None
+                assert student.reading.logits is not None
                 assert batch.label is not None
-                value = functional.cross_entropy(at_least_float32(student.logits), batch.label)
+                value = functional.cross_entropy(at_least_float32(student.reading.logits), batch.label)
                 terms[TASK] = Term(value, self.task_weight)
             for bound in self._bound:
                 found = bound.method.terms(
                     batch,
-                    self._observed(teacher, bound.reads.teacher, bound.reads.teacher_logits),
-                    self._observed(student, bound.reads.student, logits=True),
+                    self._of_teacher(teacher, bound),
+                    self._student.observed(student, bound.of_student),
                     part(parts, bound.name),
                 )
                 for name, term in found.items():
@@ -307,37 +286,27 @@ class Distiller(nn.Module):
     def _counts(self, term: str) -> bool:
         return self.phase.terms is None or term in self.phase.terms
 
-    @staticmethod
-    def _observed(reading: Reading | None, taps: Sequence[Tap], logits: bool) -> Observed:
-        if reading is None:
-            return Observed(None)
-        features = tuple(spatial(reading.values[tap], tap) for tap in taps)
-        return Observed(reading.logits if logits else None, features)
-
     def _probe(self, image: Tensor) -> tuple[nn.ModuleDict, dict[str, frozenset[str]]]:
         """Run everything once on noise: parts, their sizes, and the parameters that each term reaches."""
         self._set_teacher_mode()
-        teacher = None
-        if self._teacher_capture is not None:
-            with torch.no_grad():
-                teacher = self._teacher_capture.probe(self.teacher_images(image), gradient=False)
-        student = self._student_capture.probe(image, gradient=True)
+        count = image.shape[0]
+        # Every network has the class 0, whatever the classes of the other.
+        label = torch.zeros(count, dtype=torch.int64, device=image.device)
+        teacher = self._taught_by.probe(image, label) if self._taught_by is not None else None
+        student = self._student.probe(image, label)
         parts = nn.ModuleDict()
         for bound in self._bound:
             module = bound.method.parts(
-                self._observed(teacher, bound.reads.teacher, bound.reads.teacher_logits),
-                self._observed(student, bound.reads.student, logits=True),
+                self._of_teacher(teacher, bound), self._student.observed(student, bound.of_student)
             )
             if module is not None:
                 parts[bound.name] = module.to(image.device)
         replaced = self._replacements(teacher, parts)
         if replaced:
-            student = self._student_capture.probe(image, gradient=True, replaced=replaced)
-        assert student.logits is not None
-        count, classes = student.logits.shape
-        batch = Batch(
-            image, torch.arange(count, device=image.device) % classes, torch.arange(count, device=image.device)
-        )
+            student = self._student.probe(image, label, replaced)
+        assert student.reading.logits is not None
+        places = torch.arange(count, device=image.device)
+        batch = Batch(image, places % student.reading.logits.shape[1], places)
         terms = self._terms(batch, teacher, student, parts)
         named = {f"student.{name}": p for name, p in self.student.named_parameters() if p.requires_grad}
         named |= {f"parts.{name}": p for name, p in parts.named_parameters() if p.requires_grad}
@@ -348,25 +317,20 @@ class Distiller(nn.Module):
                 raise CaptureError(f"the term {name!r} does not depend on any trainable parameter of the student")
         reached: dict[str, frozenset[str]] = {}
         for name, term in terms.items():
+            if not can_be_differentiated(term.value):
+                raise CaptureError(why_no_gradient(name, "it has no second derivative"))
             try:
                 gradients = torch.autograd.grad(term.value, list(named.values()), retain_graph=True, allow_unused=True)
             except RuntimeError as error:
-                if "Checkpointing" not in str(error):
-                    raise
-                raise CaptureError(
-                    "the student is checkpointed with use_reentrant=True, which hides its parameters: use False"
-                ) from error
+                raise CaptureError(why_no_gradient(name, str(error))) from error
             pairs = zip(named, cast(list[Tensor | None], gradients), strict=True)
             reached[name] = frozenset(path for path, gradient in pairs if gradient is not None)
         return parts, reached
 
     @property
-    def _needs_teacher(self) -> bool:
-        return any(bound.reads.teacher or bound.reads.teacher_logits for bound in self._bound)
-
-    @property
     def _needs_labels(self) -> bool:
-        return self.task_weight > 0 or any(bound.reads.labels for bound in self._bound)
+        reads = [bound.reads for bound in self._bound]
+        return self.task_weight > 0 or any(each.labels or each.input_gradient for each in reads)
 
     def _freeze_teacher(self) -> None:
         if self.teacher is not None:
@@ -382,12 +346,3 @@ class Distiller(nn.Module):
 def part(parts: nn.ModuleDict, name: str) -> nn.Module | None:
     """What a method learns, if it learns anything."""
     return dict(parts.items()).get(name)
-
-
-def _names(methods: Sequence[Method]) -> list[str]:
-    """The key of each method; the second of a kind is `at2`, and so on."""
-    names: list[str] = []
-    for i, method in enumerate(methods):
-        count = sum(other.key == method.key for other in methods[: i + 1])
-        names.append(method.key if count == 1 else f"{method.key}{count}")
-    return names

@@ -1,0 +1,67 @@
+"""Methods tied to one pair of networks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attention_transfer.distiller.network import Wanted
+from attention_transfer.methods import Method, Reads
+from attention_transfer.models import Description
+
+
+@dataclass
+class Bound:
+    """One method with what it reads, tied to this pair of networks."""
+
+    method: Method
+    name: str
+    reads: Reads
+    scheduled: Tensor | None = None
+
+    @property
+    def weight(self) -> float | Tensor:
+        """Of the method in the current epoch."""
+        return self.method.weight if self.scheduled is None else self.scheduled
+
+    @property
+    def of_teacher(self) -> Wanted:
+        """What it reads of the teacher."""
+        reads = self.reads
+        return Wanted(reads.teacher, reads.teacher_logits, reads.heads, reads.teacher_gradient)
+
+    @property
+    def of_student(self) -> Wanted:
+        """What it reads of the student."""
+        reads = self.reads
+        return Wanted(reads.student, True, reads.heads, reads.student_gradient, reads.flipped_gradient)
+
+
+def bind(methods: Sequence[Method], teacher: Description | None, student: Description) -> list[Bound]:
+    """Each method with its settings decided and its reading found, under a name of its own.
+
+    Raises:
+        ValueError: if the networks lack what a method reads.
+    """
+    decided = [method.resolved(teacher, student) for method in methods]
+    return [
+        Bound(method, name, method.reads(teacher, student), None if method.schedule.constant else torch.tensor(0.0))
+        for method, name in zip(decided, _names(decided), strict=True)
+    ]
+
+
+def why_no_gradient(term: str, error: str) -> str:
+    """What to say where a term cannot be differentiated."""
+    if "Checkpointing" in error:
+        return "the student is checkpointed with use_reentrant=True, which hides its parameters: use False"
+    return f"the gradient of the term {term!r} cannot be computed: {error}"
+
+
+def _names(methods: Sequence[Method]) -> list[str]:
+    """The key of each method; the second of a kind is `at2`, and so on."""
+    names: list[str] = []
+    for i, method in enumerate(methods):
+        count = sum(other.key == method.key for other in methods[: i + 1])
+        names.append(method.key if count == 1 else f"{method.key}{count}")
+    return names

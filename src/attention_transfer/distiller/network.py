@@ -1,0 +1,195 @@
+"""One of the two networks of a distiller, run with everything that the methods read of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from attention_transfer.capture import (
+    Capture,
+    CaptureError,
+    Reading,
+    Tap,
+    as_logits,
+    input_gradient,
+    own_buffers,
+    spatial,
+    twice_differentiable,
+)
+from attention_transfer.methods import Head, Observed
+
+Role = Literal["teacher", "student"]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What all methods together, or one of them, read of one network.
+
+    Args:
+        taps: places, in the order in which the method receives them.
+        logits: whether it must run to its end.
+        head: whether the linear head is read, as what acts on the mean of every tap.
+        gradient: whether the gradient of the loss with respect to the image is.
+        flipped_gradient: whether that of the mirrored image is.
+    """
+
+    taps: tuple[Tap, ...] = ()
+    logits: bool = False
+    head: bool = False
+    gradient: bool = False
+    flipped_gradient: bool = False
+
+    @property
+    def anything(self) -> bool:
+        return bool(self.taps) or self.logits or self.differentiated
+
+    @property
+    def differentiated(self) -> bool:
+        """Whether the network is differentiated inside the step already."""
+        return self.gradient or self.flipped_gradient
+
+    @classmethod
+    def together(cls, each: Sequence["Wanted"]) -> "Wanted":
+        """Everything that any of them wants."""
+        return cls(
+            tuple(dict.fromkeys(tap for wanted in each for tap in wanted.taps)),
+            any(wanted.logits for wanted in each),
+            any(wanted.head for wanted in each),
+            any(wanted.gradient for wanted in each),
+            any(wanted.flipped_gradient for wanted in each),
+        )
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Everything that was read of one network in one step.
+
+    Args:
+        reading: values of the taps, and the logits where they were reached.
+        gradient: of the loss with respect to the image.
+        flipped_gradient: of the mirrored image, mirrored back.
+    """
+
+    reading: Reading
+    gradient: Tensor | None = None
+    flipped_gradient: Tensor | None = None
+
+
+class Network:
+    """Teacher or student as the distiller runs it.
+
+    Args:
+        model: the network; stays what it is.
+        role: a teacher is read without a graph, a student with one.
+        wanted: by all methods together.
+        head: path of its linear head.
+        transform: what becomes of the student's images before this network receives them.
+
+    Raises:
+        CaptureError: for a tap that does not exist.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        role: Role,
+        wanted: Wanted,
+        head: str | None,
+        transform: Callable[[Tensor], Tensor] = lambda image: image,
+    ) -> None:
+        self.model, self.role, self.wanted, self.head = model, role, wanted, head
+        self._transform = transform
+        self._capture = Capture(model, wanted.taps, role)
+
+    def read(self, image: Tensor, label: Tensor | None, replaced: Mapping[Tap, Tensor] | None = None) -> Seen:
+        """Run it once, and differentiate it if that is wanted.
+
+        Args:
+            image: as the student receives it.
+            label: class numbers or probabilities; needed for gradients.
+            replaced: values that it goes on with in place of its own.
+        """
+        return self._run(
+            image, label, lambda x: self._capture.run(x, until_last_tap=not self._to_its_end, replaced=replaced)
+        )
+
+    def probe(self, image: Tensor, label: Tensor | None, replaced: Mapping[Tap, Tensor] | None = None) -> Seen:
+        """The same on noise, with proof of everything that is read.
+
+        Raises:
+            CaptureError: if something does not hold what it promises.
+        """
+        if self.wanted.head:
+            from attention_transfer.models.class_maps import prove_class_maps
+
+            if self.head is None:
+                raise CaptureError(f"the {self.role} has no linear head that could be applied at every position")
+            for tap in self.wanted.taps:
+                prove_class_maps(self.model, tap, self.head, self._transform(image), self.role)
+        graph = self.role == "student"
+        try:
+            return self._run(image, label, lambda x: self._capture.probe(x, gradient=graph, replaced=replaced))
+        except RuntimeError as error:
+            raise CaptureError(
+                f"the {self.role} cannot be differentiated with respect to its image: {error}"
+            ) from error
+
+    def observed(self, seen: Seen, wanted: Wanted) -> Observed:
+        """What one method sees of it."""
+        reading = seen.reading
+        head = None
+        if wanted.head:
+            assert self.head is not None
+            layer = self.model.get_submodule(self.head)
+            assert isinstance(layer, nn.Linear)
+            head = Head(layer.weight, layer.bias)
+        return Observed(
+            reading.logits if wanted.logits else None,
+            tuple(spatial(reading.values[tap], tap) for tap in wanted.taps),
+            head,
+            seen.gradient if wanted.gradient else None,
+            seen.flipped_gradient if wanted.flipped_gradient else None,
+        )
+
+    def close(self) -> None:
+        """Take every hook off the network."""
+        self._capture.close()
+
+    @property
+    def _to_its_end(self) -> bool:
+        return self.role == "student" or self.wanted.logits or self.wanted.differentiated
+
+    def _run(self, image: Tensor, label: Tensor | None, run: Callable[[Tensor], Reading]) -> Seen:
+        learns = self.role == "student"
+        if not self.wanted.differentiated:
+            with nullcontext() if learns else torch.no_grad():
+                return Seen(run(self._transform(image)))
+        assert label is not None
+        twice = learns and torch.is_grad_enabled()
+        with torch.enable_grad(), twice_differentiable() if twice else nullcontext():
+            image = image.detach().requires_grad_()
+            reading = run(self._transform(image))
+            gradient = self._gradient(reading.logits, image, label, twice) if self.wanted.gradient else None
+            flipped = self._flipped_gradient(image, label, twice) if self.wanted.flipped_gradient else None
+        if not twice:
+            # Nothing may reach into a graph that ends here.
+            reading = replace(
+                reading,
+                logits=None if reading.logits is None else reading.logits.detach(),
+                values={tap: value.detach() for tap, value in reading.values.items()},
+            )
+        return Seen(reading, gradient, flipped)
+
+    def _flipped_gradient(self, image: Tensor, label: Tensor, twice: bool) -> Tensor:
+        mirrored = image.detach().flip(3).requires_grad_()
+        with own_buffers(self.model):
+            logits = as_logits(self.model(self._transform(mirrored)), self.role)
+        return self._gradient(logits, mirrored, label, twice).flip(3)
+
+    def _gradient(self, logits: Tensor | None, image: Tensor, label: Tensor, twice: bool) -> Tensor:
+        assert logits is not None
+        gradient = input_gradient(logits, image, label, twice=twice)
+        return gradient if twice else gradient.detach()

@@ -1,0 +1,99 @@
+"""Gradient attention: the student's loss is sensitive to the same pixels as the teacher's."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from attention_transfer.data.batch import Batch
+from attention_transfer.methods.maps import at_least_float32
+from attention_transfer.methods.method import Method, Observed, Reads, Term
+from attention_transfer.models.description import Description
+
+
+def gradient_distance(
+    student: Float[Tensor, "b c h w"],
+    target: Float[Tensor, "b c h w"],
+    *,
+    normalise: bool = False,
+    distance: Literal["norm", "square"] = "norm",
+) -> Float[Tensor, ""]:
+    """How far two gradients with respect to the image are apart: the L2 norm of their difference, averaged over images.
+
+    Args:
+        student: J of the student.
+        target: J of the teacher, or of the mirrored image.
+        normalise: compare directions only: each image's J is divided by its L2 norm first.
+        distance: `norm`, or `square` for its square.
+    """
+    ours, theirs = (at_least_float32(gradient).flatten(1) for gradient in (student, target))
+    if normalise:
+        ours, theirs = functional.normalize(ours, dim=1), functional.normalize(theirs, dim=1)
+    difference = ours - theirs
+    if distance == "square":
+        return difference.square().sum(1).mean()
+    return torch.linalg.vector_norm(difference, dim=1).mean()
+
+
+@dataclass(frozen=True)
+class GradientAttention(Method):
+    """Gradient-based attention transfer: matches how the loss of each image changes with its pixels.
+
+    Section 3.2 of Zagoruyko & Komodakis (ICLR 2017, arXiv:1612.03928): with J = ∂(cross-entropy)/∂(image), the term is
+    ‖J_S − J_T‖₂, learned by differentiating twice; or, without a teacher, ‖J(x) − flip J(flip x)‖₂, which asks for
+    attention that mirrors with the image.
+
+    Both networks must be twice differentiable. Attention is computed by torch's kernel with a second derivative for as
+    long as the student runs, since the fused ones have none; `torch.compile` cannot differentiate twice.
+
+    Args:
+        weight: β. The paper does not say which.
+        target: `teacher`, or `flip` for the symmetry of the student itself; the latter needs no teacher.
+        normalise: compare unit-norm gradients, so that only where the loss is sensitive counts, not how much.
+        distance: `norm` as printed, or `square`, whose gradient fades as the two come close.
+
+    Departs from the paper: no factor ½. J belongs to the sum of the images' losses, not to their mean, so that it does
+    not shrink with the batch, and the norm is taken per image and averaged; the paper says neither. The teacher's J is
+    a constant. Batch normalisation uses the statistics of the batch in the student, where a mirrored pass moves no
+    running statistics, and the running ones in the teacher. Where the teacher receives resized or differently
+    normalised images, its gradient is taken with respect to the image as the student receives it.
+    """
+
+    key: ClassVar[str] = "gradient"
+
+    weight: float = 1.0
+    target: Literal["teacher", "flip"] = "teacher"
+    normalise: bool = False
+    distance: Literal["norm", "square"] = "norm"
+
+    def reads(self, teacher: Description | None, student: Description) -> Reads:
+        del student
+        if self.target == "flip":
+            return Reads(labels=True, student_gradient=True, flipped_gradient=True)
+        if teacher is None:
+            raise ValueError('gradient attention needs a teacher, or target="flip"')
+        return Reads(labels=True, teacher_logits=True, teacher_gradient=True, student_gradient=True)
+
+    def parts(self, teacher: Observed, student: Observed) -> None:
+        if self.target == "flip":
+            return
+        assert teacher.logits is not None
+        assert student.logits is not None
+        if teacher.logits.shape != student.logits.shape:
+            raise ValueError(
+                f"gradient attention needs the same classes, whose loss it differentiates: the teacher has "
+                f'{teacher.logits.shape[1]}, the student {student.logits.shape[1]}; use a teacher of this data set, '
+                'or target="flip"'
+            )
+
+    def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
+        del batch, parts
+        target = teacher.gradient if self.target == "teacher" else student.flipped_gradient
+        assert student.gradient is not None
+        assert target is not None
+        value = gradient_distance(student.gradient, target, normalise=self.normalise, distance=self.distance)
+        return {self.key: Term(value)}
