@@ -145,7 +145,7 @@ def test_the_weights_file_of_a_run_opens_the_run(tmp_path: Path) -> None:
     assert open_model(str(tmp_path / STUDENT_WEIGHTS)).input == NORMALISATION
 
 
-@pytest.mark.parametrize("name", ["resnet8", "resnet14", "resnet8x4"])
+@pytest.mark.parametrize("name", ["resnet8", "resnet14", "resnet8x4", "wrn_16_2", "shufflenetv2", "mobilenetv2_half"])
 def test_a_lone_file_opens_the_network_of_ours_that_it_fits(name: str, tmp_path: Path) -> None:
     model = build(name, 6)
     torch.save({"state_dict": model.state_dict()}, tmp_path / "lone.pt")

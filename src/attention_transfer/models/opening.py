@@ -231,6 +231,8 @@ def _open_file(file: Path, new_classes: int | None) -> OpenedModel:
     weights = read_weights(file)
     shapes = {key: value.shape for key, value in weights.items() if not key.endswith("num_batches_tracked")}
     for name, make in MODELS.items():
+        if _shapes(make, 1).keys() != shapes.keys():
+            continue
         head = _class_tensors(make)
         sizes = {weights[key].shape[axis] for key, axis in head.items() if key in weights and weights[key].ndim > axis}
         if len(sizes) == 1 and _shapes(make, sizes.pop()) == shapes:
