@@ -13,9 +13,24 @@ from attention_transfer.runs import whole_file
 _DPI = 160
 # Numbers further apart than this are drawn on a logarithmic axis.
 _LINEAR_SPAN = 20.0
+_MARGIN = 0.05
 
 
 def sweep_figure(table: SweepTable, path: str | Path) -> None:
+    """Draw a sweep into a file, as `draw_sweep` says.
+
+    Args:
+        table: with at least one row.
+        path: where the picture goes; its suffix chooses the format.
+    """
+    figure = Figure(figsize=(6.0, 3.8), layout="constrained")
+    draw_sweep(figure.subplots(), table)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=_DPI, facecolor="white")
+
+
+def draw_sweep(ax: Axes, table: SweepTable) -> None:
     """Draw test top-1 over the first field whose values are numbers, one line for each value of the others.
 
     Numbers more than 20-fold apart get a logarithmic axis, linear around a zero. A row without that field, such as the
@@ -23,16 +38,14 @@ def sweep_figure(table: SweepTable, path: str | Path) -> None:
     deviation over seeds.
 
     Args:
+        ax: empty.
         table: with at least one row.
-        path: where the picture goes; its suffix chooses the format.
     """
     rows = [row for row in table.rows if row.last_epoch is not None]
     varying = [name for name in table.fields if len({row.values.get(name) for row in table.rows}) > 1]
     numeric = [name for name in varying if _numbers(rows, name)]
     x = (numeric or varying or [""])[0]
     others = [name for name in varying if name != x]
-    figure = Figure(figsize=(6.0, 3.8), layout="constrained")
-    ax = figure.subplots()
     series: dict[str, list[Row]] = {}
     for row in rows:
         label = ", ".join(f"{name}={row.values[name]}" for name in others if name in row.values)
@@ -48,10 +61,8 @@ def sweep_figure(table: SweepTable, path: str | Path) -> None:
     ax.grid(axis="y", alpha=0.25, linewidth=0.5)
     ax.spines[["top", "right"]].set_visible(False)
     if ax.get_legend_handles_labels()[1]:
-        ax.legend(fontsize=7, frameon=False)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=_DPI, facecolor="white")
+        # Above the axes, where it hides nothing.
+        ax.legend(fontsize=7, frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3)
 
 
 def _numbers(rows: Sequence[Row], name: str) -> list[float]:
@@ -98,6 +109,12 @@ def _scale(ax: Axes, x: str, rows: Sequence[Row]) -> None:
             ax.set_xscale("symlog", linthresh=positive[0], linscale=0.5)
     ax.set_xticks(numbers, [f"{number:g}" for number in numbers])
     ax.xaxis.set_minor_locator(NullLocator())
+    # Margins of its own: matplotlib's are the whole linear part of an axis that is linear around zero.
+    scale = ax.xaxis.get_transform()
+    low, high = (float(end) for end in scale.transform([numbers[0], numbers[-1]]))
+    margin = _MARGIN * (high - low)
+    left, right = (float(end) for end in scale.inverted().transform([low - margin, high + margin]))
+    ax.set_xlim(left, right)
 
 
 def _draw_bars(ax: Axes, x: str, series: Mapping[str, Sequence[Row]]) -> None:

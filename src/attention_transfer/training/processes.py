@@ -98,8 +98,8 @@ class _Running:
         with job.log.open("ab") as log:
             log.write(f"$ {shlex.join(job.command)}\n".encode())
             log.flush()
-            self._reader: BinaryIO = job.log.open("rb")
-            self._reader.seek(0, os.SEEK_END)
+            self.reader: BinaryIO = job.log.open("rb")
+            self.reader.seek(0, os.SEEK_END)
             # A session of its own: Ctrl-C reaches it through us alone, once, with all its own children.
             self.process = subprocess.Popen(
                 job.command,
@@ -113,10 +113,10 @@ class _Running:
     def poll(self) -> int | None:
         """Show new lines; the exit code once it has ended."""
         code = self.process.poll()
-        *lines, self._rest = (self._rest + self._reader.read()).split(b"\n")
+        *lines, self._rest = (self._rest + self.reader.read()).split(b"\n")
         if code is not None:
             lines.append(self._rest)
-            self._reader.close()
+            self.reader.close()
         for line in lines:
             text = line.decode(errors="replace").rstrip()
             if text:
@@ -141,7 +141,7 @@ def _stop(running: Sequence[_Running]) -> None:
         except subprocess.TimeoutExpired:
             one.send(signal.SIGKILL)
             one.process.wait()
-        one.poll()
+        one.reader.close()
 
 
 @contextmanager
