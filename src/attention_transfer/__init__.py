@@ -7,7 +7,16 @@ if TYPE_CHECKING:
     from attention_transfer.capture import CaptureError, Tap
     from attention_transfer.distiller import Distiller, Output
     from attention_transfer.experiment import Data, Experiment, Optimisation, Training
-    from attention_transfer.methods import METHODS, AttentionTransfer, Method, Schedule, SoftTargets, Term
+    from attention_transfer.methods import (
+        METHODS,
+        AttentionTransfer,
+        ClassAttention,
+        GradientAttention,
+        Method,
+        Schedule,
+        SoftTargets,
+        Term,
+    )
     from attention_transfer.models import MODELS, Description, Input, Stage, build, describe
 
 # Loaded when first asked for: the command line imports this package too, and answers --help without loading torch.
@@ -15,7 +24,16 @@ _ROOMS = {
     "capture": ("CaptureError", "Tap"),
     "distiller": ("Distiller", "Output"),
     "experiment": ("Data", "Experiment", "Optimisation", "Training"),
-    "methods": ("METHODS", "AttentionTransfer", "Method", "Schedule", "SoftTargets", "Term"),
+    "methods": (
+        "METHODS",
+        "AttentionTransfer",
+        "ClassAttention",
+        "GradientAttention",
+        "Method",
+        "Schedule",
+        "SoftTargets",
+        "Term",
+    ),
     "models": ("MODELS", "Description", "Input", "Stage", "build", "describe"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
@@ -25,10 +43,12 @@ __all__ = [
     "MODELS",
     "AttentionTransfer",
     "CaptureError",
+    "ClassAttention",
     "Data",
     "Description",
     "Distiller",
     "Experiment",
+    "GradientAttention",
     "Input",
     "Method",
     "Optimisation",

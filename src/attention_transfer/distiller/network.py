@@ -20,6 +20,7 @@ from attention_transfer.capture import (
     twice_differentiable,
 )
 from attention_transfer.methods import Head, Observed
+from attention_transfer.models.class_maps import prove_class_maps
 
 Role = Literal["teacher", "student"]
 
@@ -123,8 +124,6 @@ class Network:
             CaptureError: if something does not hold what it promises.
         """
         if self.wanted.head:
-            from attention_transfer.models.class_maps import prove_class_maps
-
             if self.head is None:
                 raise CaptureError(f"the {self.role} has no linear head that could be applied at every position")
             for tap in self.wanted.taps:

@@ -1,6 +1,7 @@
 """Every method, by the acronym that names it on the command line."""
 
 from attention_transfer.methods.attention_transfer import AttentionTransfer
+from attention_transfer.methods.class_attention import ClassAttention
 from attention_transfer.methods.gradient_attention import GradientAttention
 from attention_transfer.methods.method import GradientLimit, Head, Method, Observed, Phase, Reads, Schedule, Term
 from attention_transfer.methods.soft_targets import SoftTargets
@@ -8,12 +9,14 @@ from attention_transfer.methods.soft_targets import SoftTargets
 METHODS: dict[str, type[Method]] = {
     "at": AttentionTransfer,
     "gradient": GradientAttention,
+    "cat": ClassAttention,
     "kd": SoftTargets,
 }
 
 __all__ = [
     "METHODS",
     "AttentionTransfer",
+    "ClassAttention",
     "GradientAttention",
     "GradientLimit",
     "Head",

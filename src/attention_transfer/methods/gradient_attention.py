@@ -86,7 +86,7 @@ class GradientAttention(Method):
         if teacher.logits.shape != student.logits.shape:
             raise ValueError(
                 f"gradient attention needs the same classes, whose loss it differentiates: the teacher has "
-                f'{teacher.logits.shape[1]}, the student {student.logits.shape[1]}; use a teacher of this data set, '
+                f"{teacher.logits.shape[1]}, the student {student.logits.shape[1]}; use a teacher of this data set, "
                 'or target="flip"'
             )
 

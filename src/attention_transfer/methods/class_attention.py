@@ -1,0 +1,206 @@
+"""Class attention: the student finds the evidence for every class where the teacher finds it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from attention_transfer.data.batch import Batch
+from attention_transfer.methods.maps import at_least_float32, binarised, class_maps
+from attention_transfer.methods.method import Head, Method, Observed, Reads, Term
+from attention_transfer.models.class_maps import class_map_tap
+from attention_transfer.models.description import Description
+
+Normalisation = Literal["l2", "l1", "none"]
+
+# Targets that must be made before pooling are made for so many classes at a time, which bounds their memory.
+_CLASSES_AT_ONCE = 16
+
+
+def class_map_distance(
+    student: Float[Tensor, "b k h w"],
+    teacher: Float[Tensor, "b k h w"],
+    *,
+    normalise: Normalisation = "l2",
+    form: Literal["code", "paper"] = "code",
+    weights: Float[Tensor, "b k"] | None = None,
+) -> Float[Tensor, ""]:
+    """How far class maps are apart: squared difference of each class's map, averaged over images and classes.
+
+    Eq. 5 of Guo et al. (CVPR 2023, arXiv:2304.12777).
+
+    Args:
+        student: class maps.
+        teacher: class maps of the same classes and size.
+        normalise: each map is divided by its norm, `l2` or `l1`, or left as it is.
+        form: `code` averages over positions too, `paper` sums over them; they differ by the number of positions.
+        weights: of the classes, per image; None weighs all alike.
+    """
+    ours, theirs = student.flatten(2), teacher.flatten(2)
+    if normalise != "none":
+        order = 2.0 if normalise == "l2" else 1.0
+        ours, theirs = functional.normalize(ours, order, dim=2), functional.normalize(theirs, order, dim=2)
+    squares = (ours - theirs).square()
+    each = squares.mean(2) if form == "code" else squares.sum(2)
+    return each.mean() if weights is None else (weights * each).mean()
+
+
+@dataclass(frozen=True)
+class ClassAttention(Method):
+    """Class attention transfer: matches class activation maps of teacher and student.
+
+    CAT and CAT-KD of Guo et al. (CVPR 2023, arXiv:2304.12777), Eq. 5 and 6: CAT-KD is this beside the cross-entropy,
+    CAT this alone (`task_weight` 0), without labels. For any network whose logits are a linear layer of globally
+    averaged features, which is proved when the distiller is built; nothing is added to it. Features are pooled before
+    the layer is applied, so no map of full size is ever made, except for targets that are made before pooling.
+
+    Args:
+        weight: β. It depends on everything below and on the pair: the authors use 0.7 … 15 for maps that are not
+            normalised and 15 … 600 for normalised ones; `attention-transfer suggest-weight` proposes one.
+        resolution: maps are averaged to so many rows and columns; None keeps the smaller of both networks' sizes.
+        normalise: `l2` or `l1` norm of each map, or `none`; `auto` is `none` between networks of one architecture and
+            `l2` between others (appendix A.3).
+        form: `code` averages over positions, `paper` sums; they differ by the factor `resolution`², and so does β.
+        producer: of the teacher's maps: `cam`, or `grad-cam`, the paper's negative control. For these networks,
+            Grad-CAM of a class is its map without what is negative, up to a factor.
+        binarise: the teacher's maps become 1 above a threshold and 0 below it before pooling: the `mean` of a map's
+            magnitudes, or its `median`.
+        top: only the classes with the n highest scores of the teacher, for each image; None takes all.
+        lowest: only those with the n lowest scores.
+        score_weights: weigh classes by the teacher's probabilities among those chosen, times their number.
+        bias: add the head's bias to maps and scores. Without it they are those of the authors' code.
+        student_layer: path of the module whose mean over positions the student's head takes, where it is not found.
+        teacher_layer: likewise of the teacher.
+
+    Raises:
+        ValueError: for a resolution below 1, or both or neither positive of `top` and `lowest`.
+
+    Departs from the paper: the head keeps its bias for the logits; the authors' code drops it there. Exactly n classes
+    are chosen by `top` and `lowest`; theirs are off by one. The authors' argument for taking 2×2 maps everywhere is the
+    default, though their code has 4×4 for ShuffleNets and for ResNet-34 → ResNet-18.
+    """
+
+    key: ClassVar[str] = "cat"
+
+    weight: float = 10.0
+    resolution: int | None = 2
+    normalise: Literal["auto", "l2", "l1", "none"] = "auto"
+    form: Literal["code", "paper"] = "code"
+    producer: Literal["cam", "grad-cam"] = "cam"
+    binarise: Literal["none", "mean", "median"] = "none"
+    top: int | None = None
+    lowest: int | None = None
+    score_weights: bool = False
+    bias: bool = False
+    student_layer: str | None = None
+    teacher_layer: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.resolution is not None and self.resolution < 1:
+            raise ValueError(f"resolution must be at least 1, not {self.resolution}")
+        if self.top is not None and self.lowest is not None:
+            raise ValueError("give top or lowest, not both")
+        for name, count in (("top", self.top), ("lowest", self.lowest)):
+            if count is not None and count < 1:
+                raise ValueError(f"{name} must be between 1 and the number of classes, not {count}")
+
+    def resolved(self, teacher: Description | None, student: Description) -> "ClassAttention":
+        if self.normalise != "auto" or teacher is None:
+            return self
+        return replace(self, normalise="none" if teacher.architecture == student.architecture else "l2")
+
+    def reads(self, teacher: Description | None, student: Description) -> Reads:
+        if teacher is None:
+            raise ValueError("class attention needs a teacher")
+        return Reads(
+            teacher=(class_map_tap(teacher, "teacher", self.teacher_layer),),
+            student=(class_map_tap(student, "student", self.student_layer),),
+            heads=True,
+        )
+
+    def parts(self, teacher: Observed, student: Observed) -> None:
+        (theirs,), (ours,) = teacher.features, student.features
+        assert teacher.head is not None
+        assert student.head is not None
+        classes = [head.weight.shape[0] for head in (teacher.head, student.head)]
+        if classes[0] != classes[1]:
+            raise ValueError(
+                f"class attention needs the same classes: the teacher has {classes[0]}, the student {classes[1]}; use "
+                "a teacher of this data set, or a method without classes such as attention transfer"
+            )
+        for role, features in (("teacher", theirs), ("student", ours)):
+            if self.resolution is not None and self.resolution > min(features.shape[2:]):
+                raise ValueError(
+                    f"resolution {self.resolution} is larger than the {role}'s maps of {features.shape[2]}×"
+                    f"{features.shape[3]}: give at most {min(min(f.shape[2:]) for f in (theirs, ours))}, or None"
+                )
+        if self._size(theirs, ours) == (1, 1) and self.normalise in ("l1", "l2"):
+            raise ValueError(
+                "a normalised map of one position says nothing but its sign: give a resolution of 2 or more, larger "
+                "images, or normalise='none'"
+            )
+        for name, count in (("top", self.top), ("lowest", self.lowest)):
+            if count is not None and count > classes[0]:
+                raise ValueError(f"{name} must be between 1 and the {classes[0]} classes, not {count}")
+
+    def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
+        del batch, parts
+        (theirs,), (ours,) = teacher.features, student.features
+        assert self.normalise != "auto"
+        assert teacher.head is not None
+        assert student.head is not None
+        size = self._size(theirs, ours)
+        maps = self._maps(_pooled(ours, size), student.head)
+        with torch.no_grad():
+            targets = self._targets(theirs, teacher.head, size)
+            scores = self._maps(_pooled(theirs, (1, 1)), teacher.head).flatten(1)
+            chosen = self._chosen(scores)
+        if chosen is not None:
+            maps, targets = (m.gather(1, chosen[:, :, None, None].expand(-1, -1, *size)) for m in (maps, targets))
+            scores = scores.gather(1, chosen)
+        weights = functional.softmax(scores, dim=1) * scores.shape[1] if self.score_weights else None
+        distance = class_map_distance(maps, targets, normalise=self.normalise, form=self.form, weights=weights)
+        return {self.key: Term(distance)}
+
+    def _size(self, theirs: Tensor, ours: Tensor) -> tuple[int, int]:
+        if self.resolution is not None:
+            return self.resolution, self.resolution
+        return min(theirs.shape[2], ours.shape[2]), min(theirs.shape[3], ours.shape[3])
+
+    def _maps(self, features: Tensor, head: Head) -> Tensor:
+        weight = at_least_float32(head.weight)
+        bias = None if head.bias is None or not self.bias else at_least_float32(head.bias)
+        return class_maps(features, weight, bias)
+
+    def _targets(self, features: Tensor, head: Head, size: tuple[int, int]) -> Tensor:
+        """The teacher's maps, pooled."""
+        if self.producer == "cam" and self.binarise == "none":
+            return self._maps(_pooled(features, size), head)
+        pooled: list[Tensor] = []
+        features = at_least_float32(features)
+        for first in range(0, head.weight.shape[0], _CLASSES_AT_ONCE):
+            some = slice(first, first + _CLASSES_AT_ONCE)
+            maps = self._maps(features, Head(head.weight[some], None if head.bias is None else head.bias[some]))
+            if self.producer == "grad-cam":
+                maps = maps.relu()
+            if self.binarise != "none":
+                maps = binarised(maps, self.binarise)
+            pooled.append(_pooled(maps, size))
+        return torch.cat(pooled, dim=1)
+
+    def _chosen(self, scores: Tensor) -> Tensor | None:
+        """Numbers of the classes that are compared, per image; None for all."""
+        count = self.top or self.lowest
+        return None if count is None else scores.topk(count, dim=1, largest=self.top is not None).indices
+
+
+def _pooled(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """Averages over areas, in float32 at least; taken in the network's own precision, which is cheaper."""
+    if tuple(values.shape[2:]) == size:
+        return at_least_float32(values)
+    return at_least_float32(functional.adaptive_avg_pool2d(values, size))

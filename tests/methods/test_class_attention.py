@@ -1,0 +1,363 @@
+"""Class attention against the authors' values, a slow loop, and its refusals."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from attention_transfer import Distiller, build
+from attention_transfer.capture import CaptureError
+from attention_transfer.data.batch import Batch
+from attention_transfer.methods import ClassAttention, Head, Observed
+from attention_transfer.methods.class_attention import class_map_distance
+from attention_transfer.methods.maps import binarised, class_maps
+
+
+def loss(method: ClassAttention, student: Observed, teacher: Observed) -> Tensor:
+    method.parts(teacher, student)
+    return method.terms(Batch(torch.zeros(1, 3, 1, 1)), teacher, student, None)["cat"].value
+
+
+def seen(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Observed:
+    return Observed(None, (features,), Head(weight, bias))
+
+
+def random_pair(classes: int = 5, size: int = 4, dtype: torch.dtype = torch.float64) -> tuple[Observed, Observed]:
+    """Student (3 channels) and teacher (6 channels) with heads, seeded."""
+    generator = torch.Generator().manual_seed(3)
+
+    def network(channels: int) -> Observed:
+        features = torch.randn(4, channels, size, size, generator=generator, dtype=dtype)
+        weight = torch.randn(classes, channels, generator=generator, dtype=dtype)
+        return seen(features.requires_grad_(), weight, torch.randn(classes, generator=generator, dtype=dtype))
+
+    return network(3), network(6)
+
+
+@pytest.mark.parametrize("resolution", [2, 4])
+@pytest.mark.parametrize(("normalise", "suffix"), [("l2", "norm"), ("none", "raw")])
+def test_value_and_gradient_are_those_of_the_authors(
+    resolution: int, normalise: str, suffix: str, golden: dict[str, Tensor]
+) -> None:
+    key = f"cat_r{resolution}_{suffix}"
+    student = golden["student_class_maps"].clone().requires_grad_()
+    # A head that hands on its features makes the given maps the networks' own.
+    identity = torch.eye(student.shape[1])
+    method = ClassAttention(resolution=resolution, normalise=normalise)
+    value = loss(method, seen(student, identity), seen(golden["teacher_class_maps"], identity))
+    value.backward()
+    torch.testing.assert_close(value.detach(), golden[key].reshape(()), rtol=1e-5, atol=0)
+    wanted = golden[f"{key}.grad.student_class_maps"]
+    assert (student.grad - wanted).norm() / wanted.norm() < 1e-5
+
+
+def slow_distance(ours: Tensor, theirs: Tensor, normalise: str, form: str) -> float:
+    """Eq. 5 for maps that are pooled already, averaged over images; position by position."""
+    images, classes, height, width = ours.shape
+    total = 0.0
+    for b in range(images):
+        for k in range(classes):
+            maps = [[float(v) for v in m[b, k].reshape(-1)] for m in (ours, theirs)]
+            if normalise == "l2":
+                maps = [[v / math.sqrt(sum(u * u for u in m)) for v in m] for m in maps]
+            elif normalise == "l1":
+                maps = [[v / sum(abs(u) for u in m) for v in m] for m in maps]
+            total += sum((s - t) ** 2 for s, t in zip(*maps, strict=True)) / classes / images
+    return total / (height * width) if form == "code" else total
+
+
+@pytest.mark.parametrize("normalise", ["l2", "l1", "none"])
+@pytest.mark.parametrize("form", ["code", "paper"])
+def test_distance_equals_a_loop_written_from_the_paper(normalise: str, form: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = (torch.randn(3, 4, 2, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    value = class_map_distance(ours, theirs, normalise=normalise, form=form)
+    assert value.item() == pytest.approx(slow_distance(ours, theirs, normalise, form), rel=1e-12)
+
+
+@pytest.mark.parametrize("binarise", ["none", "mean"])
+@pytest.mark.parametrize("normalise", ["l2", "l1", "none"])
+def test_gradient_is_that_of_finite_differences(normalise: str, binarise: str) -> None:
+    student, teacher = random_pair()
+    method = ClassAttention(normalise=normalise, binarise=binarise, bias=True)
+
+    def value(features: Tensor, weight: Tensor) -> Tensor:
+        return loss(method, seen(features, weight, torch.ones(5, dtype=torch.float64)), teacher)
+
+    assert student.head is not None
+    assert torch.autograd.gradcheck(value, (student.features[0], student.head.weight.clone().requires_grad_()))
+
+
+def test_target_is_a_constant() -> None:
+    student, teacher = random_pair()
+    loss(ClassAttention(normalise="l2"), student, teacher).backward()
+    assert student.features[0].grad is not None
+    assert teacher.features[0].grad is None
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_pooling_before_the_head_gives_the_maps_of_the_whole(bias: bool) -> None:
+    student, teacher = random_pair(size=6)
+    found = loss(ClassAttention(normalise="l2", bias=bias), student, teacher)
+    whole: list[Tensor] = []
+    for network in (student, teacher):
+        assert network.head is not None
+        maps = class_maps(network.features[0], network.head.weight, network.head.bias if bias else None)
+        whole.append(functional.adaptive_avg_pool2d(maps, 2))
+    torch.testing.assert_close(found, class_map_distance(whole[0], whole[1]), rtol=1e-10, atol=1e-12)
+
+
+def test_forms_differ_by_the_number_of_positions() -> None:
+    student, teacher = random_pair()
+    code, paper = (
+        loss(ClassAttention(normalise="l2", resolution=4, form=f), student, teacher) for f in ("code", "paper")
+    )
+    torch.testing.assert_close(paper, 16 * code)
+
+
+def test_maps_of_different_size_meet_at_the_smaller() -> None:
+    student, _ = random_pair(size=3)
+    _, teacher = random_pair(size=7)
+    method = ClassAttention(normalise="none", resolution=None)
+    assert student.head is not None
+    assert teacher.head is not None
+    theirs = functional.adaptive_avg_pool2d(teacher.features[0], 3)
+    wanted = class_map_distance(
+        class_maps(student.features[0], student.head.weight), class_maps(theirs, teacher.head.weight), normalise="none"
+    )
+    torch.testing.assert_close(loss(method, student, teacher), wanted)
+
+
+def scores_of(network: Observed) -> Tensor:
+    assert network.head is not None
+    return network.features[0].mean((2, 3)) @ network.head.weight.T
+
+
+@pytest.mark.parametrize("count", range(1, 6))
+@pytest.mark.parametrize("side", ["top", "lowest"])
+def test_exactly_the_asked_number_of_classes_is_compared(side: str, count: int) -> None:
+    student, teacher = random_pair()
+    order = scores_of(teacher).argsort(dim=1, descending=side == "top")[:, :count]
+    maps: list[Tensor] = []
+    for network in (student, teacher):
+        assert network.head is not None
+        every = functional.adaptive_avg_pool2d(class_maps(network.features[0], network.head.weight), 2)
+        maps.append(torch.stack([every[b, order[b]] for b in range(len(every))]))
+    found = loss(ClassAttention(normalise="l2", **{side: count}), student, teacher)
+    torch.testing.assert_close(found, class_map_distance(maps[0], maps[1]))
+
+
+def test_all_classes_by_number_are_all_classes() -> None:
+    student, teacher = random_pair()
+    everything = loss(ClassAttention(normalise="l2"), student, teacher)
+    for chosen in ({"top": 5}, {"lowest": 5}):
+        torch.testing.assert_close(loss(ClassAttention(normalise="l2", **chosen), student, teacher), everything)
+
+
+def test_score_weights_favour_probable_classes_and_average_to_one() -> None:
+    student, teacher = random_pair()
+    maps: list[Tensor] = []
+    for network in (student, teacher):
+        assert network.head is not None
+        maps.append(functional.adaptive_avg_pool2d(class_maps(network.features[0], network.head.weight), 2))
+    difference = (
+        functional.normalize(maps[0].flatten(2), dim=2) - functional.normalize(maps[1].flatten(2), dim=2)
+    ) ** 2
+    probabilities = scores_of(teacher).softmax(1)
+    wanted = (probabilities * difference.mean(2)).sum(1).mean()
+    found = loss(ClassAttention(normalise="l2", score_weights=True), student, teacher)
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("threshold", ["mean", "median"])
+def test_binarised_targets_are_fractions_of_their_areas(threshold: str) -> None:
+    """4×4 maps pooled to 2×2: each target value is a number of quarters."""
+    student, teacher = random_pair(classes=20)
+    assert teacher.head is not None
+    maps = class_maps(teacher.features[0], teacher.head.weight).detach()
+    ones = torch.zeros_like(maps)
+    for b in range(maps.shape[0]):
+        for k in range(maps.shape[1]):
+            flat = maps[b, k].flatten()
+            level = flat.abs().mean() if threshold == "mean" else flat.sort().values[(len(flat) - 1) // 2]
+            ones[b, k] = (maps[b, k] > level).double()
+    torch.testing.assert_close(binarised(maps, threshold), ones)
+    targets = functional.adaptive_avg_pool2d(ones, 2)
+    assert set((4 * targets).unique().tolist()) <= {0.0, 1.0, 2.0, 3.0, 4.0}
+    assert student.head is not None
+    ours = functional.adaptive_avg_pool2d(class_maps(student.features[0], student.head.weight), 2)
+    found = loss(ClassAttention(normalise="l2", binarise=threshold), student, teacher)
+    torch.testing.assert_close(found, class_map_distance(ours, targets))
+
+
+class Pooled(nn.Module):
+    """Features, global average pooling, linear head."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.Tanh())
+        self.fc = nn.Linear(6, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.features(x).mean((2, 3)))
+
+
+def test_grad_cam_targets_are_those_of_the_chain_rule() -> None:
+    """Grad-CAM of every class, by differentiating its logit; the norm takes its factor 1/positions out."""
+    torch.manual_seed(0)
+    teacher, image = Pooled(5).double(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    features = teacher.features(image).detach().requires_grad_()
+    logits = teacher.fc(features.mean((2, 3)))
+    maps: list[Tensor] = []
+    for k in range(5):
+        (gradient,) = torch.autograd.grad(logits[:, k].sum(), features, retain_graph=True)
+        maps.append((gradient.mean((2, 3), keepdim=True) * features).sum(1).relu())
+    targets = functional.adaptive_avg_pool2d(torch.stack(maps, 1), 2).detach()
+    generator = torch.Generator().manual_seed(1)
+    student = seen(
+        torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=generator),
+        torch.randn(5, 3, dtype=torch.float64, generator=generator),
+    )
+    assert student.head is not None
+    ours = functional.adaptive_avg_pool2d(class_maps(student.features[0], student.head.weight), 2)
+    head = Head(teacher.fc.weight, teacher.fc.bias)
+    found = loss(
+        ClassAttention(normalise="l2", producer="grad-cam"), student, Observed(None, (features.detach(),), head)
+    )
+    torch.testing.assert_close(found, class_map_distance(ours, targets))
+
+
+@pytest.mark.parametrize(
+    ("networks", "wanted"), [(("resnet8", "resnet14"), "none"), (("resnet8", "timm:resnet10t"), "l2")]
+)
+def test_normalisation_is_decided_by_the_architectures(networks: tuple[str, str], wanted: str) -> None:
+    student, teacher = (build(name, 4) for name in networks)
+    distiller = Distiller(student, teacher, [ClassAttention()], example=torch.empty(2, 3, 64, 64))
+    (method,) = distiller.methods
+    assert isinstance(method, ClassAttention)
+    assert method.normalise == wanted
+    said = Distiller(student, teacher, [ClassAttention(normalise="l1")], example=torch.empty(2, 3, 64, 64)).methods[0]
+    assert isinstance(said, ClassAttention)
+    assert said.normalise == "l1"
+
+
+def test_alone_it_needs_neither_labels_nor_the_end_of_the_teacher() -> None:
+    student, teacher = build("resnet8", 4), build("resnet14", 4)
+    distiller = Distiller(student, teacher, [ClassAttention()], task_weight=0, example=torch.empty(2, 3, 32, 32))
+    calls: list[int] = []
+    teacher.get_submodule("fc").register_forward_hook(lambda *_: calls.append(1))
+    out = distiller(torch.randn(4, 3, 32, 32))
+    assert list(out.terms) == ["cat"]
+    assert not calls
+    out.loss.backward()
+    head = student.get_submodule("fc")
+    assert head.weight.grad is not None
+    assert head.weight.grad.abs().max() > 0
+
+
+class Largest(torch.utils._python_dispatch.TorchDispatchMode):
+    """Remembers the shapes of everything that is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: set[tuple[int, ...]] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for value in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(value, Tensor):
+                self.shapes.add(tuple(value.shape))
+        return out
+
+
+@pytest.mark.parametrize("top", [None, 7])
+def test_no_map_of_full_size_is_made(top: int | None) -> None:
+    student, teacher = build("resnet8", 50), build("resnet14", 50)
+    distiller = Distiller(student, teacher, [ClassAttention(top=top)], example=torch.empty(2, 3, 32, 32))
+    with Largest() as recorded:
+        distiller(torch.randn(4, 3, 32, 32), torch.arange(4)).loss.backward()
+    assert any(shape[1:] == (64, 8, 8) for shape in recorded.shapes)
+    with_classes = [shape for shape in recorded.shapes if 50 in shape]
+    # Weights of the head, their 1×1 form, and pooled maps; nothing of 50 × 8 × 8.
+    assert with_classes
+    assert max(math.prod(shape) for shape in with_classes) <= 4 * 50 * 2 * 2 + 50 * 64
+    assert not any(shape[-2:] == (8, 8) for shape in with_classes)
+
+
+def test_targets_made_before_pooling_are_made_for_a_few_classes_at_a_time() -> None:
+    student, teacher = random_pair(classes=50, size=8, dtype=torch.float32)
+    with Largest() as recorded:
+        loss(ClassAttention(normalise="l2", binarise="mean"), student, teacher)
+    assert not any(shape[-2:] == (8, 8) and shape[1] > 16 for shape in recorded.shapes if len(shape) == 4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"resolution": 0}, "resolution must be at least 1, not 0"),
+        ({"top": 0}, "top must be between 1"),
+        ({"lowest": -1}, "lowest must be between 1"),
+        ({"top": 1, "lowest": 1}, "not both"),
+    ],
+)
+def test_impossible_settings_are_refused(settings: dict[str, int], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        ClassAttention(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"resolution": 9}, "resolution 9 is larger than the teacher's maps of 8×8: give at most 8"),
+        ({"top": 5}, "top must be between 1 and the 4 classes, not 5"),
+        ({"lowest": 5}, "lowest must be between 1 and the 4 classes, not 5"),
+        ({"resolution": 1, "normalise": "l2"}, "one position"),
+    ],
+)
+def test_settings_that_do_not_fit_the_networks_are_refused(settings: dict[str, Any], words: str) -> None:
+    student, teacher = build("resnet8", 4), build("resnet14", 4)
+    with pytest.raises(ValueError, match=words):
+        Distiller(student, teacher, [ClassAttention(**settings)], example=torch.empty(2, 3, 32, 32))
+
+
+def test_other_classes_are_refused() -> None:
+    with pytest.raises(ValueError, match="the teacher has 5, the student 4"):
+        Distiller(build("resnet8", 4), build("resnet8", 5), [ClassAttention()], example=torch.empty(2, 3, 32, 32))
+
+
+def test_a_teacher_is_needed() -> None:
+    with pytest.raises(ValueError, match="needs a teacher"):
+        Distiller(build("resnet8", 4), None, [ClassAttention()], example=torch.empty(2, 3, 32, 32))
+
+
+def test_a_network_of_another_form_is_refused_with_the_reason() -> None:
+    """MobileNetV3 puts a convolution between pooling and head."""
+    with pytest.raises(ValueError, match="teacher"):
+        Distiller(
+            build("resnet8", 4),
+            build("timm:mobilenetv3_small_050", 4),
+            [ClassAttention()],
+            example=torch.empty(2, 3, 64, 64),
+        )
+
+
+class Strongest(Pooled):
+    """The same with global max pooling."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.features(x).amax((2, 3)))
+
+
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_a_layer_that_is_named_must_be_what_the_head_pools(role: str) -> None:
+    torch.manual_seed(0)
+    networks = {"student": build("resnet8", 4), "teacher": build("resnet8", 4)}
+    method = ClassAttention(**{f"{role}_layer": "features"})
+    example = torch.empty(2, 3, 32, 32)
+    fit, unfit = networks | {role: Pooled(4)}, networks | {role: Strongest(4)}
+    Distiller(fit["student"], fit["teacher"], [method], example=example)
+    with pytest.raises(CaptureError, match=f"{role} has no class maps at features"):
+        Distiller(unfit["student"], unfit["teacher"], [method], example=example)
