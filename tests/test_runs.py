@@ -123,7 +123,7 @@ def test_a_run_opened_for_reading_refuses_to_be_written(tmp_path: Path):
         with pytest.raises(ValueError, match="open for reading only"):
             write({"epoch": 1})
     with pytest.raises(ValueError, match="open for reading only"):
-        run.truncate_metrics(0)
+        run.truncate(0)
     assert not run.finished
 
 
@@ -149,7 +149,7 @@ def test_truncated_metrics_hold_no_epoch_twice_after_a_resume(tmp_path: Path):
         for epoch in (1, 2, 3):
             run.append_metrics({"epoch": epoch, "start": "first"})
     with make(tmp_path) as run:
-        run.truncate_metrics(1)
+        run.truncate(1)
         run.append_metrics({"epoch": 2, "start": "second"})
         assert [(row["epoch"], row["start"]) for row in run.read_metrics()] == [(1, "first"), (2, "second")]
 
@@ -236,3 +236,44 @@ def test_run_folders_need_the_standard_library_only():
     )
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert answer.stdout == "[]\n"
+
+
+def be_killed_inside(run: RunFolder) -> None:
+    with run.new_snapshot(3) as folder:
+        (folder / "half").write_text("half")
+        raise KeyboardInterrupt
+
+
+def test_snapshots_appear_whole_or_not_at_all(tmp_path: Path):
+    with make(tmp_path / "run") as run:
+        assert run.snapshots == {}
+        for epoch in (10, 0, 2):
+            with run.new_snapshot(epoch) as folder:
+                (folder / "student").write_text(str(epoch))
+                assert epoch not in run.snapshots
+        assert list(run.snapshots) == [0, 2, 10]
+        assert [path.name for path in run.snapshots.values()] == ["epoch-0", "epoch-2", "epoch-10"]
+        with pytest.raises(KeyboardInterrupt):
+            be_killed_inside(run)
+        with run.new_snapshot(2) as folder:
+            (folder / "student").write_text("anew")
+        assert [path.name for path in run.snapshots[2].iterdir()] == ["student"]
+        assert (run.snapshots[2] / "student").read_text() == "anew"
+        assert sorted(path.name for path in (run.path / "snapshots").iterdir()) == ["epoch-0", "epoch-10", "epoch-2"]
+    with pytest.raises(ValueError, match="open for reading only"), RunFolder(run.path).new_snapshot(4):
+        pass
+
+
+def test_resuming_forgets_later_snapshots_and_what_a_killed_process_left_of_them(tmp_path: Path):
+    with make(tmp_path / "run") as run:
+        for epoch in (0, 1, 2):
+            with run.new_snapshot(epoch):
+                pass
+    left = run.path / "snapshots" / ".tmp-123-epoch-3"
+    left.mkdir()
+    (left / "student").write_text("half")
+    with make(tmp_path / "run") as run:
+        assert not left.exists()
+        run.truncate(1)
+        assert list(run.snapshots) == [0, 1]
+        assert sorted(path.name for path in (run.path / "snapshots").iterdir()) == ["epoch-0", "epoch-1"]

@@ -17,13 +17,21 @@ class Data:
     """Which images, and how they are prepared.
 
     Args:
-        name: `cluttered-digits`, `cifar10`, `cifar100`, `npz:PATH`, `folder:PATH`, `tiny-imagenet` or `cub200`.
-        root: folder that holds (or receives) `cifar10`, `cifar100`, `tiny-imagenet` and `cub200`.
+        name: `cluttered-digits`, `cifar10`, `cifar100`, `npz:PATH`, `folder:PATH`, `tiny-imagenet`, `cub200`, `stl10`
+            or `scenes`.
+        root: folder that holds (or receives) all but `cluttered-digits`, `npz:PATH` and `folder:PATH`.
         image_size: side in pixels that images are brought to; None keeps the data set's own (224 for photographs).
         augment: what happens to training images; `auto` is `crop-flip` for small images, `random-resized-crop` for
-            photographs and `crop` for digits, which must not be mirrored.
+            photographs and `crop` for digits, which must not be mirrored. Crops of small images are shifted by up to an
+            eighth of the side and filled with black, by `reflect-crop-flip` with the image's reflection.
+            `trivial-augment` changes each image further after `crop-flip`.
         validation_fraction: share of the training images, 0 ≤ f < 1, set aside by (seed, index) for validation.
-        train_limit: use only the first so many training images; None uses all.
+        train_classes: learn only from images of the first so many classes, in the data set's order; networks keep all
+            classes, and the test images of the others are also measured apart, as `unseen`. None learns from all.
+        train_fraction: of every class learn only from this share of its images, 0 < f ≤ 1, the first in the data set's
+            order; the number is rounded, at least one. None uses all.
+        train_limit: learn only from the first so many images of those that `train_classes` and `train_fraction` leave;
+            None uses all. What is set aside for validation is taken from what these three leave.
         test_limit: measure on only the first so many test images; None uses all.
         num_workers: processes that decode photographs; small sets live on the device and need none.
     """
@@ -31,14 +39,27 @@ class Data:
     name: Annotated[str, tyro.conf.arg(name="data")] = "cluttered-digits"
     root: Annotated[Path | None, tyro.conf.arg(name="data-root")] = None
     image_size: int | None = None
-    augment: Literal["auto", "none", "crop", "crop-flip", "random-resized-crop"] = "auto"
+    augment: Literal[
+        "auto", "none", "crop", "crop-flip", "reflect-crop-flip", "trivial-augment", "random-resized-crop"
+    ] = "auto"
     validation_fraction: float = 0.0
+    train_classes: int | None = None
+    train_fraction: float | None = None
     train_limit: int | None = None
     test_limit: int | None = None
     num_workers: int = 0
 
     def __post_init__(self) -> None:
         _require(0 <= self.validation_fraction < 1, "validation_fraction", "0 ≤ f < 1", self.validation_fraction)
+        _require(
+            self.train_classes is None or self.train_classes >= 1, "train_classes", "at least 1", self.train_classes
+        )
+        _require(
+            self.train_fraction is None or 0 < self.train_fraction <= 1,
+            "train_fraction",
+            "0 < f ≤ 1",
+            self.train_fraction,
+        )
         _require(self.train_limit is None or self.train_limit >= 1, "train_limit", "at least 1", self.train_limit)
         _require(self.test_limit is None or self.test_limit >= 1, "test_limit", "at least 1", self.test_limit)
         _require(self.num_workers >= 0, "num_workers", "at least 0", self.num_workers)
@@ -98,6 +119,8 @@ class Training:
         threads: CPU threads; None leaves torch's choice.
         checkpoint_every_steps: write a checkpoint inside epochs too; None only at their ends.
         evaluate_every_epochs: how often the student is measured; the last epoch always is.
+        snapshot_epochs: after so many finished epochs (0: before training) the student is also kept apart, under
+            snapshots/epoch-N of the run folder, which opens as a model; ascending. None keeps only the last.
     """
 
     epochs: int = 240
@@ -109,6 +132,7 @@ class Training:
     threads: int | None = None
     checkpoint_every_steps: int | None = None
     evaluate_every_epochs: int = 1
+    snapshot_epochs: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "epochs", "at least 1", self.epochs)
@@ -117,6 +141,9 @@ class Training:
         every = self.checkpoint_every_steps
         _require(every is None or every >= 1, "checkpoint_every_steps", "at least 1", every)
         _require(self.threads is None or self.threads >= 1, "threads", "at least 1", self.threads)
+        snapshots = self.snapshot_epochs or ()
+        ascending = list(snapshots) == sorted(set(snapshots)) and all(epoch >= 0 for epoch in snapshots)
+        _require(ascending, "snapshot_epochs", "numbers of finished epochs, at least 0 and ascending", snapshots)
 
 
 @dataclass(frozen=True)
@@ -158,17 +185,39 @@ class Experiment:
             raise ValueError(
                 f"without methods a task_weight of {self.task_weight} only scales the learning rate: give 1"
             )
+        last = max(self.training.snapshot_epochs or (0,))
+        _require(last <= self.epochs, "snapshot_epochs", f"within the {self.epochs} epochs of the run", last)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all phases of the methods together; those of the training where no method has phases."""
+        lengths = [phase.epochs for method in self.methods for phase in method.phases] or [None]
+        return sum(self.training.epochs if length is None else length for length in lengths)
 
     def tiny(self) -> "Experiment":
         """The same experiment made so small that it runs in seconds: few digits, one epoch, an untrained teacher."""
         teacher = self.teacher.partition("@")[0] if self.teacher is not None else None
+        data, snapshots = self.data, self.training.snapshot_epochs
         return replace(
             self,
             student=self.student.partition("@")[0],
             teacher=teacher,
             untrained_teacher=teacher is not None,
-            data=Data(train_limit=64, test_limit=64, image_size=min(self.data.image_size or 32, 64)),
-            training=replace(self.training, epochs=1, batch_size=32),
+            data=Data(
+                image_size=min(data.image_size or 32, 64),
+                augment=data.augment,
+                # Nine of the ten digits leave one that is not seen; a hundredth of one class is still a batch.
+                train_classes=None if data.train_classes is None else min(data.train_classes, 9),
+                train_fraction=None if data.train_fraction is None else max(data.train_fraction, 0.01),
+                train_limit=64,
+                test_limit=64,
+            ),
+            training=replace(
+                self.training,
+                epochs=1,
+                batch_size=32,
+                snapshot_epochs=None if snapshots is None else tuple(sorted({min(epoch, 1) for epoch in snapshots})),
+            ),
         )
 
 

@@ -122,3 +122,18 @@ def test_both_ways_of_resampling_agree():
 
 def test_images_of_the_right_size_are_not_changed_by_resizing(images: Tensor):
     assert (resize(images, 10) == images.permute(0, 3, 1, 2)).all()
+
+
+@pytest.mark.parametrize("sized", [False, True])
+def test_reflected_borders_are_those_of_numpy(images: Tensor, sized: bool):
+    index = torch.arange(12)
+    down, right = shifts(index, 3, seed=3, epoch=1)
+    mirrored = mirrors(index, seed=3, epoch=1)
+    sizes = torch.stack([8 + index % 3, 10 - index % 2], dim=1) if sized else None
+    cut = window(images, down, right, 10, mirrored, "reflected", sizes)
+    for i in range(12):
+        height, width = (10, 10) if sizes is None else sizes[i].tolist()
+        padded = np.pad(images[i, :height, :width].numpy(), ((3, 6), (3, 6), (0, 0)), mode="reflect")
+        top, left = int(down[i]) + 3, int(right[i]) + 3
+        expected = padded[top : top + 10, left : left + 10]
+        assert (cut[i].numpy() == (expected[:, ::-1] if mirrored[i] else expected)).all()

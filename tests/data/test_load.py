@@ -61,6 +61,11 @@ def test_the_limit_keeps_the_first_training_images(write_npz: Callable[..., Path
         ("folder:/nowhere/at/all", {}, "/nowhere/at/all is not a folder"),
         ("cluttered-digits", {"image_size": 7}, "image_size must be at least 8 pixels, not 7"),
         ("cluttered-digits", {"train_limit": 0}, "train_limit must leave at least one training image, not 0"),
+        ("cluttered-digits", {"train_classes": 0}, "train_classes must be 1…10, .* not 0: give one of these, or leave"),
+        ("cluttered-digits", {"train_classes": 11}, "train_classes must be 1…10, .* not 11"),
+        ("cluttered-digits", {"train_fraction": 0.0}, "train_fraction is a share .* 0 < f ≤ 1, not 0.0"),
+        ("cluttered-digits", {"train_fraction": 1.5}, "train_fraction is a share .* 0 < f ≤ 1, not 1.5"),
+        ("cluttered-digits", {"train_fraction": float("nan")}, "0 < f ≤ 1, not nan"),
         ("cluttered-digits", {"validation_fraction": 1.0}, "0 ≤ f < 1, not 1.0"),
         ("cluttered-digits", {"validation_fraction": -0.1}, "0 ≤ f < 1, not -0.1"),
         ("cluttered-digits", {"validation_fraction": float("nan")}, "0 ≤ f < 1, not nan"),
@@ -82,41 +87,30 @@ def test_every_data_set_is_named_in_the_documentation_of_load():
         assert f"`{name}" in (load.__doc__ or "")
 
 
-class FakeCifar:
-    """What torchvision offers of CIFAR-10, with files that appear when they are downloaded."""
-
-    base_folder = "cifar-10-batches-py"
-    filename = "cifar-10-python.tar.gz"
-    url = "https://example.org/cifar-10-python.tar.gz"
-    reachable = True
-
-    def __init__(self, root: Path, train: bool, download: bool = False) -> None:
-        place = Path(root) / self.base_folder
-        if download:
-            if not self.reachable:
-                raise OSError("no route to host")
-            place.mkdir(parents=True, exist_ok=True)
-        if not place.is_dir():
-            raise RuntimeError("Dataset not found or corrupted.")
-        self.data = np.full((20 if train else 8, 32, 32, 3), int(train), dtype=np.uint8)
-        self.targets = [i % 10 for i in range(len(self.data))]
-        self.classes = list("abcdefghij")
-
-
-def test_cifar_is_downloaded_once_and_found_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(datasets, "CIFAR10", FakeCifar)
+def test_cifar_is_downloaded_once_and_found_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_cifar: type[Any]
+):
     first = load("cifar10", root=tmp_path)
     assert (len(first.train), len(first.test), first.num_classes, first.image_size) == (20, 8, 10, 32)
     assert first.train.labels.dtype == np.int64
-    assert first.train.images.mean() == 1
-    monkeypatch.setattr(FakeCifar, "reachable", False)
-    for root in (tmp_path, tmp_path / FakeCifar.base_folder):
+    monkeypatch.setattr(fake_cifar, "reachable", False)
+    for root in (tmp_path, tmp_path / fake_cifar.base_folder):
         assert same(load("cifar10", root=root).train, first.train)
 
 
-def test_cifar_that_is_out_of_reach_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(datasets, "CIFAR10", FakeCifar)
-    monkeypatch.setattr(FakeCifar, "reachable", False)
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_comes_in_the_order_of_its_files(tmp_path: Path, fake_cifar: type[Any], name: str):
+    dataset = load(name, root=tmp_path)
+    files = fake_cifar(tmp_path, train=True)
+    assert np.array_equal(dataset.train.images, files.data)
+    assert dataset.train.labels.tolist() == files.targets
+    assert dataset.classes == tuple(files.classes)
+
+
+def test_cifar_that_is_out_of_reach_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_cifar: type[Any]
+):
+    monkeypatch.setattr(fake_cifar, "reachable", False)
     with pytest.raises(ValueError, match=r"cifar-10-python.tar.gz is not in .* could not be downloaded .* put"):
         load("cifar10", root=tmp_path)
 

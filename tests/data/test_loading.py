@@ -1,6 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ import torch
 from attention_transfer.data import Batch, DataSet, files, load, loader
 from attention_transfer.data.augment import mirrors, regions, shifts
 from attention_transfer.data.loading import Loader
+from attention_transfer.data.preparation import Augmentation
 
 
 def batches(loader: Loader, epoch: int = 0, start: int = 0) -> list[Batch]:
@@ -36,20 +37,22 @@ def test_evaluation_delivers_everything_in_order_and_normalised(small_set: DataS
     assert torch.cat([batch.index for batch in out]).tolist() == list(range(10))
 
 
-@pytest.mark.parametrize("augment", ["none", "crop", "crop-flip"])
+@pytest.mark.parametrize("augment", ["none", "crop", "crop-flip", "reflect-crop-flip"])
 def test_training_images_are_augmented_as_a_slow_loop_would(small_set: DataSet, augment: Any):
-    """Raw pixels shifted by up to 2 of 16, black outside, mirrored or not, then normalised: one image at a time."""
+    """Raw pixels shifted by up to 2 of 16, black or reflected outside, mirrored or not, then normalised."""
     mean, std = np.array(small_set.mean), np.array(small_set.std)
     seen: list[int] = []
     for batch in loader(small_set.train, small_set, batch_size=8, train=True, augment=augment, seed=3).epoch(7):
         for image, label, i in zip(batch.image, batch.label, batch.index.tolist(), strict=True):
             raw = np.zeros((20, 20, 3))
             raw[2:18, 2:18] = small_set.train.images[i]
+            if augment == "reflect-crop-flip":
+                raw = np.pad(small_set.train.images[i].astype(float), ((2, 2), (2, 2), (0, 0)), mode="reflect")
             down = right = 0
             if augment != "none":
                 down, right = (int(x) for x in shifts(torch.tensor([i]), 2, seed=3, epoch=7))
             raw = raw[2 + down : 18 + down, 2 + right : 18 + right]
-            if augment == "crop-flip" and mirrors(torch.tensor([i]), seed=3, epoch=7):
+            if "flip" in augment and mirrors(torch.tensor([i]), seed=3, epoch=7):
                 raw = raw[:, ::-1]
             np.testing.assert_allclose(image.permute(1, 2, 0), (raw / 255 - mean) / std, rtol=1e-5, atol=1e-5)
             assert label == small_set.train.labels[i]
@@ -80,18 +83,22 @@ def test_epochs_may_come_in_any_order_and_resume_anywhere(small_set: DataSet):
     assert not torch.equal(batches(other, 4)[0].image, third[0].image)
 
 
-def test_an_image_does_not_depend_on_its_batch(small_set: DataSet):
+@pytest.mark.parametrize("augment", get_args(Augmentation))
+def test_an_image_does_not_depend_on_its_batch(small_set: DataSet, augment: Any):
+    settings: dict[str, Any] = {"train": True, "augment": augment}
     small, large = (
-        torch.cat([b.image for b in batches(loader(small_set.train, small_set, batch_size=size, train=True))])
+        torch.cat([b.image for b in batches(loader(small_set.train, small_set, batch_size=size, **settings))])
         for size in (5, 25)
     )
     assert torch.equal(small, large)
 
 
-def test_processes_see_together_what_one_sees(small_set: DataSet):
-    single = batches(loader(small_set.train, small_set, batch_size=10, train=True, seed=2), 1)
+@pytest.mark.parametrize("augment", get_args(Augmentation))
+def test_processes_see_together_what_one_sees(small_set: DataSet, augment: Any):
+    settings: dict[str, Any] = {"train": True, "seed": 2, "augment": augment}
+    single = batches(loader(small_set.train, small_set, batch_size=10, **settings), 1)
     ranks = [
-        batches(loader(small_set.train, small_set, batch_size=5, train=True, seed=2, rank=rank, world_size=2), 1)
+        batches(loader(small_set.train, small_set, batch_size=5, **settings, rank=rank, world_size=2), 1)
         for rank in range(2)
     ]
     for whole, even, odd in zip(single, *ranks, strict=True):
@@ -136,7 +143,7 @@ def test_images_are_delivered_at_the_asked_size(small_set: DataSet):
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # small machines have fewer cores
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # Python 3.12 and later
-@pytest.mark.parametrize("augment", ["random-resized-crop", "crop-flip", "none"])
+@pytest.mark.parametrize("augment", get_args(Augmentation))
 def test_files_give_the_same_batches_for_any_number_of_workers_and_in_memory(
     photographs: Path, monkeypatch: pytest.MonkeyPatch, augment: Any
 ):

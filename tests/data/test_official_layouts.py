@@ -1,27 +1,10 @@
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torchvision import datasets
 
 from attention_transfer.data import load
-
-
-@pytest.fixture
-def tiny(tmp_path: Path, write_image: Callable[..., None]) -> Path:
-    """Tiny-ImageNet with two of its three classes present."""
-    place = tmp_path / "tiny-imagenet-200"
-    for c, wnid in enumerate(("n02", "n01")):
-        lines: list[str] = []
-        for i in range(3):
-            write_image(place / "train" / wnid / "images" / f"{wnid}_{i}.JPEG", 64, 64, seed=3 * c + i)
-            lines.append(f"{wnid}_{i}.JPEG\t{i}\t10\t{63 - i}\t{58 if i else 10}")
-        (place / "train" / wnid / f"{wnid}_boxes.txt").write_text("\n".join(lines) + "\n")
-    write_image(place / "val" / "images" / "val_0.JPEG", 64, 64)
-    (place / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn01\t1\t2\t3\t4\nval_1.JPEG\tn03\t1\t2\t3\t4\n")
-    (place / "wnids.txt").write_text("n02\nn03\nn01\n")
-    (place / "words.txt").write_text("n01\tgoldfish, Carassius auratus\nn02\ttrilobite\nn03\tscorpion\n")
-    return tmp_path
 
 
 def test_tiny_imagenet_is_read_with_its_boxes(tiny: Path):
@@ -58,24 +41,6 @@ def test_an_incomplete_tiny_imagenet_is_refused(tiny: Path, tmp_path: Path):
         load("tiny-imagenet", root=tmp_path / "elsewhere")
 
 
-@pytest.fixture
-def birds(tmp_path: Path, write_image: Callable[..., None]) -> Path:
-    """CUB with two classes and five photographs of 200×100."""
-    place = tmp_path / "CUB_200_2011"
-    for i in range(1, 6):
-        write_image(place / "images" / ("001.Black_footed_Albatross" if i < 4 else "002.Auk") / f"{i}.jpg", 200, 100, i)
-    texts = {
-        "classes": ["1 001.Black_footed_Albatross", "2 002.Auk"],
-        "images": [f"{i} {'001.Black_footed_Albatross' if i < 4 else '002.Auk'}/{i}.jpg" for i in range(1, 6)],
-        "image_class_labels": [f"{i} {1 if i < 4 else 2}" for i in range(1, 6)],
-        "train_test_split": [f"{i} {0 if i == 3 else 1}" for i in range(1, 6)],
-        "bounding_boxes": [f"{i} 60.0 20.0 40.0 50.0" for i in range(1, 6)],
-    }
-    for name, lines in texts.items():
-        (place / f"{name}.txt").write_text("\n".join(lines) + "\n")
-    return tmp_path
-
-
 def test_birds_are_read_with_their_official_split(birds: Path):
     dataset = load("cub200", root=birds)
     assert dataset.classes == ("Black footed Albatross", "Auk")
@@ -105,3 +70,92 @@ def test_incomplete_birds_are_refused(birds: Path):
     (birds / "CUB_200_2011" / "images.txt").unlink()
     with pytest.raises(ValueError, match=r"no file .*images.txt"):
         load("cub200", root=birds)
+
+
+def test_stl10_is_read_column_by_column(stl10: Path):
+    dataset = load("stl10", root=stl10)
+    assert dataset.classes == tuple(f"class{i}" for i in range(10))
+    assert (dataset.image_size, dataset.photographs) == (96, False)
+    raw = (stl10 / "stl10_binary" / "test_X.bin").read_bytes()
+    for i, channel, row, column in ((0, 0, 0, 0), (3, 1, 5, 90), (19, 2, 95, 1)):
+        assert dataset.test.images[i, row, column, channel] == raw[((i * 3 + channel) * 96 + column) * 96 + row]
+    assert dataset.train.images.shape == (30, 96, 96, 3)
+    assert dataset.train.labels.tolist() == [7 * i % 10 for i in range(30)]
+    for name in ("stl10_binary", "."):
+        assert load("stl10", root=stl10 / name, image_size=32).image_size == 32
+
+
+def test_stl10_agrees_with_torchvision(stl10: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(datasets.STL10, "_check_integrity", lambda _: True)  # of the real files
+    for part in ("train", "test"):
+        theirs = datasets.STL10(stl10, split=part)
+        ours = getattr(load("stl10", root=stl10), part)
+        assert np.array_equal(ours.images, np.stack([np.asarray(image) for image, _ in theirs]))
+        assert ours.labels.tolist() == [label for _, label in theirs]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("train_X.bin", None, r"no file .*train_X.bin: the folder should be as stl10_binary.tar.gz unpacks it"),
+        ("train_X.bin", b"abc", r"train_X.bin has 3 bytes, which are no images of 3 × 96 × 96: unpack"),
+        ("train_X.bin", b"", r"train_X.bin has 0 bytes"),
+        ("train_y.bin", b"\x01\x02", r"train_X.bin holds 30 images, but train_y.bin 2 labels: unpack"),
+        ("test_y.bin", bytes([1, 11]), r"label 11 of image 1 in .*test_y.bin is outside 1…10"),
+        ("test_y.bin", bytes([0]), r"label 0 of image 0 in .*test_y.bin is outside 1…10"),
+        ("class_names.txt", b"cat\n", r"class_names.txt should name 10 classes, but names 1"),
+    ],
+)
+def test_a_damaged_stl10_is_refused(stl10: Path, file: str, content: bytes | None, words: str):
+    place = stl10 / "stl10_binary" / file
+    place.unlink()
+    if content is not None:
+        place.write_bytes(content)
+    with pytest.raises(ValueError, match=words):
+        load("stl10", root=stl10)
+
+
+def test_an_absent_stl10_is_refused_saying_where_it_can_be_had(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"no folder stl10_binary in .*: unpack stl10_binary.tar.gz of http"):
+        load("stl10", root=tmp_path)
+
+
+def test_scenes_are_read_with_their_official_split(scenes: Path):
+    dataset = load("scenes", root=scenes)
+    assert dataset.classes == ("airport_inside", "bar", "pantry")
+    assert dataset.train.labels.tolist() == [0, 1, 2] * 3
+    assert dataset.test.labels.tolist() == [2, 1, 0]
+    assert dataset.test.images.shape == (3, 224, 224, 3)
+    # 100 pixels become 256; the listed order within a class is kept: 122, 120 and 121 pixels wide.
+    assert dataset.train.sizes.tolist()[::3] == [[256, 312], [256, 307], [256, 310]]
+    assert dataset.photographs
+    for root in (scenes / "scenes", (scenes / "scenes").rename(scenes / "indoorCVPR_09").parent):
+        if root.is_dir():
+            assert np.array_equal(load("scenes", root=root).test.images, dataset.test.images)
+
+
+def test_scenes_may_lie_in_any_folder(scenes: Path):
+    (scenes / "scenes").rename(scenes / "mit")
+    assert len(load("scenes", root=scenes / "mit", image_size=64).test) == 3
+
+
+def test_incomplete_scenes_are_refused(scenes: Path):
+    place = scenes / "scenes"
+    tested = (place / "TestImages.txt").read_text()
+    for content, words in (
+        (tested + "attic/1.jpg\n", r"TestImages.txt lists attic/1.jpg, of a class without training images"),
+        ("bar.jpg\n", r"TestImages.txt should list CLASS/FILE in each line, but has 'bar.jpg'"),
+        ("\n", r"TestImages.txt lists no images"),
+        (tested.replace("3.jpg", "77.jpg"), r"3 of 3 test images in .* cannot be decoded"),
+    ):
+        (place / "TestImages.txt").write_text(content)
+        with pytest.raises(ValueError, match=words):
+            load("scenes", root=scenes)
+    (place / "TestImages.txt").unlink()
+    with pytest.raises(ValueError, match=r"no file .*TestImages.txt: get it from https"):
+        load("scenes", root=scenes)
+    (place / "Images").rename(place / "images")
+    with pytest.raises(ValueError, match=r"should hold the folder Images, TrainImages.txt and TestImages.txt"):
+        load("scenes", root=scenes)
+    with pytest.raises(ValueError, match=r"no folder scenes in .*: unpack indoorCVPR_09.tar"):
+        load("scenes", root=scenes / "elsewhere")

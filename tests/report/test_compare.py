@@ -21,6 +21,7 @@ def write_run(
     *,
     methods: tuple[Mapping[str, Any], ...] = (),
     validation: list[float] | None = None,
+    unseen: list[float] | None = None,
     finished: bool = True,
     samples_seen: int = 300,
     processor: str = "Some CPU",
@@ -44,6 +45,8 @@ def write_run(
             row: dict[str, Any] = {"epoch": epoch, "test": {"loss": 1.0, "top1": value, "count": 500}}
             if validation:
                 row["validation"] = {"loss": 1.0, "top1": validation[epoch - 1], "count": 100}
+            if unseen:
+                row["unseen"] = {"loss": 1.0, "top1": unseen[epoch - 1], "count": 50}
             run.append_metrics(row)
         if finished:
             teacher = {"test": {"top1": 90.0, "loss": 0.3}} if methods else None
@@ -204,3 +207,28 @@ def test_nothing_to_compare_is_an_error():
 @pytest.mark.parametrize(("seconds", "text"), [(4.4, "4 s"), (99, "99 s"), (100, "1.7 min"), (7200, "2.0 h")])
 def test_durations_read_well(seconds: float, text: str):
     assert duration(seconds) == text
+
+
+def test_classes_that_were_not_learned_from_have_a_column_where_a_run_measured_them(tmp_path: Path):
+    for seed, (tested, unseen) in enumerate(((50.0, 7.0), (52.0, 9.0))):
+        write_run(tmp_path / f"ce-{seed}", seed, [40.0, tested])
+        write_run(tmp_path / f"at-{seed}", seed, [40.0, tested], methods=(AT,), unseen=[1.0, unseen])
+    first, second = compared(tmp_path).groups
+    assert first.unseen is None
+    assert second.unseen is not None
+    assert (second.unseen.mean, second.unseen.count) == (8.0, 2)
+    text = to_markdown(compared(tmp_path))
+    header, _, teacher, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[:5])
+    place = header.index("unseen")
+    assert place == header.index("last epoch") + 1
+    assert [row[place] for row in (teacher, *rows)] == ["", "–", "8.00 ± 1.41"]
+    assert "«Unseen» is" in text
+    alone = to_markdown(compare(find_runs([tmp_path / "ce-0", tmp_path / "ce-1"])))
+    assert "nseen" not in alone
+
+
+def test_snapshots_do_not_split_a_group(tmp_path: Path):
+    write_run(tmp_path / "0", 0, [50.0], training={"epochs": 1, "device": "cpu", "snapshot_epochs": [0, 1]})
+    write_run(tmp_path / "1", 1, [52.0], training={"epochs": 1, "device": "cpu", "snapshot_epochs": None})
+    write_run(tmp_path / "2", 2, [52.0])
+    assert [group.seeds for group in compared(tmp_path).groups] == [(0, 1, 2)]

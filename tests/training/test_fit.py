@@ -17,11 +17,11 @@ from attention_transfer import METHODS, MODELS, Data, Method, SoftTargets, Term,
 from attention_transfer.data import Split
 from attention_transfer.data.batch import Batch
 from attention_transfer.methods import Observed, Phase, Reads
-from attention_transfer.models import Description
+from attention_transfer.models import Description, open_model
 from attention_transfer.runs import RunExistsError, RunFolder
 from attention_transfer.training.fit import fit, stretches
 from attention_transfer.training.metrics import NonFiniteLossError
-from attention_transfer.training.prepare import evenly
+from attention_transfer.training.prepare import evenly, load_data
 from attention_transfer.training.progress import Reporter
 from tests.training.conftest import Make
 
@@ -307,3 +307,28 @@ def test_a_teacher_of_other_classes_is_refused_only_where_its_logits_are_read(ma
     summary = RunFolder(tmp_path / "run").summary
     assert summary is not None
     assert summary["teacher"] is None
+
+
+def test_classes_left_out_are_measured_apart_and_not_learned_from(make: Make, tmp_path: Path) -> None:
+    experiment = make(training={"epochs": 3})
+    data = replace(experiment.data, train_classes=2, train_fraction=0.5)
+    fit(replace(experiment, data=data), tmp_path / "run", silent())
+    run = RunFolder(tmp_path / "run")
+    assert run.summary is not None
+    assert run.summary["samples_seen"] == 3 * 16
+    for row in (*run.read_metrics(), run.summary["student"], run.summary["teacher"]):
+        assert row["test"]["count"] == 24
+        assert row["unseen"]["count"] == 8
+    seen = (24 * row["test"]["top1"] - 8 * row["unseen"]["top1"]) / 16
+    assert 0 <= seen <= 100
+    assert run.read_metrics()[-1]["unseen"]["top1"] == 0  # a student that never saw the third class does not name it
+    opened = open_model(str(run.path))
+    assert opened.num_classes == 3
+
+
+def test_a_test_limit_that_leaves_no_unseen_image_is_refused(make: Make, tmp_path: Path) -> None:
+    experiment = make()
+    with pytest.raises(ValueError, match=r"none of the 1 test images of npz:.* beyond the first 2: raise test_limit"):
+        load_data(replace(experiment.data, train_classes=2, test_limit=1), 0)
+    with pytest.raises(ValueError, match=r"train_classes must be 1…3, .* not 4"):
+        load_data(replace(experiment.data, train_classes=4), 0)

@@ -4,8 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from attention_transfer.data.arrays import npz
 from attention_transfer.data.batch import Batch
 from attention_transfer.data.cifar import cifar10, cifar100
@@ -15,6 +13,9 @@ from attention_transfer.data.dataset import DataSet, Split, with_validation
 from attention_transfer.data.folder import folder
 from attention_transfer.data.loading import Loader, loader
 from attention_transfer.data.request import Request
+from attention_transfer.data.scenes import scenes
+from attention_transfer.data.selection import Selection
+from attention_transfer.data.stl10 import stl10
 from attention_transfer.data.tiny_imagenet import tiny_imagenet
 
 __all__ = ["DATA", "Batch", "DataSet", "Loader", "Split", "load", "loader"]
@@ -29,6 +30,8 @@ DATA: dict[str, Callable[[Request], DataSet]] = {
     "folder": folder,
     "tiny-imagenet": tiny_imagenet,
     "cub200": cub200,
+    "stl10": stl10,
+    "scenes": scenes,
 }
 
 
@@ -38,17 +41,24 @@ def load(
     root: Path | None = None,
     image_size: int | None = None,
     validation_fraction: float = 0.0,
+    train_classes: int | None = None,
+    train_fraction: float | None = None,
     train_limit: int | None = None,
     seed: int = 0,
 ) -> DataSet:
     """Reads a data set.
 
     Args:
-        name: `cluttered-digits`, `cifar10`, `cifar100`, `npz:PATH`, `folder:PATH`, `tiny-imagenet` or `cub200`.
+        name: `cluttered-digits`, `cifar10`, `cifar100`, `npz:PATH`, `folder:PATH`, `tiny-imagenet`, `cub200`, `stl10`
+            or `scenes`.
         root: folder that holds, or receives, the named ones; None means the user's cache.
         image_size: side in pixels, at least 8, that images are delivered with; None keeps the data set's own.
-        validation_fraction: share of the training images, 0 ≤ f < 1, set aside for validation.
-        train_limit: only the first so many training images, counted before any are set aside; None means all.
+        validation_fraction: share of the selected training images, 0 ≤ f < 1, set aside for validation.
+        train_classes: only training images of the first so many classes, 1…K; None means of all K. The data set keeps
+            its K classes, and the test images of the others are its split `unseen`.
+        train_fraction: of every class its first training images, 0 < f ≤ 1; None means all.
+        train_limit: only the first so many training images; None means all. `Selection` says more of these three: they
+            apply in the order in which they stand here, and before any images are set aside.
         seed: of the choice of validation images; nothing else depends on it.
 
     Raises:
@@ -62,11 +72,8 @@ def load(
         raise ValueError(f"data set '{name}' should be written {wanted}")
     if image_size is not None and image_size < SMALLEST_SIDE:
         raise ValueError(f"image_size must be at least {SMALLEST_SIDE} pixels, not {image_size}")
-    if train_limit is not None and train_limit < 1:
-        raise ValueError(f"train_limit must leave at least one training image, not {train_limit}")
     if not 0 <= validation_fraction < 1:
         raise ValueError(f"validation_fraction is a share of the training images, 0 ≤ f < 1, not {validation_fraction}")
-    dataset = DATA[kind](Request(Path(path) if colon else None, root, image_size, train_limit))
-    if train_limit is not None and train_limit < len(dataset.train):
-        dataset = replace(dataset, train=dataset.train.subset(np.arange(train_limit)))
-    return with_validation(dataset, validation_fraction, seed)
+    selection = Selection(train_classes, train_fraction, train_limit)
+    dataset = DATA[kind](Request(Path(path) if colon else None, root, image_size, selection))
+    return with_validation(replace(dataset, train_classes=train_classes), validation_fraction, seed)

@@ -42,7 +42,7 @@ def npz(request: Request) -> DataSet:
     return DataSet(
         name=f"npz:{request.path}",
         classes=classes,
-        train=scaled_boxes(train, size / side),
+        train=scaled_boxes(request.selection.of(train, len(classes)), size / side),
         validation=None,
         test=scaled_boxes(test, size / side),
         mean=mean,

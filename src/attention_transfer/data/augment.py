@@ -1,6 +1,7 @@
 """What happens to training images, in batches and wherever they are; every draw is a hash of (seed, epoch, index)."""
 
 import math
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float32, Int64, UInt8
@@ -67,8 +68,21 @@ def window(
     left: Int64[Tensor, " b"] | int,
     side: int,
     mirrored: Bool[Tensor, " b"] | None = None,
+    border: Literal["black", "reflected"] = "black",
+    sizes: Int64[Tensor, "b 2"] | None = None,
 ) -> UInt8[Tensor, "b side side 3"]:
-    """Squares cut out of images, pixel by pixel; what lies outside an image is 0 (black)."""
+    """Squares cut out of images, pixel by pixel.
+
+    Args:
+        images: canvases, with the image in the upper left corner.
+        top: first row of each square; may lie outside the image.
+        left: first column, likewise.
+        side: of the squares, in pixels.
+        mirrored: which squares are mirrored left to right.
+        border: what lies outside an image: 0, or the image mirrored at the centres of its outermost pixels, which must
+            be larger than what sticks out.
+        sizes: height and width of each image, of which a reflected border asks; None where images fill their canvas.
+    """
     batch, height, width, _ = images.shape
     steps = torch.arange(side, device=images.device)
     across = steps.expand(batch, side)
@@ -76,6 +90,9 @@ def window(
         across = torch.where(mirrored[:, None], side - 1 - across, across)
     rows = _column(top) + steps.expand(batch, side)
     columns = _column(left) + across
+    if border == "reflected":
+        rows = _reflected(rows, height if sizes is None else sizes[:, :1])
+        columns = _reflected(columns, width if sizes is None else sizes[:, 1:])
     inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
     first = torch.arange(batch, device=images.device)[:, None] * height + rows.clamp(0, height - 1)
     pixels = first[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
@@ -157,6 +174,11 @@ def _exp(x: Float32[Tensor, "..."]) -> Float32[Tensor, "..."]:
     for divisor in range(7, 0, -1):
         result = result * x / divisor + 1
     return result
+
+
+def _reflected(place: Int64[Tensor, "b side"], length: Int64[Tensor, "b 1"] | int) -> Int64[Tensor, "b side"]:
+    """Positions outside 0 … length − 1 mirrored at the outermost pixels, which are not repeated."""
+    return length - 1 - (length - 1 - place.abs()).abs()
 
 
 def _column(offset: Int64[Tensor, " b"] | int) -> Int64[Tensor, "b 1"] | int:

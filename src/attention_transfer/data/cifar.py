@@ -13,12 +13,12 @@ _STD = {10: (0.2470, 0.2435, 0.2616), 100: (0.2675, 0.2565, 0.2761)}
 
 
 def cifar10(request: Request) -> DataSet:
-    """50,000 + 10,000 images of 32×32 in 10 classes."""
+    """50,000 + 10,000 images of 32×32 in 10 classes, both in the order of the files."""
     return _cifar(request, 10)
 
 
 def cifar100(request: Request) -> DataSet:
-    """50,000 + 10,000 images of 32×32 in 100 classes."""
+    """50,000 + 10,000 images of 32×32 in 100 classes, both in the order of the files."""
     return _cifar(request, 100)
 
 
@@ -36,7 +36,7 @@ def _cifar(request: Request, num_classes: Literal[10, 100]) -> DataSet:
     return DataSet(
         name=f"cifar{num_classes}",
         classes=tuple(halves[0].classes),
-        train=train,
+        train=request.selection.of(train, num_classes),
         validation=None,
         test=test,
         mean=_MEAN[num_classes],

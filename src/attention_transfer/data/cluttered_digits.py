@@ -39,11 +39,11 @@ def cluttered_digits(request: Request) -> DataSet:
     shape tells the digit from its surroundings.
     """
     size = request.image_size or SIDE
-    num_train = min(NUM_IMAGES["train"], request.train_limit or NUM_IMAGES["train"])
+    chosen = request.selection.positions(_labels("train", torch.arange(NUM_IMAGES["train"])).numpy(), 10)
     return DataSet(
         name="cluttered-digits",
         classes=tuple("0123456789"),
-        train=scaled_boxes(draw("train", torch.arange(num_train)), size / SIDE),
+        train=scaled_boxes(draw("train", torch.from_numpy(chosen)), size / SIDE),
         validation=None,
         test=scaled_boxes(draw("test", torch.arange(NUM_IMAGES["test"])), size / SIDE),
         mean=(0.5, 0.5, 0.5),
@@ -57,10 +57,18 @@ def cluttered_digits(request: Request) -> DataSet:
 def draw(split: Literal["train", "test"], index: Int64[Tensor, " n"], seed: int = 0) -> Split:
     """Images of a split: each is a pure function of the split, the seed and its index."""
     glyphs, counts = _scans(split)
-    stream = 2 * seed + (split == "test")
-    parts = [_draw(glyphs, counts, chunk, stream) for chunk in index.split(_CHUNK)]
+    parts = [_draw(glyphs, counts, chunk, _stream(split, seed)) for chunk in index.split(_CHUNK)]
     images, labels, boxes = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
     return Split(images, labels, boxes)
+
+
+def _labels(split: Literal["train", "test"], index: Int64[Tensor, " n"], seed: int = 0) -> Int64[Tensor, " n"]:
+    """Classes of images that need not be drawn for it."""
+    return _choose(_scans(split)[1], index[:, None], _stream(split, seed))[1]
+
+
+def _stream(split: Literal["train", "test"], seed: int) -> int:
+    return 2 * seed + (split == "test")
 
 
 def _scans(split: Literal["train", "test"]) -> tuple[Float32[Tensor, "g 8 8"], Int64[Tensor, "10"]]:

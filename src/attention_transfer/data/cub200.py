@@ -48,7 +48,7 @@ def cub200(request: Request) -> DataSet:
     )
     for_training = np.array([in_train[key] == "1" for key in images], dtype=bool)
     train = listing.subset(np.flatnonzero(for_training))
-    train = train.subset(interleaved(train.labels)[: request.train_limit])
+    train = request.selection.of(train.subset(interleaved(train.labels)), len(names))
     test = listing.subset(np.flatnonzero(~for_training))
     return DataSet(
         name="cub200",

@@ -63,6 +63,7 @@ class DataSet:
         image_size: side in pixels of the squares that loaders deliver.
         photographs: whether training crops are of random size and shape (`augment="auto"`).
         mirrored: whether a mirror image still belongs to its class (`augment="auto"`).
+        train_classes: training images show only the first so many classes; None means all.
     """
 
     name: str
@@ -75,10 +76,24 @@ class DataSet:
     image_size: int
     photographs: bool
     mirrored: bool = True
+    train_classes: int | None = None
 
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    @property
+    def unseen(self) -> Split | None:
+        """Test images of the classes that `train_classes` leaves out; None where it leaves out none."""
+        if self.train_classes is None or self.train_classes >= self.num_classes:
+            return None
+        return self.test.subset(np.flatnonzero(self.test.labels >= self.train_classes))
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """All that there are, by name."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test, "unseen": self.unseen}
+        return {name: split for name, split in splits.items() if split is not None}
 
 
 def with_validation(dataset: DataSet, fraction: float, seed: int) -> DataSet:
@@ -115,8 +130,13 @@ def scaled_boxes(split: Split, factor: float) -> Split:
 
 def interleaved(labels: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
     """An order of images in which classes take turns, so that any first part of it holds all classes alike."""
+    return np.lexsort((labels, turns(labels)))
+
+
+def turns(labels: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    """How many images of its class come before each image."""
     by_class = np.argsort(labels, kind="stable")
     starts = np.searchsorted(labels[by_class], labels[by_class])
-    turns = np.empty_like(labels)
-    turns[by_class] = np.arange(len(labels)) - starts
-    return np.lexsort((labels, turns))
+    before = np.empty_like(labels)
+    before[by_class] = np.arange(len(labels)) - starts
+    return before

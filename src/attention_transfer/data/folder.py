@@ -31,7 +31,7 @@ def folder(request: Request) -> DataSet:
         ]
         raise ValueError(f"train and val of {place} hold different classes ({'; '.join(only)}): give both the same")
     train, test = (_listing(place / part, names[part]) for part in ("train", "val"))
-    train = train.subset(interleaved(train.labels)[: request.train_limit])
+    train = request.selection.of(train.subset(interleaved(train.labels)), len(names["train"]))
     return DataSet(
         name=f"folder:{request.path}",
         classes=names["train"],

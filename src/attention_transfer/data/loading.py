@@ -39,8 +39,10 @@ def loader(
             are.
         augment: what happens to training images. `crop` shifts an image by up to an eighth of its side and fills with
             black before normalisation (4 pixels of 32: the CIFAR protocol); `crop-flip` also mirrors half of them;
-            `random-resized-crop` takes crops of random area and shape, and mirrors likewise. `auto` is the
-            last for photographs and `crop-flip` for the rest, but `crop` where mirror images leave their class.
+            `reflect-crop-flip` fills with the image's own reflection; `trivial-augment` goes on from `crop-flip` with
+            one operation of TrivialAugment; `random-resized-crop` takes crops of random area and shape, and mirrors
+            likewise. `auto` is the last for photographs and `crop-flip` for the rest, but `crop` where mirror images
+            leave their class.
         seed: of order and augmentation.
         device: where batches are made; images in memory are moved there once, as bytes.
         num_workers: processes that decode files; they change nothing in what is delivered.

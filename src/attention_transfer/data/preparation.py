@@ -8,8 +8,9 @@ from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
 from attention_transfer.data.augment import mirrors, regions, resample, resize, shifts, window
+from attention_transfer.data.trivial_augment import trivial_augment
 
-Augmentation = Literal["none", "crop", "crop-flip", "random-resized-crop"]
+Augmentation = Literal["none", "crop", "crop-flip", "reflect-crop-flip", "trivial-augment", "random-resized-crop"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Preparation:
         index: Int64[Tensor, " b"],
         epoch: int,
     ) -> Tensor:
-        """Shifted, mirrored or neither; at the stored resolution, which is changed last."""
+        """Shifted, mirrored, otherwise changed, or none of it; at the stored resolution, which is changed last."""
         top = left = torch.zeros_like(index)
         side = images.shape[1]
         if sizes is not None:
@@ -85,10 +86,13 @@ class Preparation:
         if self.augment != "none":
             down, right = shifts(index, side // 8, seed=self.seed, epoch=epoch)
             top, left = top + down, left + right
-        if self.augment == "crop-flip":
+        if self.augment not in ("none", "crop"):
             mirrored = mirrors(index, seed=self.seed, epoch=epoch)
         if self.augment != "none" or sizes is not None:
-            images = window(images, top, left, side, mirrored)
+            border = "reflected" if self.augment == "reflect-crop-flip" else "black"
+            images = window(images, top, left, side, mirrored, border, sizes)
+        if self.augment == "trivial-augment":
+            images = trivial_augment(images, index, seed=self.seed, epoch=epoch)
         if side == self.side:
             return images.permute(0, 3, 1, 2)
         return resize(images, self.side)

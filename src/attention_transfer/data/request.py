@@ -1,7 +1,9 @@
 """What a user asks of a data set, and where to look for it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from attention_transfer.data.selection import Selection
 
 CACHE = Path("~/.cache/attention-transfer")
 
@@ -14,13 +16,13 @@ class Request:
         path: what follows the colon of `npz:PATH` and `folder:PATH`; None for data sets that have a name of their own.
         root: folder that holds, or receives, the named data sets; None means the user's cache.
         image_size: side of the squares to deliver; None keeps the data set's own.
-        train_limit: only the first so many training images matter; a source may leave the others unread.
+        selection: which training images the source returns; it may leave the others unread.
     """
 
     path: Path | None = None
     root: Path | None = None
     image_size: int | None = None
-    train_limit: int | None = None
+    selection: Selection = field(default_factory=Selection)
 
     def folder(self, *names: str, source: str) -> Path:
         """The folder of a named data set: the root itself or one of these folders in it, whichever holds it.

@@ -36,7 +36,7 @@ def tiny_imagenet(request: Request) -> DataSet:
     words = dict(line.split("\t", 1) for line in _lines(place / "words.txt") if "\t" in line)
     number = {wnid: label for label, wnid in enumerate(wnids)}
     train = _listing([row for wnid in wnids for row in _train_rows(place, wnid)], number)
-    train = train.subset(interleaved(train.labels)[: request.train_limit])
+    train = request.selection.of(train.subset(interleaved(train.labels)), len(wnids))
     test = _listing(_test_rows(place, number), number)
     size = request.image_size or SIDE
     splits = [

@@ -35,6 +35,8 @@ class Group:
         best_on_validation: test top-1 in percent at the first epoch with the best validation top-1; None where a run
             had no validation images.
         best_on_test: best test top-1 in percent of any epoch. It selects on the test images and is therefore too good.
+        unseen: top-1 in percent after the last epoch on the test images of classes that were not learned from; None
+            where a run learned from all classes.
         difference: `last_epoch` minus that of the first group, in points, paired by seed; None in the first group and
             where no seed is common.
         wall_seconds: of the training steps of a run; set-up, evaluation and files are not in it.
@@ -51,6 +53,7 @@ class Group:
     last_epoch: Spread | None
     best_on_validation: Spread | None
     best_on_test: Spread | None
+    unseen: Spread | None
     difference: Spread | None
     wall_seconds: Spread | None
     epochs: tuple[int, ...]
@@ -140,6 +143,7 @@ def _summarise(name: str, runs: Sequence[MeasuredRun], first: Sequence[MeasuredR
         last_epoch=spread([run.last_epoch() for run in runs]),
         best_on_validation=spread([run.best_on_validation() for run in runs]),
         best_on_test=spread([run.best_on_test() for run in runs]),
+        unseen=spread([run.last_epoch("unseen") for run in runs]),
         difference=spread(differences),
         wall_seconds=spread([summary.get("wall_seconds") for summary in summaries]),
         epochs=_distinct(summary.get("epochs") for summary in summaries),

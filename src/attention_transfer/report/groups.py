@@ -6,7 +6,14 @@ from typing import Any, Self, cast
 
 from attention_transfer.runs import RunFolder, flatten
 
-IGNORED = ("seed", "recipe", "data.root", "data.num_workers", "training.checkpoint_every_steps")
+IGNORED = (
+    "seed",
+    "recipe",
+    "data.root",
+    "data.num_workers",
+    "training.checkpoint_every_steps",
+    "training.snapshot_epochs",
+)
 """Fields of an experiment that cannot change its result; the seed is what a group averages over.
 
 Device, threads and precision are not among them: they change rounding and wall time.
@@ -40,7 +47,7 @@ class MeasuredRun:
         settings = {
             key: value
             for key, value in flatten(_by_method(experiment)).items()
-            if key not in IGNORED and value is not None
+            if value is not None and not any(key == name or key.startswith(f"{name}.") for name in IGNORED)
         }
         environment = run.environment or {}
         starts = [*environment.get("earlier", []), environment]
@@ -53,12 +60,12 @@ class MeasuredRun:
         return int(self.experiment["seed"])
 
     def series(self, split: str, quantity: str) -> dict[int, float]:
-        """A measured quantity by epoch, where it was measured; `split` is `train`, `validation` or `test`."""
+        """A measured quantity by epoch, where it was measured; `split` is `train`, `validation`, `test` or `unseen`."""
         return {int(row["epoch"]): float(row[split][quantity]) for row in self.rows if row.get(split)}
 
-    def last_epoch(self) -> float | None:
-        """Test top-1 in percent when last measured."""
-        tested = self.series("test", "top1")
+    def last_epoch(self, split: str = "test") -> float | None:
+        """Top-1 in percent when last measured; None where the split never was."""
+        tested = self.series(split, "top1")
         return tested[max(tested)] if tested else None
 
     def best_on_test(self) -> float | None:

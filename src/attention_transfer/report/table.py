@@ -11,10 +11,12 @@ _DASH = "–"
 
 def to_markdown(comparison: Comparison) -> str:
     """The table with its notes; top-1 in percent on the test images, mean ± sample standard deviation over seeds."""
+    unseen = any(group.unseen for group in comparison.groups)
     header = [
         "",
         "seeds",
         "last epoch",
+        *(["unseen"] if unseen else []),
         "best on validation",
         "best on test",
         "minus first",
@@ -26,7 +28,7 @@ def to_markdown(comparison: Comparison) -> str:
         [f"teacher {teacher.name}", "", f"{teacher.top1:.2f}", *[""] * (len(header) - 3)]
         for teacher in comparison.teachers
     ]
-    rows += [_row(group) for group in comparison.groups]
+    rows += [_row(group, unseen=unseen) for group in comparison.groups]
     return "\n".join([*markdown_table(header, rows), "", *_notes(comparison)]) + "\n"
 
 
@@ -35,11 +37,12 @@ def to_json(comparison: Comparison) -> str:
     return json.dumps(asdict(comparison), indent=2, ensure_ascii=False) + "\n"
 
 
-def _row(group: Group) -> list[str]:
+def _row(group: Group, *, unseen: bool) -> list[str]:
     return [
         group.name,
         ", ".join(map(str, group.seeds)),
         percent(group.last_epoch),
+        *([percent(group.unseen)] if unseen else []),
         percent(group.best_on_validation),
         percent(group.best_on_test),
         percent(group.difference, sign="+"),
@@ -92,6 +95,8 @@ def _notes(comparison: Comparison) -> list[str]:
         f"Top-1 in percent{images}, mean ± sample standard deviation over seeds. «Best on test» selects on the test"
         " images and is too good by nature: compare it only with papers that report the same.",
     ]
+    if any(group.unseen for group in comparison.groups):
+        notes.append("«Unseen» is the last epoch's top-1 on the test images of classes that no student learned from.")
     if len(comparison.groups) > 1:
         notes.append(
             f"«Minus first» is the last epoch's difference to {comparison.groups[0].name} in points, paired by seed."

@@ -128,6 +128,8 @@ class _Loop:
     def run(self) -> None:
         """Train to the end and write the student."""
         state = self._resume()
+        if state is None:
+            self._keep_snapshot()
         if self.process.writes:
             self.run_folder.write_environment(
                 environment(self.prepared.place) | {"command": ["attention-transfer", *sys.argv[1:]]}
@@ -185,9 +187,10 @@ class _Loop:
         self.seconds = before + time.perf_counter() - started
         row = self._row()
         self.epoch, self.first_batch, self.means = self.epoch + 1, 0, RunningMeans()
-        # Metrics first: a run killed in between repeats the epoch, and drops the row on resuming.
+        # The checkpoint last: a run killed in between repeats the epoch, and drops row and snapshot on resuming.
         if self.process.writes:
             self.run_folder.append_metrics(row)
+        self._keep_snapshot()
         self._checkpoint(self.epoch, 0)
         self.reporter.epoch(row, self.epochs)
 
@@ -219,13 +222,9 @@ class _Loop:
     @cached_property
     def _measured(self) -> dict[str, Loader]:
         """Loaders of what networks are measured on; kept, so that an accelerator receives each split once."""
-        dataset = self.prepared.dataset
-        splits = {
-            "train": evenly(dataset.train, MEASURED_TRAIN_IMAGES),
-            "validation": dataset.validation,
-            "test": dataset.test,
-        }
-        return {name: self.prepared.evaluation(s, EVALUATION_BATCH) for name, s in splits.items() if s is not None}
+        splits = self.prepared.dataset.splits
+        splits["train"] = evenly(splits["train"], MEASURED_TRAIN_IMAGES)
+        return {name: self.prepared.evaluation(split, EVALUATION_BATCH) for name, split in splits.items()}
 
     def _measure(self, network: nn.Module, *, teacher: bool, train: bool) -> dict[str, Any]:
         images = self.distiller.teacher_images if teacher else None
@@ -255,6 +254,24 @@ class _Loop:
             self.seconds = 0.0
         self.process.wait()
 
+    def _keep_snapshot(self) -> None:
+        """Keep the student as it is now, if the experiment asks for it."""
+        if self.process.writes and self.epoch in (self.experiment.training.snapshot_epochs or ()):
+            with self.run_folder.new_snapshot(self.epoch) as folder:
+                self._save_student(folder)
+
+    def _save_student(self, folder: Path) -> None:
+        dataset, opened = self.prepared.dataset, self.prepared.student
+        save_model(
+            self.distiller.student,
+            folder,
+            opened.name,
+            opened.num_classes,
+            opened.image_size,
+            Input(dataset.mean, dataset.std),
+            {"classes": list(dataset.classes)},
+        )
+
     def _total_seconds(self) -> float:
         return self.earlier_seconds + time.perf_counter() - self.started
 
@@ -262,7 +279,7 @@ class _Loop:
         path = self.run_folder.checkpoint
         if not path.exists():
             if self.process.writes:
-                self.run_folder.truncate_metrics(0)
+                self.run_folder.truncate(0)
             return None
         state = read_checkpoint(path, self.prepared.place.device)
         self.epoch, self.first_batch, self.seconds = state["epoch"], state["first_batch"], state["seconds"]
@@ -270,7 +287,7 @@ class _Loop:
         self.distiller.load_state_dict(state["distiller"])
         self.means.load(state["means"], self.prepared.place.device)
         if self.process.writes:
-            self.run_folder.truncate_metrics(self.epoch)
+            self.run_folder.truncate(self.epoch)
         place = f", step {self.first_batch}" if self.first_batch else ""
         self.reporter.line(f"resuming {self.run_folder.path} at epoch {self.epoch + 1}{place}")
         return state
@@ -279,7 +296,7 @@ class _Loop:
         if not self.process.writes:
             return
         student, teacher = self.distiller.student, self.prepared.teacher
-        dataset, opened = self.prepared.dataset, self.prepared.student
+        dataset = self.prepared.dataset
         fits = teacher is not None and teacher.num_classes == dataset.num_classes
         measured = self._measure(student, teacher=False, train=True)
         summary = {
@@ -297,18 +314,12 @@ class _Loop:
         }
         # Whoever loads the student needs neither teacher nor hooks.
         self.distiller.detach()
-        given = Input(dataset.mean, dataset.std)
-        save_model(
-            student,
-            self.run_folder.path,
-            opened.name,
-            opened.num_classes,
-            opened.image_size,
-            given,
-            {"classes": list(dataset.classes)},
-        )
+        self._save_student(self.run_folder.path)
         self.run_folder.write_summary(summary)
-        self.reporter.line(f"finished {self.run_folder.path}: test top-1 {measured['test']['top1']:.2f} %")
+        scored = ", ".join(
+            f"{name} top-1 {measured[name]['top1']:.2f} %" for name in ("test", "unseen") if name in measured
+        )
+        self.reporter.line(f"finished {self.run_folder.path}: {scored}")
 
 
 def _seed_step(seed: int, epoch: int, step: int, rank: int) -> None:

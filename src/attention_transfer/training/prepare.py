@@ -54,16 +54,30 @@ class Prepared:
 
 
 def load_data(data: Data, seed: int) -> DataSet:
-    """The data set that an experiment names."""
+    """The data set that an experiment names.
+
+    Raises:
+        ValueError: if it cannot be had, or the limits leave a split without images.
+    """
     dataset = load(
         expand(data.name),
         root=None if data.root is None else Path(expand(str(data.root))),
         image_size=data.image_size,
         validation_fraction=data.validation_fraction,
+        train_classes=data.train_classes,
+        train_fraction=data.train_fraction,
         train_limit=data.train_limit,
         seed=seed,
     )
-    return dataset if data.test_limit is None else replace(dataset, test=evenly(dataset.test, data.test_limit))
+    if data.test_limit is not None:
+        dataset = replace(dataset, test=evenly(dataset.test, data.test_limit))
+    unseen = dataset.unseen
+    if unseen is not None and not len(unseen):
+        raise ValueError(
+            f"none of the {len(dataset.test)} test images of {dataset.name} is of a class beyond the first "
+            f"{data.train_classes}: raise test_limit, or lower train_classes"
+        )
+    return dataset
 
 
 def evenly(split: Split, limit: int) -> Split:

@@ -49,7 +49,7 @@ class Reporter:
         """The line of a finished epoch."""
         parts = [f"epoch {row['epoch']}/{epochs}", f"lr {row['learning_rate']:.3g}"]
         parts += [f"{name} {term['raw']:.4g}×{term['weight']:g}" for name, term in row["terms"].items()]
-        for split in ("train", "validation", "test"):
+        for split in ("train", "validation", "test", "unseen"):
             if row.get(split):
                 parts.append(f"{split} {row[split]['top1']:.2f} %")
         parts.append(f"{row['seconds']:.0f} s")

@@ -11,7 +11,34 @@ import weakref
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
+
+from attention_transfer.runs.trees import Json, differing_fields, flatten
+from attention_transfer.runs.whole import (
+    TEMPORARY,
+    remove_leftovers,
+    remove_whole,
+    whole_file,
+    whole_folder,
+    write_whole,
+)
+
+__all__ = [
+    "STUDENT_CONFIG",
+    "STUDENT_WEIGHTS",
+    "Json",
+    "NotARunError",
+    "RunExistsError",
+    "RunFolder",
+    "RunLockedError",
+    "RunUnwritableError",
+    "differing_fields",
+    "find_runs",
+    "flatten",
+    "is_run",
+    "whole_file",
+    "write_whole",
+]
 
 STUDENT_WEIGHTS = "student.safetensors"
 STUDENT_CONFIG = "student.json"
@@ -20,11 +47,10 @@ _ENVIRONMENT = "environment.json"
 _METRICS = "metrics.jsonl"
 _SUMMARY = "summary.json"
 _CHECKPOINT = Path("checkpoints", "last.pt")
+_SNAPSHOTS = "snapshots"
+_SNAPSHOT = "epoch-"
 _FINDINGS = "findings"
 _LOCK = ".lock"
-_TEMPORARY = ".tmp-"
-
-Json = dict[str, Any]
 
 
 class NotARunError(ValueError):
@@ -85,7 +111,8 @@ class RunFolder:
                 _refuse_other_experiment(path, wanted)
             else:
                 _write_json(path / _EXPERIMENT, wanted)
-            _remove_leftovers(path)
+            for folder in (path, path / _CHECKPOINT.parent, path / _SNAPSHOTS):
+                remove_leftovers(folder)
         except BaseException:
             os.close(descriptor)
             raise
@@ -131,6 +158,20 @@ class RunFolder:
         if self._writable:
             path.parent.mkdir(exist_ok=True)
         return path
+
+    @property
+    def snapshots(self) -> dict[int, Path]:
+        """Folders of the students kept after so many finished epochs, ascending; each opens as a model."""
+        names = [path.name for path in (self.path / _SNAPSHOTS).glob(f"{_SNAPSHOT}*")]
+        epochs = sorted(int(name.removeprefix(_SNAPSHOT)) for name in names)
+        return {epoch: self.path / _SNAPSHOTS / f"{_SNAPSHOT}{epoch}" for epoch in epochs}
+
+    @contextmanager
+    def new_snapshot(self, epochs: int) -> Generator[Path]:
+        """A folder for the student after so many finished epochs; it is one of `snapshots` when the block has ended."""
+        self._require_lock()
+        with whole_folder(self.path / _SNAPSHOTS / f"{_SNAPSHOT}{epochs}") as folder:
+            yield folder
 
     def write_environment(self, environment: Mapping[str, Any]) -> None:
         """Keep versions, hardware and command of this start; a resumed run keeps those of its earlier starts too."""
@@ -183,10 +224,13 @@ class RunFolder:
                 ) from error
         return rows
 
-    def truncate_metrics(self, epochs: int) -> None:
-        """Forget the metrics after the first `epochs` epochs: a run that resumes there will write them again."""
+    def truncate(self, epochs: int) -> None:
+        """Forget metrics and snapshots after the first `epochs` epochs: a run that resumes there will write them."""
         self._require_lock()
         self._write_metrics([row for row in self.read_metrics() if row["epoch"] <= epochs])
+        for epoch, folder in self.snapshots.items():
+            if epoch > epochs:
+                remove_whole(folder)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Declare the run finished. Written last, when everything else is in place."""
@@ -251,59 +295,6 @@ def find_runs(paths: Iterable[str | Path]) -> list[RunFolder]:
     return list(found.values())
 
 
-@contextmanager
-def whole_file(path: str | Path) -> Generator[Path]:
-    """Write a file that appears whole or not at all, replacing what was there.
-
-    Yields:
-        A temporary path in the same folder with the same suffix, to be written inside the `with` block.
-    """
-    path = Path(path)
-    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
-    try:
-        yield temporary
-        descriptor = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def write_whole(path: str | Path, content: bytes) -> None:
-    """Write bytes to a file that appears whole or not at all."""
-    with whole_file(path) as temporary:
-        temporary.write_bytes(content)
-
-
-def flatten(tree: Mapping[str, Any]) -> Json:
-    """Leaves of nested mappings and lists by dotted path; empty ones are leaves themselves."""
-    leaves: Json = {}
-    for key, value in tree.items():
-        if isinstance(value, list):
-            value = {str(place): item for place, item in enumerate(cast(list[Any], value))} or []
-        if isinstance(value, dict) and value:
-            leaves |= {f"{key}.{path}": leaf for path, leaf in flatten(cast(Json, value)).items()}
-        else:
-            leaves[key] = value
-    return leaves
-
-
-def differing_fields(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Dotted paths at which two JSON trees differ, with both values; `absent` where one has none."""
-    one, two = flatten(first), flatten(second)
-    paths = [*one, *(path for path in two if path not in one)]
-    pairs = {path: (one.get(path, "absent"), two.get(path, "absent")) for path in paths}
-    return {path: pair for path, pair in pairs.items() if pair[0] != pair[1]}
-
-
 def _run_folders(path: Path) -> Iterator[Path]:
     if is_run(path):
         yield path
@@ -318,7 +309,7 @@ def _refuse_foreign(path: Path) -> None:
         raise RunExistsError(f"{path} is a file; a run needs a folder: choose another one")
     if not path.is_dir() or is_run(path):
         return
-    strangers = sorted(below.name for below in path.iterdir() if not below.name.startswith((_LOCK, _TEMPORARY)))
+    strangers = sorted(below.name for below in path.iterdir() if not below.name.startswith((_LOCK, TEMPORARY)))
     if strangers:
         shown = ", ".join(strangers[:3]) + (", …" if len(strangers) > 3 else "")
         raise RunExistsError(f"{path} is not empty and is no run (it holds {shown}); choose a new or an empty folder")
@@ -355,12 +346,6 @@ def _lock(path: Path) -> int:
             ) from error
         raise RunUnwritableError(f"cannot write to {path}: {error.strerror}; choose a folder you may write") from error
     return descriptor
-
-
-def _remove_leftovers(path: Path) -> None:
-    for folder in (path, path / _CHECKPOINT.parent):
-        for leftover in folder.glob(f"{_TEMPORARY}*"):
-            leftover.unlink()
 
 
 def _encode(content: Mapping[str, Any], what: str, indent: int | None = 2) -> str:

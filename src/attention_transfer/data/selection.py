@@ -1,0 +1,82 @@
+"""Which training images are learned from."""
+
+from dataclasses import dataclass
+from typing import Protocol, Self, TypeVar
+
+import numpy as np
+from jaxtyping import Int64
+
+from attention_transfer.data.dataset import turns
+
+
+class Labelled(Protocol):
+    """Images with labels, of which some can be taken; decoded or not."""
+
+    @property
+    def labels(self) -> Int64[np.ndarray, " n"]:
+        """Class numbers."""
+        ...
+
+    def subset(self, index: Int64[np.ndarray, " m"]) -> Self:
+        """The images at these positions, in this order."""
+        ...
+
+
+Images = TypeVar("Images", bound=Labelled)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which training images are learned from; three restrictions, applied in this order.
+
+    Args:
+        classes: only images of the first so many classes, in the data set's order; None means of all.
+        fraction: of every class that is left its first images, 0 < f ≤ 1; their number is rounded (halves up), but at
+            least one remains; None means all.
+        limit: of what is left the first so many images, in the data set's order; None means all.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    classes: int | None = None
+    fraction: float | None = None
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.fraction is not None and not 0 < self.fraction <= 1:
+            raise ValueError(
+                f"train_fraction is a share of every class's training images, 0 < f ≤ 1, not {self.fraction}"
+            )
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"train_limit must leave at least one training image, not {self.limit}")
+
+    def positions(self, labels: Int64[np.ndarray, " n"], num_classes: int) -> Int64[np.ndarray, " m"]:
+        """Where the selected images are, ascending.
+
+        Args:
+            labels: class numbers of all training images, in the data set's order.
+            num_classes: of the data set, whether they have training images or not.
+
+        Raises:
+            ValueError: the data set has not so many classes, or nothing is left.
+        """
+        if self.classes is not None and not 1 <= self.classes <= num_classes:
+            raise ValueError(
+                f"train_classes must be 1…{num_classes}, the number of classes of the data set, not {self.classes}: "
+                "give one of these, or leave it out to learn from all"
+            )
+        chosen = np.arange(len(labels))
+        if self.classes is not None:
+            chosen = chosen[labels < self.classes]
+        if self.fraction is not None:
+            left = labels[chosen]
+            wanted = np.maximum(np.floor(self.fraction * np.bincount(left, minlength=num_classes) + 0.5), 1)
+            chosen = chosen[turns(left) < wanted[left]]
+        if len(labels) and not len(chosen):
+            raise ValueError(f"no training image belongs to the first {self.classes} classes: raise train_classes")
+        return chosen[: self.limit]
+
+    def of(self, images: Images, num_classes: int) -> Images:
+        """The selected ones of all training images; arguments and errors as for `positions`."""
+        return images.subset(self.positions(images.labels, num_classes))

@@ -1,0 +1,72 @@
+"""Settings are refused where they are given, and the tiny form of any settings is valid."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from attention_transfer import Data, Experiment, Training
+from attention_transfer.data.cluttered_digits import NUM_IMAGES
+from attention_transfer.experiment import from_json, to_json
+from attention_transfer.training.prepare import load_data
+
+
+@pytest.mark.parametrize(
+    ("make", "fields", "words"),
+    [
+        (Data, {"train_classes": 0}, "train_classes must be at least 1, not 0"),
+        (Data, {"train_fraction": 0.0}, "train_fraction must be 0 < f ≤ 1, not 0.0"),
+        (Data, {"train_fraction": 1.01}, "train_fraction must be 0 < f ≤ 1, not 1.01"),
+        (Data, {"train_fraction": float("nan")}, "train_fraction must be 0 < f ≤ 1, not nan"),
+        (Training, {"snapshot_epochs": (2, 1)}, r"snapshot_epochs must be numbers of .* ascending, not \(2, 1\)"),
+        (Training, {"snapshot_epochs": (1, 1)}, "snapshot_epochs must be numbers of finished epochs, at least 0"),
+        (Training, {"snapshot_epochs": (-1, 1)}, "snapshot_epochs must be numbers of finished epochs, at least 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(make: type[Any], fields: dict[str, Any], words: str):
+    with pytest.raises(ValueError, match=words):
+        make(**fields)
+
+
+def test_snapshots_lie_within_the_run():
+    training = Training(epochs=3, snapshot_epochs=(0, 3))
+    assert Experiment("test", "resnet8", training=training).epochs == 3
+    with pytest.raises(ValueError, match="snapshot_epochs must be within the 2 epochs of the run, not 3"):
+        Experiment("test", "resnet8", training=replace(training, epochs=2))
+
+
+def test_new_settings_survive_json():
+    experiment = Experiment(
+        "test",
+        "resnet8",
+        data=Data(train_classes=3, train_fraction=0.5, augment="trivial-augment"),
+        training=Training(epochs=4, snapshot_epochs=(0, 4)),
+    )
+    assert from_json(json.loads(json.dumps(to_json(experiment)))) == experiment
+
+
+def test_a_run_of_an_older_version_reads_as_one_with_defaults():
+    content = to_json(Experiment("test", "resnet8"))
+    del content["data"]["train_classes"], content["data"]["train_fraction"], content["training"]["snapshot_epochs"]
+    assert from_json(content) == Experiment("test", "resnet8")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        Data("cifar100", train_classes=50),
+        Data("cifar100", train_classes=1, train_fraction=0.0001),
+        Data("cifar10", train_fraction=0.1, augment="reflect-crop-flip"),
+        Data("cifar100", train_classes=100, augment="trivial-augment", validation_fraction=0.1),
+    ],
+)
+def test_the_tiny_form_keeps_what_it_can_of_the_selection(data: Data, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(NUM_IMAGES, "test", 100)
+    tiny = Experiment("test", "resnet8", data=data, training=Training(epochs=9, snapshot_epochs=(0, 4, 9))).tiny()
+    assert tiny.training.snapshot_epochs == (0, 1)
+    assert tiny.data.augment == data.augment
+    assert tiny.data.train_fraction == (data.train_fraction and max(data.train_fraction, 0.01))
+    dataset = load_data(tiny.data, 0)
+    assert 2 <= len(dataset.train) <= 64
+    assert (dataset.unseen is None) == (data.train_classes is None)
