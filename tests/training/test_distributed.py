@@ -14,7 +14,6 @@ from attention_transfer import (
     Data,
     Distiller,
     Experiment,
-    SoftTargets,
     Training,
     build,
 )
@@ -22,16 +21,16 @@ from attention_transfer.runs import RunFolder
 from attention_transfer.training.distributed import Process, wrap
 from attention_transfer.training.fit import fit
 from attention_transfer.training.progress import Reporter
-from tests.test_distiller import Limited
+from tests.distiller.test_distiller import Limited
 from tests.training.test_fit import TwoPhases
 
 
 def make(methods: str) -> Distiller:
     torch.manual_seed(0)
     student, teacher = build("resnet8", 5), build("resnet8", 5)
-    chosen = [AttentionTransfer()] if methods == "at" else [AttentionTransfer(), SoftTargets()]
+    chosen = [METHODS[key]() for key in methods.split("+")]
     distiller = Distiller(
-        student, teacher, chosen, task_weight=0.0 if methods == "at" else 1.0, example=torch.empty(2, 3, 16, 16)
+        student, teacher, chosen, task_weight=1.0 if "+" in methods else 0.0, example=torch.empty(2, 3, 16, 16)
     )
     # Batch statistics differ between halves of a batch; everything else must not.
     return distiller.eval()
@@ -62,7 +61,7 @@ def run(rank: int, folder: str, methods: str) -> None:
     distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("methods", ["at+kd", "at"])
+@pytest.mark.parametrize("methods", ["at+kd", "at", "cat", "gradient", "gradient+cat"])
 def test_two_processes_average_to_the_gradient_of_one(tmp_path: Path, methods: str) -> None:
     multiprocessing.start_processes(run, (str(tmp_path), methods), nprocs=2, start_method="spawn")
     distiller = make(methods)
