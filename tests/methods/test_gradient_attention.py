@@ -235,3 +235,16 @@ def test_a_network_without_a_second_derivative_is_refused_when_built() -> None:
 
     with pytest.raises(CaptureError, match="cannot be computed: it has no second derivative"):
         Distiller(Net(), None, [GradientAttention(target="flip")], example=torch.empty(2, 3, 8, 8))
+
+
+# Dynamo looks at tensors that it was handed over.
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+def test_a_compiled_distiller_gives_the_same_though_its_networks_run_uncompiled(small_pair: Pair) -> None:
+    distiller = Distiller(*small_pair, [GradientAttention()], example=torch.empty(2, 3, 16, 16)).eval()
+    images, labels = torch.randn(4, 3, 16, 16), torch.arange(4)
+    eager = distiller(images, labels).loss
+    torch.compiler.reset()
+    compiled = torch.compile(distiller, backend="aot_eager")(images, labels).loss
+    torch.testing.assert_close(compiled, eager)
+    compiled.backward()
+    assert all(p.grad is not None for p in small_pair[0].parameters())

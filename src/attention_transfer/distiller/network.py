@@ -162,12 +162,17 @@ class Network:
         return self.role == "student" or self.wanted.logits or self.wanted.differentiated
 
     def _run(self, image: Tensor, label: Tensor | None, run: Callable[[Tensor], Reading]) -> Seen:
-        learns = self.role == "student"
-        if not self.wanted.differentiated:
-            with nullcontext() if learns else torch.no_grad():
-                return Seen(run(self._transform(image)))
-        assert label is not None
-        twice = learns and torch.is_grad_enabled()
+        if self.wanted.differentiated:
+            assert label is not None
+            # torch's annotation of `disable` forgets that methods are bound.
+            return self._run_differentiated(image, label, run)  # pyright: ignore[reportAttributeAccessIssue]
+        with nullcontext() if self.role == "student" else torch.no_grad():
+            return Seen(run(self._transform(image)))
+
+    # Compiled graphs cannot be differentiated twice; inside a compiled distiller this part runs as it is.
+    @torch.compiler.disable
+    def _run_differentiated(self, image: Tensor, label: Tensor, run: Callable[[Tensor], Reading]) -> Seen:
+        twice = self.role == "student" and torch.is_grad_enabled()
         with torch.enable_grad(), twice_differentiable() if twice else nullcontext():
             image = image.detach().requires_grad_()
             reading = run(self._transform(image))
