@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from attention_transfer import METHODS, MODELS, Data, Method, SoftTargets, Term, build
+from attention_transfer import METHODS, MODELS, ClassAttention, Data, Method, SoftTargets, Term, build
 from attention_transfer.data import Split
 from attention_transfer.data.batch import Batch
 from attention_transfer.methods import Observed, Phase, Reads
@@ -264,6 +264,16 @@ def test_a_teacher_sees_images_of_its_own_size_and_normalisation(make: Make, tmp
     seen = (images * 0.5 + torch.tensor([0.1, 0.2, 0.3])[:, None, None]).mean((0, 2, 3))
     torch.testing.assert_close(seen, raw, rtol=0, atol=5e-3)
     assert "normalisation is unknown" in prepare(make(teacher=name, methods=(SoftTargets(),))).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("methods", "noted"), [((ClassAttention(),), True), ((ClassAttention(normalise="l2"),), False)]
+)
+def test_what_a_method_decides_by_itself_is_said(make: Make, methods: tuple[Method, ...], noted: bool) -> None:
+    from attention_transfer.training.prepare import prepare
+
+    notes = prepare(make(methods=methods)).notes
+    assert ("cat: normalise=auto means none here" in notes) == noted
 
 
 def test_the_train_split_is_measured_over_all_of_it() -> None:

@@ -1,7 +1,7 @@
 """From an experiment to everything that a training loop needs, with every error before the first step."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +167,11 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
         if teacher is None
         else expected_input(teacher, given, experiment.teacher_mean, experiment.teacher_std),
     )
+    for method, decided in zip(experiment.methods, distiller.methods, strict=True):
+        changed = [f.name for f in fields(method) if getattr(method, f.name) != getattr(decided, f.name)]
+        notes += [
+            f"{method.key}: {name}={getattr(method, name)} means {getattr(decided, name)} here" for name in changed
+        ]
     distiller.to(place.device).to(memory_format=place.memory_format)  # pyright: ignore[reportCallIssue]
     train = loader(
         dataset.train,
