@@ -1,0 +1,211 @@
+"""How much of a network's attention falls on the object, whose box the data set knows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from attention_transfer.analysis.box_scores import (
+    OVERLAPS,
+    area_share,
+    at_image_size,
+    box_overlaps,
+    energy_inside,
+    max_box_accuracy,
+    pointing_game,
+)
+from attention_transfer.analysis.map_kinds import MapKind, MapReader, MapRequest
+from attention_transfer.analysis.rank_correlation import RankCorrelation, rank_correlation
+from attention_transfer.analysis.subject import Subject
+from attention_transfer.data import Split
+
+# Fields of `BoxScores` that are set against accuracy. Energy over area ranks networks as energy does.
+RANKED = (
+    "energy",
+    "pointing",
+    "box_accuracy_30",
+    "box_accuracy_50",
+    "box_accuracy_70",
+    "box_accuracy",
+    "box_accuracy_v2",
+)
+
+
+@dataclass(frozen=True)
+class BoxScores:
+    """How well maps find boxes, over the images whose box is known; all in percent but the ratio.
+
+    Args:
+        energy: share of the maps' mass inside the box, mean over images.
+        area: share of the image inside the box, mean over images: the energy and the pointing of even maps.
+        energy_over_area: ratio of the two means; 1 is chance.
+        pointing: images whose largest value lies in the box.
+        box_accuracy_30: MaxBoxAcc, largest region, at an overlap of 0.3.
+        box_accuracy_50: at 0.5.
+        box_accuracy_70: at 0.7.
+        box_accuracy: mean of these three.
+        box_accuracy_v2: the same with the best of all regions in place of the largest: MaxBoxAccV2.
+        flat: number of maps without any range, which point everywhere and give no box.
+    """
+
+    energy: float
+    area: float
+    energy_over_area: float
+    pointing: float
+    box_accuracy_30: float
+    box_accuracy_50: float
+    box_accuracy_70: float
+    box_accuracy: float
+    box_accuracy_v2: float
+    flat: int
+
+    def row(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Localisation:
+    """What one network came to.
+
+    Args:
+        name: as its user wrote it.
+        top1: share of all images whose label has the highest logit, in percent.
+        images: number of them.
+        boxes: number of those whose box is known.
+        scores: by kind of map.
+    """
+
+    name: str
+    top1: float
+    images: int
+    boxes: int
+    scores: Mapping[MapKind, BoxScores]
+
+
+def localise(
+    subject: Subject, split: Split, request: MapRequest, *, batch_size: int = 64, num_workers: int = 0
+) -> Localisation:
+    """Measure a network's accuracy on a split, and how well its maps find the objects.
+
+    Args:
+        subject: the network and its data set.
+        split: of that data set, with boxes.
+        request: which maps.
+        batch_size: images at a time.
+        num_workers: processes that decode photographs.
+
+    Raises:
+        ValueError: the data set has no boxes, or other classes than the network; the network lacks what a map needs, or
+            gives values that are not finite.
+    """
+    known = known_boxes(split, subject.dataset.name)
+    classes, wanted = subject.opened.num_classes, subject.dataset.num_classes
+    if classes != wanted:
+        raise ValueError(f"{subject.name} has {classes} classes, {subject.dataset.name} has {wanted}")
+    assert split.boxes is not None
+    tallies: dict[MapKind, _Tally] = {kind: _Tally(subject.dataset.image_size) for kind in request.kinds}
+    hits = seen = 0
+    reader = MapReader(subject, request)
+    try:
+        for image, label in subject.batches(split, batch_size, num_workers):
+            logits, maps = reader(image, label)
+            hits += int((logits.argmax(1) == label).sum())
+            some = slice(seen, seen + len(label))
+            for kind, tally in tallies.items():
+                tally.add(maps[kind][known[some]], split.boxes[some][known[some]])
+            seen += len(label)
+    finally:
+        reader.close()
+    scores: dict[MapKind, BoxScores] = {kind: tally.scores() for kind, tally in tallies.items()}
+    return Localisation(subject.name, 100 * hits / seen, seen, int(known.sum()), scores)
+
+
+def centre_scores(split: Split, image_size: int, name: str, *, batch_size: int = 64) -> BoxScores:
+    """What the same map for every image scores: highest in its centre, for photographers place objects there.
+
+    Args:
+        split: with boxes.
+        image_size: side of its images in pixels.
+        name: of the data set, for messages.
+        batch_size: boxes at a time.
+
+    Raises:
+        ValueError: there are no boxes.
+    """
+    known = known_boxes(split, name)
+    assert split.boxes is not None
+    boxes = split.boxes[known]
+    # A Gaussian with a deviation of a quarter of the side; no box depends on which.
+    profile = np.exp(-0.5 * ((np.arange(image_size) + 0.5 - image_size / 2) / (image_size / 4)) ** 2)
+    tally = _Tally(image_size)
+    for start in range(0, len(boxes), batch_size):
+        some = boxes[start : start + batch_size]
+        tally.add(np.broadcast_to(np.outer(profile, profile), (len(some), image_size, image_size)), some)
+    return tally.scores()
+
+
+def correlations(found: Sequence[Localisation]) -> dict[MapKind, dict[str, RankCorrelation]]:
+    """Rank correlation between accuracy and each score over several networks, by kind of map and by score."""
+    top1 = [each.top1 for each in found]
+    return {
+        kind: {score: rank_correlation(top1, [getattr(each.scores[kind], score) for each in found]) for score in RANKED}
+        for kind in found[0].scores
+    }
+
+
+def known_boxes(split: Split, name: str) -> Bool[np.ndarray, " n"]:
+    """Which images of a split have a known box.
+
+    Raises:
+        ValueError: none has.
+    """
+    known: Bool[np.ndarray, " n"] = np.zeros(len(split), dtype=bool)
+    if split.boxes is not None:
+        known |= np.isfinite(split.boxes).all(axis=1)
+    if not known.any():
+        raise ValueError(
+            f"{name} has no boxes around its objects: use cluttered-digits, cub200 or tiny-imagenet, which have some, "
+            "or an npz:PATH with boxes"
+        )
+    return known
+
+
+@dataclass
+class _Tally:
+    """Scores of one kind of map, batch by batch."""
+
+    side: int
+    parts: list[tuple[Float[np.ndarray, " n"], ...]] = field(default_factory=list[tuple[np.ndarray, ...]])
+
+    def add(self, maps: Float[np.ndarray, "n r c"], boxes: Float[np.ndarray, "n 4"]) -> None:
+        if not len(maps):
+            return
+        large = at_image_size(maps, self.side, self.side)
+        overlaps = box_overlaps(large, boxes)
+        self.parts.append((
+            area_share(boxes, self.side, self.side),
+            energy_inside(maps, boxes, self.side, self.side),
+            pointing_game(large, boxes),
+            overlaps.largest,
+            overlaps.best,
+            large.max((1, 2)) == 0,
+        ))
+
+    def scores(self) -> BoxScores:
+        area, energy, pointing, largest, best, flat = (np.concatenate(part) for part in zip(*self.parts, strict=True))
+        accuracies = [100 * max_box_accuracy(largest, least) for least in OVERLAPS]
+        return BoxScores(
+            energy=100 * float(energy.mean()),
+            area=100 * float(area.mean()),
+            energy_over_area=float(energy.mean() / area.mean()),
+            pointing=100 * float(pointing.mean()),
+            box_accuracy_30=accuracies[0],
+            box_accuracy_50=accuracies[1],
+            box_accuracy_70=accuracies[2],
+            box_accuracy=float(np.mean(accuracies)),
+            box_accuracy_v2=100 * float(np.mean([max_box_accuracy(best, least) for least in OVERLAPS])),
+            flat=int(flat.sum()),
+        )

@@ -1,0 +1,143 @@
+"""Where a network looks, in each of the ways that this can be asked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from attention_transfer.analysis.subject import Subject
+from attention_transfer.capture import Capture, Tap, input_gradient, noise, spatial, undisturbed
+from attention_transfer.methods.maps import attention_map, class_maps
+from attention_transfer.models.class_maps import class_map_tap, prove_class_maps
+from attention_transfer.models.description import Description
+
+MapKind = Literal["activation", "class", "gradient", "gradient-cam"]
+
+
+@dataclass(frozen=True)
+class MapRequest:
+    """Which maps of a network.
+
+    Args:
+        kinds: each at most once. `activation`: Σ|A|^p over the channels of a stage; `class`: the linear head over the
+            features of one class, at every position; `gradient`: the length over the colours of ∂(cross-entropy)/
+            ∂(image); `gradient-cam`: the channels of a stage weighted by their mean gradient of one class's logit, and
+            what is negative of that left out.
+        stage: of `activation` and `gradient-cam`, counted from 0; negative from the end.
+        power: p of `activation`, at least 1.
+        class_of: the class that `class`, `gradient` and `gradient-cam` are about: the image's label (`true`), or the
+            one with the highest logit (`predicted`).
+        layer: of `class`: module whose mean over positions the head takes, where it is not found.
+
+    Raises:
+        ValueError: for no kinds, one named twice, an unknown one, or a power below 1.
+    """
+
+    kinds: tuple[MapKind, ...] = ("activation",)
+    stage: int = -1
+    power: float = 2.0
+    class_of: Literal["true", "predicted"] = "true"
+    layer: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.kinds or len(set(self.kinds)) < len(self.kinds) or not set(self.kinds) <= set(get_args(MapKind)):
+            raise ValueError(f"maps must be some of {', '.join(get_args(MapKind))}, each once, not {self.kinds}")
+        if not 1 <= self.power < float("inf"):
+            raise ValueError(f"power must be at least 1, not {self.power}")
+
+
+class MapReader:
+    """Reads maps of one network, image by image; proves first that they can be read. `close()` leaves no trace.
+
+    Class maps are those of Zhou et al. (CVPR 2016, arXiv:1512.04150), without the head's bias; Grad-CAM is that of
+    Selvaraju et al. (ICCV 2017, arXiv:1610.02391); the others are those of Zagoruyko & Komodakis (ICLR 2017,
+    arXiv:1612.03928).
+
+    Args:
+        subject: the network and its images.
+        request: which maps.
+
+    Raises:
+        ValueError: the network has no such stage, or is not of the form that class maps need.
+    """
+
+    def __init__(self, subject: Subject, request: MapRequest) -> None:
+        self._request = request
+        role = f"network {subject.name}"
+        description = subject.opened.description
+        self._taps = {kind: _tap(kind, description, request, role) for kind in request.kinds if kind != "gradient"}
+        self._differentiates = bool({"gradient", "gradient-cam"} & set(request.kinds))
+        self._weight: Float[Tensor, "k c"] | None = None
+        self._capture = Capture(subject.module, self._taps.values(), role)
+        side = subject.dataset.image_size
+        example = subject.prepare(noise(torch.empty(2, 3, side, side, device=subject.place.device)))
+        try:
+            with undisturbed(subject.module):
+                self._capture.probe(example, gradient=False)
+                if "class" in self._taps:
+                    assert description.head is not None
+                    prove_class_maps(subject.module, self._taps["class"], description.head, example, role)
+                    head = subject.module.get_submodule(description.head)
+                    self._weight = head.get_parameter("weight").detach().flatten(1)
+        except BaseException:
+            self.close()
+            raise
+
+    def __call__(
+        self, image: Float[Tensor, "b 3 h w"], label: Int64[Tensor, " b"]
+    ) -> tuple[Float[Tensor, "b k"], Mapping[MapKind, Float[np.ndarray, "b r c"]]]:
+        """Logits of some images and their maps, each kind at its own resolution.
+
+        Args:
+            image: as the network expects them.
+            label: class numbers.
+        """
+        with torch.set_grad_enabled(self._differentiates):
+            if self._differentiates:
+                image = image.detach().requires_grad_()
+            reading = self._capture.run(image)
+            logits = reading.logits
+            assert logits is not None
+            chosen = label if self._request.class_of == "true" else logits.detach().argmax(1)
+            maps: dict[MapKind, np.ndarray] = {}
+            for kind in self._request.kinds:
+                found = self._map(kind, reading.values, image, logits, chosen)
+                maps[kind] = found.detach().float().cpu().numpy()
+        return logits.detach(), maps
+
+    def close(self) -> None:
+        """Take every hook off the network."""
+        self._capture.close()
+
+    def _map(
+        self, kind: MapKind, values: Mapping[Tap, Tensor], image: Tensor, logits: Tensor, chosen: Int64[Tensor, " b"]
+    ) -> Float[Tensor, "b r c"]:
+        if kind == "gradient":
+            return input_gradient(logits, image, chosen, twice=False).norm(dim=1)
+        tap = self._taps[kind]
+        features = spatial(values[tap], tap)
+        if kind == "activation":
+            return attention_map(features, self._request.power).unflatten(1, features.shape[2:])
+        of_each = torch.arange(len(chosen), device=chosen.device)
+        if kind == "class":
+            assert self._weight is not None
+            return class_maps(features, self._weight)[of_each, chosen]
+        logit = logits[of_each, chosen].sum()
+        (gradient,) = torch.autograd.grad(logit, values[tap], retain_graph=True)
+        importance = spatial(gradient, tap).mean((2, 3), keepdim=True)
+        return (importance * features).sum(1).relu()
+
+
+def _tap(kind: MapKind, description: Description, request: MapRequest, role: str) -> Tap:
+    if kind == "class":
+        return class_map_tap(description, role, request.layer)
+    stages, stage = description.stages, request.stage
+    if not stages:
+        raise ValueError(f"nobody knows the stages of {role}, which {kind} maps need: ask for gradient maps instead")
+    if not -len(stages) <= stage < len(stages):
+        raise ValueError(f"{role} has {len(stages)} stages: give a stage from 0 to {len(stages) - 1}, not {stage}")
+    return stages[stage].output
