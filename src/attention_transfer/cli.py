@@ -89,6 +89,13 @@ def sweep(arguments: Sequence[str]) -> None:
     command(arguments)
 
 
+def suggest_weight(arguments: Sequence[str]) -> None:
+    """Measure the loss terms of a recipe and suggest weights to start from: suggest-weight RECIPE [flags of train]."""
+    from attention_transfer.commands.suggest_weight import command
+
+    command(arguments)
+
+
 def list_(arguments: Sequence[str]) -> None:
     """Show methods, models, data sets and recipes."""
     from attention_transfer.commands.catalogue import command
@@ -108,6 +115,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "evaluate": evaluate,
     "compare": compare,
     "sweep": sweep,
+    "suggest-weight": suggest_weight,
     "probe": probe,
     "list": list_,
     "quickstart": quickstart,

@@ -1,0 +1,132 @@
+"""How large the terms of an experiment are, at any point of its training."""
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+
+from attention_transfer.experiment import Experiment
+from attention_transfer.methods import Schedule
+from attention_transfer.runs import RunFolder
+from attention_transfer.training.checkpoint import read_checkpoint
+from attention_transfer.training.fit import fit
+from attention_transfer.training.prepare import Prepared
+from attention_transfer.training.progress import Reporter
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a term is, as a mean over batches.
+
+    Args:
+        value: with its method's weight at 1; of the task, the cross-entropy in nats.
+        gradient_norm: L2 norm of its gradient with respect to all trainable parameters of the student.
+    """
+
+    value: float
+    gradient_norm: float
+
+
+def measurable(experiment: Experiment) -> Experiment:
+    """The same with every weight at 1, so that a term is seen even where it is switched off.
+
+    Args:
+        experiment: as configured.
+    """
+    return replace(
+        experiment,
+        methods=tuple(replace(method, weight=1.0, schedule=Schedule()) for method in experiment.methods),
+        task_weight=1.0,
+        training=replace(experiment.training, compile=False),
+    )
+
+
+def term_sizes(prepared: Prepared, seed: int, steps: int, batches: int) -> dict[str, Size]:
+    """Means over the batches that come after some steps, by term; the student in training mode and not moved.
+
+    Args:
+        prepared: a `measurable` experiment, its student where it is after those steps.
+        seed: of what is random inside the networks.
+        steps: that were made.
+        batches: at least 1, at most those of an epoch.
+    """
+    distiller, train = prepared.distiller, prepared.train
+    epoch, first = divmod(steps, train.num_batches)
+    distiller.set_epoch(epoch)
+    distiller.train()
+    parameters = [p for p in distiller.student.parameters() if p.requires_grad]
+    torch.manual_seed(seed)
+    sums: dict[str, tuple[float, float]] = {}
+    for batch in islice(chain(train.epoch(epoch, first), train.epoch(epoch + 1)), batches):
+        with prepared.place.autocast():
+            out = distiller(batch.image, batch.label, batch.index)
+        for name, term in out.terms.items():
+            gradients = torch.autograd.grad(term.weighted, parameters, retain_graph=True, allow_unused=True)
+            norm = get_total_norm([each for each in cast(Sequence[Tensor | None], gradients) if each is not None])
+            value, length = sums.get(name, (0.0, 0.0))
+            sums[name] = value + float(term.weighted.detach()), length + float(norm)
+    return {name: Size(value / batches, length / batches) for name, (value, length) in sums.items()}
+
+
+def train_for(experiment: Experiment, prepared: Prepared, steps: int, num_batches: int, reporter: Reporter) -> None:
+    """Bring the prepared student to where `train` would have it after some steps.
+
+    Args:
+        experiment: as configured.
+        prepared: it made `measurable`; its student is changed.
+        steps: at least 1, at most those of the whole training.
+        num_batches: of an epoch.
+        reporter: shows bars.
+
+    Raises:
+        NonFiniteLossError: if the training breaks down.
+    """
+    epochs, part = divmod(steps, num_batches)
+    training = replace(
+        experiment.training,
+        compile=False,
+        checkpoint_every_steps=part or None,
+        # Only after the last epoch, which cannot be helped.
+        evaluate_every_epochs=experiment.training.epochs,
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch, "run")
+        try:
+            fit(replace(experiment, training=training), folder, _Stopper(reporter, epochs, part))
+        except _EnoughError:
+            state = read_checkpoint(RunFolder(folder).checkpoint, prepared.place.device)
+            prepared.distiller.load_state_dict(state["distiller"])
+            return
+    raise AssertionError("the training ended before it was interrupted")
+
+
+class _EnoughError(Exception):
+    """The training has gone as far as was asked."""
+
+
+class _Stopper(Reporter):
+    """Interrupts a training after some epochs and steps, when its checkpoint is written; shows bars, no lines."""
+
+    def __init__(self, shown: Reporter, epochs: int, steps: int) -> None:
+        super().__init__(silent=True)
+        self._shown, self._epochs, self._steps, self._done = shown, epochs, steps, 0
+
+    def steps(self, items: Iterable[Item], total: int, done: int, title: str) -> Iterator[Item]:
+        for count, item in enumerate(self._shown.steps(items, total, done, title)):
+            if self._done == self._epochs and count == self._steps:
+                raise _EnoughError
+            yield item
+
+    def epoch(self, row: Mapping[str, Any], epochs: int) -> None:
+        del epochs
+        self._done = int(row["epoch"])
+        if self._done == self._epochs and not self._steps:
+            raise _EnoughError
