@@ -20,6 +20,7 @@ def write_run(
     finished: bool = True,
     validation: float | None = None,
     processor: str = "Some CPU",
+    unseen: float | None = None,
 ) -> RunFolder:
     with RunFolder.create_or_resume(path, {"seed": seed, "teacher": "resnet14", "methods": []}) as run:
         run.write_environment({"hardware": {"processor": processor, "threads": 1, "device": "cpu"}})
@@ -29,7 +30,8 @@ def write_run(
                 raw = at[epoch - 1]
                 terms["at"] = {"raw": raw, "weight": weight, "weighted": weight * raw}
             row = {"epoch": epoch, "terms": terms, "test": {"loss": 1.0, "top1": top1 - 2 + epoch, "count": 500}}
-            run.append_metrics(row | ({"validation": {"top1": validation}} if validation is not None else {}))
+            others = {"validation": validation, "unseen": unseen}
+            run.append_metrics(row | {name: {"top1": value} for name, value in others.items() if value is not None})
         if finished:
             run.write_summary({"wall_seconds": 30.0 + seed, "teacher": {"test": {"top1": 90.0}}})
     return RunFolder(path)
@@ -115,6 +117,16 @@ def test_validation_and_other_hardware_are_said_where_there_are_some(tmp_path: P
     assert "best on validation" in text
     assert "times are not comparable" in text
     assert "Teacher on the same images: resnet14 90.00 %" in text
+
+
+def test_classes_that_were_not_learned_from_have_a_column(tmp_path: Path):
+    runs: list[tuple[Mapping[str, str], RunFolder]] = [
+        ({"train-classes": "5"}, write_run(tmp_path / "a", 0, 50.0, unseen=12.0)),
+        ({"train-classes": "none"}, write_run(tmp_path / "b", 0, 60.0)),
+    ]
+    header, _, some, everything = to_markdown(tabulate(["train-classes"], runs, 2)).splitlines()[:4]
+    column = [cell.strip() for cell in header.split("|")].index("unseen")
+    assert [line.split("|")[column].strip() for line in (some, everything)] == ["12.00 ± –", "–"]
 
 
 @pytest.mark.parametrize(

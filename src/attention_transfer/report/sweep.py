@@ -42,6 +42,8 @@ class Row:
         last_epoch: test top-1 in percent after the last epoch.
         best_on_validation: test top-1 in percent at the first epoch with the best validation top-1; None without
             validation images.
+        unseen: top-1 in percent after the last epoch on the test images of classes that were not learned from; None
+            where a run learned from all classes.
         terms: by name.
         wall_seconds: of the training steps of a run.
     """
@@ -51,6 +53,7 @@ class Row:
     paths: tuple[str, ...]
     last_epoch: Spread | None
     best_on_validation: Spread | None
+    unseen: Spread | None
     terms: Mapping[str, Ends]
     wall_seconds: Spread | None
 
@@ -104,13 +107,16 @@ def to_markdown(table: SweepTable) -> str:
     terms = list(dict.fromkeys(name for row in table.rows for name in row.terms))
     weighted = [name for name in terms if any(_is_weighted(row.terms[name]) for row in table.rows if name in row.terms)]
     validated = any(row.best_on_validation for row in table.rows)
-    header = [*table.fields, "seeds", "test top-1", *(["best on validation"] if validated else [])]
+    unseen = any(row.unseen for row in table.rows)
+    header = [*table.fields, "seeds", "test top-1"]
+    header += [*(["unseen"] if unseen else []), *(["best on validation"] if validated else [])]
     header += [label for name in terms for label in (name, *([f"{name} × weight"] if name in weighted else []))]
     header += ["training time"]
     lines: list[list[str]] = []
     for row in table.rows:
         cells = [row.values.get(name, DASH) for name in table.fields]
         cells += [", ".join(map(str, row.seeds)), percent(row.last_epoch)]
+        cells += [percent(row.unseen)] if unseen else []
         cells += [percent(row.best_on_validation)] if validated else []
         for name in terms:
             ends = row.terms.get(name)
@@ -134,6 +140,7 @@ def _row(values: dict[str, str], runs: Sequence[MeasuredRun]) -> Row:
         tuple(run.path for run in runs),
         spread([run.last_epoch() for run in runs]),
         spread([run.best_on_validation() for run in runs]),
+        spread([run.last_epoch("unseen") for run in runs]),
         {name: _ends(name, runs) for name in names},
         spread([(run.summary or {}).get("wall_seconds") for run in runs]),
     )
@@ -172,6 +179,8 @@ def _notes(rows: Sequence[Row], runs: Sequence[MeasuredRun], planned: int, unfin
         for run in runs
         if (test := ((run.summary or {}).get("teacher") or {}).get("test"))
     }
+    if any(row.unseen for row in rows):
+        notes.append("«Unseen» is the same on the test images of classes that the student did not learn from.")
     if teachers:
         notes.append(f"Teacher on the same images: {', '.join(teachers)}.")
     hardware = dict.fromkeys(each for run in runs for each in run.hardware)
