@@ -96,6 +96,13 @@ def suggest_weight(arguments: Sequence[str]) -> None:
     command(arguments)
 
 
+def cost(arguments: Sequence[str]) -> None:
+    """Measure parameters, arithmetic, speed and memory of models beside each other: cost MODEL..."""
+    from attention_transfer.commands.cost import command
+
+    command(arguments)
+
+
 def list_(arguments: Sequence[str]) -> None:
     """Show methods, models, data sets and recipes."""
     from attention_transfer.commands.catalogue import command
@@ -117,6 +124,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "sweep": sweep,
     "suggest-weight": suggest_weight,
     "probe": probe,
+    "cost": cost,
     "list": list_,
     "quickstart": quickstart,
 }

@@ -1,0 +1,103 @@
+"""`cost MODEL...`: parameters, arithmetic, time and memory of several networks beside each other."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+import torch
+import tyro
+
+from attention_transfer.analysis.cost import Candidate, measure_costs
+from attention_transfer.experiment import Training, from_json
+from attention_transfer.models import MODELS, OpenedModel, open_model
+from attention_transfer.report.cost import cost_markdown
+from attention_transfer.runs import RunFolder, is_run
+from attention_transfer.training.device import choose_place, environment
+from attention_transfer.training.prepare import expand
+
+# Sides of the images that data sets deliver where a run asks for no other.
+_OWN_SIDES = {
+    **dict.fromkeys(("cluttered-digits", "cifar10", "cifar100"), 32),
+    "tiny-imagenet": 64,
+    "stl10": 96,
+    **dict.fromkeys(("cub200", "scenes", "folder"), 224),
+}
+# Of what our own networks are made for, and of what those of other libraries are.
+_SMALL_SIDE, _PHOTOGRAPH_SIDE = 32, 224
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What is gained in size, speed and memory: several networks measured in turns, each against the first.
+
+    Weights do not matter for this, so that names without any will do, given --num-classes.
+
+    Args:
+        models: run folders, or names with or without @FILE; the first is what the others are compared with.
+        image_size: side in pixels for all; without it, each model gets images of the size that it was made for.
+        num_classes: of models that come without weights.
+        batch_size: images at a time, for throughput and memory; at least 2.
+        repeats: rounds; medians are reported.
+        device: `auto` takes an accelerator if there is one.
+        threads: CPU threads; None leaves torch's choice.
+        json: print the result as JSON.
+    """
+
+    models: Annotated[tuple[str, ...], tyro.conf.Positional]
+    image_size: int | None = None
+    num_classes: int | None = None
+    batch_size: int = 64
+    repeats: int = 20
+    device: str = "auto"
+    threads: int | None = None
+    json: bool = False
+
+
+def command(arguments: Sequence[str]) -> None:
+    """Run `cost`."""
+    flags = tyro.cli(
+        Flags,
+        prog="attention-transfer cost",
+        args=list(arguments),
+        default=Flags(models=cast("tuple[str, ...]", tyro.MISSING)),
+    )
+    if flags.image_size is not None and flags.image_size < 1:
+        raise ValueError(f"image_size must be at least 1, not {flags.image_size}")
+    settings = Training(batch_size=flags.batch_size, device=flags.device, threads=flags.threads)
+    candidates: list[Candidate] = []
+    assumed: dict[int, list[str]] = {}
+    for name in flags.models:
+        opened = open_model(expand(name), flags.num_classes, flags.image_size)
+        side = flags.image_size or _known_side(name, opened)
+        if side is None:
+            side = _SMALL_SIDE if opened.name in MODELS else _PHOTOGRAPH_SIDE
+            assumed.setdefault(side, []).append(name)
+        place = choose_place(settings, opened.description.convolutional)
+        candidates.append(Candidate(name, opened, side, place))
+    costs = measure_costs(candidates, flags.batch_size, flags.repeats)
+    content = {
+        "models": [cost.row() for cost in costs],
+        "batch_size": flags.batch_size,
+        "repeats": flags.repeats,
+        "hardware": environment(candidates[0].place)["hardware"],
+        "torch": torch.__version__,
+        "notes": [
+            f"nobody says how large the images of {', '.join(names)} are: taken to be {side}×{side} (--image-size)"
+            for side, names in assumed.items()
+        ],
+    }
+    print(json.dumps(content, indent=2, ensure_ascii=False) if flags.json else cost_markdown(content))
+
+
+def _known_side(name: str, opened: OpenedModel) -> int | None:
+    """Side of the images that a network was made for or trained on; None where nobody says."""
+    if opened.image_size is not None:
+        return opened.image_size
+    place = expand(name)
+    if is_run(place):
+        data = from_json(RunFolder(place).experiment).data
+        return data.image_size or _OWN_SIDES.get(data.name.partition(":")[0])
+    declared = opened.input.size if opened.input else None
+    declared = declared or (opened.description.input.size if opened.description.input else None)
+    return declared[0] if declared else None
