@@ -13,7 +13,17 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from attention_transfer import METHODS, MODELS, ClassAttention, Data, Method, SoftTargets, Term, build
+from attention_transfer import (
+    METHODS,
+    MODELS,
+    ClassAttention,
+    Data,
+    GradientAttention,
+    Method,
+    SoftTargets,
+    Term,
+    build,
+)
 from attention_transfer.data import Split
 from attention_transfer.data.batch import Batch
 from attention_transfer.methods import Observed, Phase, Reads
@@ -297,6 +307,10 @@ def test_only_one_phase_may_be_open_ended() -> None:
         ({"data": Data("npz:$NOT_SET_ANYWHERE/x")}, "environment variable that is not set"),
         ({"training": {"device": "warp:9"}}, "cannot be used here"),
         ({"optimisation": {"optimizer": "wishful"}}, "cannot be built by timm"),
+        (
+            {"methods": (SoftTargets(), GradientAttention()), "training": {"compile": True}},
+            "gradient needs the gradient of a gradient, and torch.compile cannot differentiate twice: leave",
+        ),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(

@@ -96,7 +96,9 @@ def _notes(comparison: Comparison) -> list[str]:
         " images and is too good by nature: compare it only with papers that report the same.",
     ]
     if any(group.unseen for group in comparison.groups):
-        notes.append("«Unseen» is the last epoch's top-1 on the test images of classes that no student learned from.")
+        notes.append(
+            "«Unseen» is the last epoch's top-1 on the test images of the classes that `train_classes` leaves out."
+        )
     if len(comparison.groups) > 1:
         notes.append(
             f"«Minus first» is the last epoch's difference to {comparison.groups[0].name} in points, paired by seed."

@@ -172,6 +172,7 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
         notes += [
             f"{method.key}: {name}={getattr(method, name)} means {getattr(decided, name)} here" for name in changed
         ]
+    _refuse_to_compile(experiment, student, teacher)
     distiller.to(place.device).to(memory_format=place.memory_format)  # pyright: ignore[reportCallIssue]
     train = loader(
         dataset.train,
@@ -187,6 +188,16 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
         world_size=process.world_size,
     )
     return Prepared(dataset, place, distiller, student, teacher, train, experiment.data.num_workers, tuple(notes))
+
+
+def _refuse_to_compile(experiment: Experiment, student: OpenedModel, teacher: OpenedModel | None) -> None:
+    described = None if teacher is None else teacher.description
+    twice = [method.key for method in experiment.methods if method.reads(described, student.description).input_gradient]
+    if experiment.training.compile and twice:
+        raise ValueError(
+            f"{', '.join(twice)} needs the gradient of a gradient, and torch.compile cannot differentiate twice: leave "
+            "out --compile, or the method"
+        )
 
 
 def _open_teacher(experiment: Experiment, dataset: DataSet) -> OpenedModel | None:
