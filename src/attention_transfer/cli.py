@@ -103,6 +103,13 @@ def cost(arguments: Sequence[str]) -> None:
     command(arguments)
 
 
+def class_maps(arguments: Sequence[str]) -> None:
+    """Draw where models find the evidence for their classes: class-maps MODEL... --figure FILE [--data NAME]."""
+    from attention_transfer.commands.class_maps import command
+
+    command(arguments)
+
+
 def list_(arguments: Sequence[str]) -> None:
     """Show methods, models, data sets and recipes."""
     from attention_transfer.commands.catalogue import command
@@ -124,6 +131,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "sweep": sweep,
     "suggest-weight": suggest_weight,
     "probe": probe,
+    "class-maps": class_maps,
     "cost": cost,
     "list": list_,
     "quickstart": quickstart,
