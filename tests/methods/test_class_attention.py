@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attention_transfer import Distiller, build
+from attention_transfer import AttentionTransfer, Distiller, GradientAttention, SoftTargets, build
 from attention_transfer.capture import CaptureError
 from attention_transfer.data.batch import Batch
 from attention_transfer.methods import ClassAttention, Head, Observed
@@ -361,3 +361,16 @@ def test_a_layer_that_is_named_must_be_what_the_head_pools(role: str) -> None:
     Distiller(fit["student"], fit["teacher"], [method], example=example)
     with pytest.raises(CaptureError, match=f"{role} has no class maps at features"):
         Distiller(unfit["student"], unfit["teacher"], [method], example=example)
+
+
+def test_it_goes_along_with_methods_that_read_other_layers() -> None:
+    torch.manual_seed(0)
+    methods = [AttentionTransfer(), ClassAttention(), GradientAttention(), SoftTargets()]
+    distiller = Distiller(build("resnet8", 4), build("resnet14", 4), methods, example=torch.empty(2, 3, 32, 32)).eval()
+    images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
+    together = distiller(images, labels)
+    assert list(together.terms) == ["ce", "at", "cat", "gradient", "kd"]
+    for method in methods:
+        alone = Distiller(distiller.student, distiller.teacher, [method], example=torch.empty(2, 3, 32, 32)).eval()
+        value = alone(images, labels).terms[method.key].value
+        torch.testing.assert_close(together.terms[method.key].value, value)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from attention_transfer.capture import Tap
 from attention_transfer.distiller.network import Wanted
 from attention_transfer.methods import Method, Reads
 from attention_transfer.models import Description
@@ -29,13 +30,16 @@ class Bound:
     def of_teacher(self) -> Wanted:
         """What it reads of the teacher."""
         reads = self.reads
-        return Wanted(reads.teacher, reads.teacher_logits, reads.heads, reads.teacher_gradient)
+        return Wanted(reads.teacher, reads.teacher_logits, self._pooled(reads.teacher), reads.teacher_gradient)
 
     @property
     def of_student(self) -> Wanted:
         """What it reads of the student."""
         reads = self.reads
-        return Wanted(reads.student, True, reads.heads, reads.student_gradient, reads.flipped_gradient)
+        return Wanted(reads.student, True, self._pooled(reads.student), reads.student_gradient, reads.flipped_gradient)
+
+    def _pooled(self, taps: tuple[Tap, ...]) -> tuple[Tap, ...]:
+        return taps if self.reads.heads else ()
 
 
 def bind(methods: Sequence[Method], teacher: Description | None, student: Description) -> list[Bound]:

@@ -32,14 +32,14 @@ class Wanted:
     Args:
         taps: places, in the order in which the method receives them.
         logits: whether it must run to its end.
-        head: whether the linear head is read, as what acts on the mean of every tap.
+        pooled: those of the taps whose mean the linear head must take; where there are any, the head is read too.
         gradient: whether the gradient of the loss with respect to the image is.
         flipped_gradient: whether that of the mirrored image is.
     """
 
     taps: tuple[Tap, ...] = ()
     logits: bool = False
-    head: bool = False
+    pooled: tuple[Tap, ...] = ()
     gradient: bool = False
     flipped_gradient: bool = False
 
@@ -58,7 +58,7 @@ class Wanted:
         return cls(
             tuple(dict.fromkeys(tap for wanted in each for tap in wanted.taps)),
             any(wanted.logits for wanted in each),
-            any(wanted.head for wanted in each),
+            tuple(dict.fromkeys(tap for wanted in each for tap in wanted.pooled)),
             any(wanted.gradient for wanted in each),
             any(wanted.flipped_gradient for wanted in each),
         )
@@ -123,11 +123,10 @@ class Network:
         Raises:
             CaptureError: if something does not hold what it promises.
         """
-        if self.wanted.head:
+        for tap in self.wanted.pooled:
             if self.head is None:
                 raise CaptureError(f"the {self.role} has no linear head that could be applied at every position")
-            for tap in self.wanted.taps:
-                prove_class_maps(self.model, tap, self.head, self._transform(image), self.role)
+            prove_class_maps(self.model, tap, self.head, self._transform(image), self.role)
         graph = self.role == "student"
         try:
             return self._run(image, label, lambda x: self._capture.probe(x, gradient=graph, replaced=replaced))
@@ -140,7 +139,7 @@ class Network:
         """What one method sees of it."""
         reading = seen.reading
         head = None
-        if wanted.head:
+        if wanted.pooled:
             assert self.head is not None
             layer = self.model.get_submodule(self.head)
             assert isinstance(layer, nn.Linear)
