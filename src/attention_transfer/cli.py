@@ -96,6 +96,13 @@ def suggest_weight(arguments: Sequence[str]) -> None:
     command(arguments)
 
 
+def localise(arguments: Sequence[str]) -> None:
+    """Do better networks attend better? Accuracy beside attention on the object's box: localise MODEL... --data NAME."""
+    from attention_transfer.commands.localise import command
+
+    command(arguments)
+
+
 def cost(arguments: Sequence[str]) -> None:
     """Measure parameters, arithmetic, speed and memory of models beside each other: cost MODEL..."""
     from attention_transfer.commands.cost import command
@@ -132,6 +139,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "suggest-weight": suggest_weight,
     "probe": probe,
     "class-maps": class_maps,
+    "localise": localise,
     "cost": cost,
     "list": list_,
     "quickstart": quickstart,

@@ -6,7 +6,6 @@ import torch
 from torch.nn import functional
 
 from attention_transfer.analysis.box_scores import (
-    THRESHOLDS,
     area_share,
     at_image_size,
     box_overlaps,
@@ -14,6 +13,7 @@ from attention_transfer.analysis.box_scores import (
     max_box_accuracy,
     pointing_game,
 )
+from attention_transfer.analysis.regions import NUM_THRESHOLDS
 from tests.analysis.test_regions import flooded
 
 SIDE = 16
@@ -173,7 +173,7 @@ def test_box_accuracy_is_that_of_all_thousand_thresholds() -> None:
 
 
 def test_the_thousand_thresholds_of_the_evaluator_are_255() -> None:
-    assert sorted({int(threshold * 255) for threshold in np.arange(0, 1, 0.001)}) == THRESHOLDS.tolist()
+    assert sorted({int(threshold * 255) for threshold in np.arange(0, 1, 0.001)}) == list(range(NUM_THRESHOLDS))
 
 
 def test_overlap_counts_corners_as_pixels() -> None:
@@ -236,7 +236,7 @@ def test_undefined_values_are_refused() -> None:
 def test_many_images_at_once_score_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     maps, boxes = at_image_size(random_maps(7, 4), SIDE, SIDE), random_boxes(7)
     together = box_overlaps(maps, boxes)
-    monkeypatch.setattr("attention_transfer.analysis.box_scores._PIXELS_AT_ONCE", 3 * 255 * SIDE * SIDE)
+    monkeypatch.setattr("attention_transfer.analysis.box_scores._PIXELS_AT_ONCE", 3 * SIDE * SIDE)
     assert (box_overlaps(maps, boxes).largest == together.largest).all()
     alone = [box_overlaps(maps[i : i + 1], boxes[i : i + 1]).best[0] for i in range(7)]
     assert (together.best == np.stack(alone)).all()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from attention_transfer.analysis.regions import connected_regions
+from attention_transfer.analysis.regions import level_regions
 
 Region = tuple[int, int, int, int, int, int]  # mask, size, left, top, right, bottom
 
@@ -38,8 +38,9 @@ def expected(masks: np.ndarray) -> list[Region]:
 
 
 def regions(masks: np.ndarray) -> list[Region]:
-    found = connected_regions(masks)
-    columns = (found.mask, found.size, found.left, found.top, found.right, found.bottom)
+    found = level_regions(masks.astype(np.uint8))
+    assert not found.threshold.any()
+    columns = (found.image, found.size, found.left, found.top, found.right, found.bottom)
     return [tuple(row) for row in np.stack(columns, axis=1).tolist()]
 
 
@@ -65,3 +66,19 @@ def test_empty_masks_have_no_region() -> None:
     assert regions(masks) == []
     masks[1] = True
     assert regions(masks) == [(1, 20, 0, 0, 5, 4)]
+
+
+def test_every_threshold_has_the_regions_of_what_exceeds_it() -> None:
+    levels = np.random.default_rng(0).integers(0, 256, (3, 5, 6), dtype=np.uint8)
+    levels[0, 0, :2] = 0, 255
+    found = level_regions(levels)
+    columns = (found.size, found.left, found.top, found.right, found.bottom)
+    rows = [tuple(row) for row in np.stack(columns, axis=1).tolist()]
+    place = 0
+    for image, level in enumerate(levels):
+        for threshold in range(255):
+            for _, *region in expected((level > threshold)[None]):
+                assert (found.image[place], found.threshold[place]) == (image, threshold)
+                assert rows[place] == tuple(region)
+                place += 1
+    assert place == len(rows)

@@ -10,15 +10,12 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch.nn import functional
 
-from attention_transfer.analysis.regions import Regions, connected_regions
+from attention_transfer.analysis.regions import NUM_THRESHOLDS, Regions, level_regions
 
 OVERLAPS = (0.3, 0.5, 0.7)
-# The evaluator's 1,000 thresholds 0, 0.001 … 0.999 are compared with maps of whole levels 0 … 255: int(255·t) takes
-# just these values.
-THRESHOLDS = np.arange(255, dtype=np.uint8)
 
 _FLAT = 1e-6  # a map that varies by less than this share of its largest magnitude is noise of rounding
-_PIXELS_AT_ONCE = 1 << 25
+_PIXELS_AT_ONCE = 1 << 14  # noise has 60 runs per pixel, which take 100 bytes each
 
 
 def area_share(boxes: Float[np.ndarray, "n 4"], height: int, width: int) -> Float[np.ndarray, " n"]:
@@ -115,10 +112,11 @@ def box_overlaps(maps: Float[np.ndarray, "n h w"], boxes: Float[np.ndarray, "n 4
     """How far boxes around the strong parts of each map agree with the true box, at every threshold.
 
     The evaluation of Choe et al. (CVPR 2020, arXiv:2001.07437), as its public code computes it: maps are cut to whole
-    levels 0 … 255, what lies strictly above a threshold is divided into regions that touch along edges or corners, and
-    each gives its bounding box. Corners count as pixels of the box, up to the image's last: a region's box reaches one
-    pixel further right and down than the region, a true box is cut to whole pixels and does likewise, and widths are
-    right − left + 1.
+    levels 0 … 255, and what lies strictly above a threshold is divided into regions that touch along edges or corners,
+    each with its bounding box. The code's 1,000 thresholds t = 0, 0.001 … 0.999 are compared as the whole part of
+    255·t, which takes the values 0 … 254 and no others: those are the columns of the result. Corners count as pixels of
+    a box, up to the image's last: the box of a region reaches one pixel further right and down than the region, a true
+    box is cut to whole pixels and does likewise, and widths are right − left + 1.
 
     Args:
         maps: at the image's size, between 0 and 1.
@@ -134,18 +132,17 @@ def box_overlaps(maps: Float[np.ndarray, "n h w"], boxes: Float[np.ndarray, "n 4
     levels: UInt8[np.ndarray, "n h w"] = (maps.astype(np.float32) * np.float32(255)).astype(np.uint8)
     left, top, right, bottom = boxes.T.astype(np.int64)
     truth = _corners(left, top, right, bottom, height, width)
-    largest, best = (np.zeros((count, len(THRESHOLDS))) for _ in range(2))
-    together = max(1, _PIXELS_AT_ONCE // (len(THRESHOLDS) * height * width))
+    largest, best = (np.zeros((count, NUM_THRESHOLDS)) for _ in range(2))
+    together = max(1, _PIXELS_AT_ONCE // (height * width))
     for start in range(0, count, together):
-        some = slice(start, min(count, start + together))
-        masks = levels[some, None] > THRESHOLDS[:, None, None]
-        regions = connected_regions(masks.reshape(-1, height, width))
-        image = regions.mask // len(THRESHOLDS)
+        some = slice(start, start + together)
+        regions = level_regions(levels[some])
         found = _corners(regions.left, regions.top, regions.right, regions.bottom, height, width)
-        overlap = _overlap(found, truth[:, some][:, image])
-        np.maximum.at(best[some].reshape(-1), regions.mask, overlap)
-        first = _largest(regions, len(masks) * len(THRESHOLDS))
-        largest[some].reshape(-1)[regions.mask[first]] = overlap[first]
+        overlap = _overlap(found, truth[:, some][:, regions.image])
+        at = regions.image, regions.threshold
+        np.maximum.at(best[some], at, overlap)
+        first = _largest(regions, len(levels[some]))
+        largest[some][regions.image[first], regions.threshold[first]] = overlap[first]
     return Overlaps(largest, best)
 
 
@@ -184,9 +181,10 @@ def _overlap(first: Int64[np.ndarray, "4 k"], second: Int64[np.ndarray, "4 k"]) 
     return shared / ((first[2:] - first[:2] + 1).prod(0) + (second[2:] - second[:2] + 1).prod(0) - shared)
 
 
-def _largest(regions: Regions, num_masks: int) -> Int64[np.ndarray, " k"]:
-    """The first of the largest regions of each mask that has any."""
-    size = np.zeros(num_masks, dtype=np.int64)
-    np.maximum.at(size, regions.mask, regions.size)
-    largest = np.flatnonzero(regions.size == size[regions.mask])
-    return largest[np.unique(regions.mask[largest], return_index=True)[1]]
+def _largest(regions: Regions, num_images: int) -> Int64[np.ndarray, " k"]:
+    """The first of the largest regions at each threshold of each image where there are any."""
+    mask = regions.image * NUM_THRESHOLDS + regions.threshold
+    size = np.zeros(num_images * NUM_THRESHOLDS, dtype=np.int64)
+    np.maximum.at(size, mask, regions.size)
+    largest = np.flatnonzero(regions.size == size[mask])
+    return largest[np.unique(mask[largest], return_index=True)[1]]

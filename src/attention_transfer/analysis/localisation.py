@@ -102,13 +102,10 @@ def localise(
             gives values that are not finite.
     """
     known = known_boxes(split, subject.dataset.name)
-    classes, wanted = subject.opened.num_classes, subject.dataset.num_classes
-    if classes != wanted:
-        raise ValueError(f"{subject.name} has {classes} classes, {subject.dataset.name} has {wanted}")
     assert split.boxes is not None
+    reader = _reader(subject, request)
     tallies: dict[MapKind, _Tally] = {kind: _Tally(subject.dataset.image_size) for kind in request.kinds}
     hits = seen = 0
-    reader = MapReader(subject, request)
     try:
         for image, label in subject.batches(split, batch_size, num_workers):
             logits, maps = reader(image, label)
@@ -121,6 +118,15 @@ def localise(
         reader.close()
     scores: dict[MapKind, BoxScores] = {kind: tally.scores() for kind, tally in tallies.items()}
     return Localisation(subject.name, 100 * hits / seen, seen, int(known.sum()), scores)
+
+
+def check(subject: Subject, request: MapRequest) -> None:
+    """Refuse in a moment what `localise` would refuse about a network.
+
+    Raises:
+        ValueError: it has other classes than the data set, or lacks what a map needs.
+    """
+    _reader(subject, request).close()
 
 
 def centre_scores(split: Split, image_size: int, name: str, *, batch_size: int = 64) -> BoxScores:
@@ -171,6 +177,13 @@ def known_boxes(split: Split, name: str) -> Bool[np.ndarray, " n"]:
             "or an npz:PATH with boxes"
         )
     return known
+
+
+def _reader(subject: Subject, request: MapRequest) -> MapReader:
+    classes, wanted = subject.opened.num_classes, subject.dataset.num_classes
+    if classes != wanted:
+        raise ValueError(f"{subject.name} has {classes} classes, {subject.dataset.name} has {wanted}")
+    return MapReader(subject, request)
 
 
 @dataclass
