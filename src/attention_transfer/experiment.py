@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, g
 
 import tyro
 
-from attention_transfer.methods import METHODS, Method
+from attention_transfer.methods import METHODS, ClassAttention, Method
 
 
 @dataclass(frozen=True)
@@ -195,30 +195,47 @@ class Experiment:
         return sum(self.training.epochs if length is None else length for length in lengths)
 
     def tiny(self) -> "Experiment":
-        """The same experiment made so small that it runs in seconds: few digits, one epoch, an untrained teacher."""
+        """The same experiment made so small that it runs in seconds: two steps on digits, an untrained teacher."""
         teacher = self.teacher.partition("@")[0] if self.teacher is not None else None
         data, snapshots = self.data, self.training.snapshot_epochs
+        side = min(data.image_size or 32, 64)
         return replace(
             self,
             student=self.student.partition("@")[0],
             teacher=teacher,
+            methods=tuple(_tiny(method, side / (data.image_size or side)) for method in self.methods),
             untrained_teacher=teacher is not None,
+            # The largest networks need half a second an image for all that is done with it.
             data=Data(
-                image_size=min(data.image_size or 32, 64),
+                image_size=side,
                 augment=data.augment,
-                # Nine of the ten digits leave one that is not seen; a hundredth of one class is still a batch.
-                train_classes=None if data.train_classes is None else min(data.train_classes, 9),
+                # Of the ten digits; a hundredth of one class is still a batch.
+                train_classes=None if data.train_classes is None else min(data.train_classes, 5),
                 train_fraction=None if data.train_fraction is None else max(data.train_fraction, 0.01),
-                train_limit=64,
-                test_limit=64,
+                train_limit=16,
+                test_limit=16,
             ),
             training=replace(
                 self.training,
                 epochs=1,
-                batch_size=32,
+                batch_size=8,
                 snapshot_epochs=None if snapshots is None else tuple(sorted({min(epoch, 1) for epoch in snapshots})),
             ),
         )
+
+
+def _tiny(method: Method, scale: float) -> Method:
+    """A method for the ten digits, and for images that are smaller by a factor, and maps with them."""
+    if not isinstance(method, ClassAttention):
+        return method
+    return replace(
+        method,
+        top=None if method.top is None else min(method.top, 9),
+        lowest=None if method.lowest is None else min(method.lowest, 9),
+        resolution=None
+        if method.resolution is None
+        else max(int(scale * method.resolution), min(2, method.resolution)),
+    )
 
 
 def to_json(experiment: Experiment) -> dict[str, Any]:

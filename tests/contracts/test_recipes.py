@@ -1,28 +1,115 @@
-"""Every recipe runs in its tiny form; a new line in RECIPES is enrolled by itself."""
+"""Every recipe is one of ours and can be built; of every kind of recipe, one runs in its tiny form."""
 
 import json
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
-from attention_transfer.experiment import from_json, to_json
+from attention_transfer.experiment import Data, Experiment, from_json, to_json
+from attention_transfer.methods import METHODS, AttentionTransfer
+from attention_transfer.models import MODELS, build
 from attention_transfer.recipes import RECIPES
 from attention_transfer.runs import RunFolder
 from attention_transfer.training.fit import fit
 from attention_transfer.training.progress import Reporter
 
-pytestmark = pytest.mark.parametrize("name", RECIPES)
+# Settings of a formula, with nothing around it that could break; the methods' own tests are about these.
+FORMULA = {"weight", "resolution", "temperature", "power", "kind", "form", "normalise", "binarise", "producer"} | {
+    "score_weights",
+    "distance",
+}
 
 
-def test_name_and_json_round_trip(name: str) -> None:
+def options(value: object) -> set[str]:
+    """Choices by name and value, and other fields that differ from their defaults by name."""
+    found = set[str]()
+    for each in fields(value):  # pyright: ignore[reportArgumentType]
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        given = getattr(value, each.name)
+        if each.name in FORMULA:
+            continue
+        if isinstance(given, str):
+            found.add(f"{each.name}={given}")
+        elif given != default:
+            found.add(each.name)
+    return found
+
+
+def traits(experiment: Experiment) -> frozenset[str]:
+    """What a recipe has that others have not: methods and their options, and options of data and training."""
+    found = {f"{method.key}.{option}" for method in experiment.methods for option in options(method)}
+    found |= {method.key for method in experiment.methods} or {"alone"}
+    data = replace(experiment.data, name=Data().name, train_limit=None, test_limit=None, num_workers=0)
+    found |= options(data) - {f"name={data.name}"}
+    found |= {"without labels"} if experiment.task_weight == 0 else set()
+    found |= {"snapshots"} if experiment.training.snapshot_epochs else set()
+    return frozenset(found)
+
+
+def networks(experiment: Experiment) -> list[str]:
+    return [spec.partition("@")[0] for spec in (experiment.student, experiment.teacher) if spec is not None]
+
+
+def one_of_each_kind() -> list[str]:
+    """Few recipes that have every trait of any recipe between them; the first ones are small."""
+    having = {name: traits(recipe()) for name, recipe in RECIPES.items()}
+    missing, chosen = set[str]().union(*having.values()), list[str]()
+    while missing:
+        # What few recipes have leaves no choice; the rest comes along with it.
+        rarest = min(sorted(missing), key=lambda trait: sum(trait in each for each in having.values()))
+        able = [name for name in having if rarest in having[name]]
+        chosen.append(max(able, key=lambda name: len(having[name] & missing)))
+        missing -= having[chosen[-1]]
+    return chosen
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_says_what_it_is_and_survives_json(name: str):
     experiment = RECIPES[name]()
     assert experiment.recipe == name
     assert from_json(json.loads(json.dumps(to_json(experiment)))) == experiment
-    assert RECIPES[name].__doc__
+    text = (RECIPES[name].__doc__ or "").splitlines()[0]
+    assert 10 < len(text) <= 110
+    tiny = experiment.tiny()
+    assert (tiny.recipe, tiny.task_weight, tiny.seed) == (name, experiment.task_weight, experiment.seed)
+    assert [method.key for method in tiny.methods] == [method.key for method in experiment.methods]
 
 
-def test_tiny_form_runs_to_its_end(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", sorted({spec for recipe in RECIPES.values() for spec in networks(recipe())}))
+def test_every_network_of_a_recipe_can_be_built(name: str):
+    with torch.device("meta"):
+        network: nn.Module = build(name, 10)
+    assert sum(parameter.numel() for parameter in network.parameters()) > 10_000
+
+
+def test_no_recipe_names_a_file_of_some_machine():
+    for recipe in RECIPES.values():
+        for spec in (recipe().student, recipe().teacher or ""):
+            assert spec.partition("@")[2] in ("", "pretrained")
+        assert recipe().data.root is None
+
+
+def test_there_is_a_recipe_for_every_method_and_every_network_alone():
+    assert {method.key for recipe in RECIPES.values() for method in recipe().methods} == set(METHODS)
+    assert {recipe().student for recipe in RECIPES.values() if not recipe().methods} >= set(MODELS)
+
+
+def test_kinds_are_told_apart_by_methods_and_options():
+    plain = traits(Experiment("a", "resnet8"))
+    assert plain == {"alone", "augment=auto"}
+    assert traits(Experiment("a", "resnet8", data=Data(train_classes=3))) == plain | {"train_classes"}
+    taught = traits(Experiment("a", "resnet8", "resnet14", (AttentionTransfer(),)))
+    assert taught == {"at", "at.activation=post", "augment=auto"}
+    assert traits(Experiment("a", "resnet8", "resnet14", (AttentionTransfer(stages=(0,), power=3),))) == taught | {
+        "at.stages"
+    }
+
+
+@pytest.mark.parametrize("name", one_of_each_kind())
+def test_one_recipe_of_each_kind_runs_to_its_end(name: str, tmp_path: Path):
     experiment = RECIPES[name]().tiny()
     experiment = replace(experiment, training=replace(experiment.training, device="cpu", threads=1))
     fit(experiment, tmp_path / "run", Reporter(silent=True))

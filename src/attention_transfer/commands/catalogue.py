@@ -1,5 +1,6 @@
 """`list`: methods, models, data sets and recipes."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -44,8 +45,25 @@ def command(arguments: Sequence[str]) -> None:
     for room, rows in rooms.items():
         if flags.room in ("all", room):
             print(f"{room}:")
-            for name, text in rows:
-                print(f"  {name:<28}  {text}")
+            print("\n\n".join("\n".join(lines(group)) for group in (grouped(rows) if room == "recipes" else [rows])))
+
+
+def lines(rows: Sequence[tuple[str, str]]) -> list[str]:
+    """Names in a column and what they are."""
+    width = max(28, *(len(name) for name, _ in rows))
+    return [f"  {name:<{width}}  {text}" for name, text in rows]
+
+
+def grouped(rows: Sequence[tuple[str, str]]) -> list[list[tuple[str, str]]]:
+    """Rows whose names begin with the same word, such as a paper's acronym; within it, 10 comes after 9."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for name, text in rows:
+        groups.setdefault(name.partition("-")[0], []).append((name, text))
+    return [sorted(group, key=lambda row: _natural(row[0])) for group in groups.values()]
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def first_line(thing: object) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, cast
 import tyro
 
 from attention_transfer.cli import PROGRAM
+from attention_transfer.commands.catalogue import first_line, grouped, lines
 from attention_transfer.experiment import Data, Experiment, Optimisation, Training
 from attention_transfer.methods import METHODS, Method
 from attention_transfer.recipes import RECIPES
@@ -68,13 +69,13 @@ def recipe_of(command: str, arguments: Sequence[str]) -> Experiment | None:
     """
     if not arguments or arguments[0] in ("-h", "--help"):
         print(f"usage: {PROGRAM} {command} RECIPE [flags]\n\nrecipes (RECIPE --help shows its flags and their values):")
-        for name, recipe in RECIPES.items():
-            print(f"  {name:<32}{(recipe.__doc__ or '').strip().splitlines()[0]}")
+        for group in grouped([(name, first_line(recipe)) for name, recipe in RECIPES.items()]):
+            print("\n".join(lines(group)))
         return None
     name = arguments[0]
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(RECIPES)}"
+        hint = f"did you mean {' or '.join(near)}?" if near else f"{PROGRAM} list recipes shows them"
         raise ValueError(f"there is no recipe {name!r}; {hint}")
     return RECIPES[name]()
 

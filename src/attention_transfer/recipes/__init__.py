@@ -1,17 +1,27 @@
 """Named settings: functions that return an experiment, by the name that the command line uses."""
 
-from collections.abc import Callable
+from itertools import chain
 
-from attention_transfer.experiment import Experiment
-from attention_transfer.recipes.cifar import cifar100_resnet56_resnet20
-from attention_transfer.recipes.digits import digits, digits_teacher
+from attention_transfer.recipes import attention_transfer, class_attention, class_attention_distillation
+from attention_transfer.recipes.cifar import alone, cifar100_resnet56_resnet20
+from attention_transfer.recipes.described import Recipe, by_name
+from attention_transfer.recipes.digits import digits, digits_teacher, strong
 from attention_transfer.recipes.photographs import photographs
 
-RECIPES: dict[str, Callable[[], Experiment]] = {
+RECIPES: dict[str, Recipe] = {
     "digits": digits,
     "digits-teacher": digits_teacher,
     "cifar100-resnet56-resnet20": cifar100_resnet56_resnet20,
     "photographs": photographs,
+    **by_name(
+        chain(
+            strong(),
+            alone(),
+            attention_transfer.recipes(),
+            class_attention.recipes(),
+            class_attention_distillation.recipes(),
+        )
+    ),
 }
 
 __all__ = ["RECIPES"]

@@ -1,0 +1,36 @@
+"""`list` shows what there is, in an order in which it can be found."""
+
+import pytest
+
+from attention_transfer.commands.catalogue import command, grouped, lines
+from attention_transfer.methods import METHODS
+from attention_transfer.recipes import RECIPES
+
+
+def test_recipes_of_one_word_stand_together_and_numbers_ascend():
+    names = ["cat-table10-a", "digits", "cat-table9", "digits-at", "cat-table10", "cat-a4"]
+    groups = grouped([(name, "") for name in names])
+    assert [[name for name, _ in group] for group in groups] == [
+        ["cat-a4", "cat-table9", "cat-table10", "cat-table10-a"],
+        ["digits", "digits-at"],
+    ]
+
+
+def test_texts_stand_in_a_column():
+    first, second = lines([("a", "one"), ("a" * 40, "two")])
+    assert first.index("one") == second.index("two")
+
+
+def test_one_room_is_shown_with_every_recipe(capsys: pytest.CaptureFixture[str]):
+    command(["recipes"])
+    shown = capsys.readouterr().out
+    words = {line.split()[0] for line in shown.splitlines() if line.strip()}
+    assert words >= set(RECIPES)
+    assert "methods:" not in shown
+    assert shown.count("\n\n") == len({name.partition("-")[0] for name in RECIPES}) - 1
+
+
+def test_methods_are_shown_by_their_keys(capsys: pytest.CaptureFixture[str]):
+    command(["methods"])
+    shown = capsys.readouterr().out
+    assert {line.split()[0] for line in shown.splitlines()[1:]} == set(METHODS)
