@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format
+.PHONY: help quickstart test recipes lint format
 
 help: ## Show this list
 	@awk -F ': .*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -20,6 +20,9 @@ quickstart: $(INSTALLED) ## Train teacher, lone student and student with attenti
 # One thread per worker: processes that each take every core slow each other down.
 test: $(INSTALLED) ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+
+recipes: $(INSTALLED) ## Run the tiny form of every recipe and say which fail or take more than 10 s on two cores
+	$(BIN)/python benchmarks/recipes.py
 
 lint: $(INSTALLED) ## Check style and types
 	$(BIN)/ruff check .
