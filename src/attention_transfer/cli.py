@@ -97,7 +97,7 @@ def suggest_weight(arguments: Sequence[str]) -> None:
 
 
 def localise(arguments: Sequence[str]) -> None:
-    """Do better networks attend better? Accuracy beside attention on the object's box: localise MODEL... --data NAME."""
+    """Do better networks attend better? Accuracy beside attention on the object: localise MODEL... [--data NAME]."""
     from attention_transfer.commands.localise import command
 
     command(arguments)
