@@ -64,10 +64,8 @@ def average_over(module: nn.Module) -> Layout | None:
 def between(model: nn.Module, tap: Tap, head: str) -> list[str]:
     """What computes between a tap and the head, in the order in which it is listed; poolings that average left out."""
     leaves = [path for path, module in model.named_modules() if next(module.children(), None) is None]
-    after = 0
-    for place, path in enumerate(leaves):
-        if path == tap.module or path.startswith(f"{tap.module}."):
-            after = place + 1 if tap.site == "output" else after or place
+    inside = [place for place, path in enumerate(leaves) if f"{path}.".startswith(f"{tap.module}.")]
+    after = inside[-1] + 1 if tap.site == "output" else inside[0]
     found = [(path, model.get_submodule(path)) for path in leaves[after : leaves.index(head)]]
     return [
         f"{path} ({type(module).__name__})"
@@ -90,7 +88,9 @@ def _before(model: nn.Module, head: str, stages: Sequence[str]) -> Iterator[tupl
 def _from_its_end(path: str, module: nn.Module, stages: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
     """A module, or the members of one that only holds others."""
     in_turn = isinstance(module, nn.ModuleList) or type(module).forward is nn.Sequential.forward
-    if path in stages or not (in_turn or any(stage.startswith(f"{path}.") for stage in stages)):
+    # The backbones of transformers give no tensor.
+    backbone = hasattr(module, "base_model_prefix") or any(stage.startswith(f"{path}.") for stage in stages)
+    if path in stages or not (in_turn or backbone):
         yield path, module
         return
     for name, child in reversed(list(module.named_children())):
