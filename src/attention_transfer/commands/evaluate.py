@@ -7,8 +7,8 @@ from typing import Annotated, Literal, cast
 
 import tyro
 
-from attention_transfer.experiment import Data, Training, from_json
-from attention_transfer.runs import RunFolder, is_run
+from attention_transfer.commands.own_data import own_data
+from attention_transfer.experiment import Data, Training
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def command(arguments: Sequence[str]) -> None:
         Flags,
         prog="attention-transfer evaluate",
         args=list(arguments),
-        default=Flags(model=cast(str, tyro.MISSING), data=_own_data(arguments)),
+        default=Flags(model=cast(str, tyro.MISSING), data=own_data(arguments)),
         config=(tyro.conf.AvoidSubcommands,),
     )
     from attention_transfer.training.measure import measure
@@ -63,11 +63,3 @@ def command(arguments: Sequence[str]) -> None:
         f"{flags.model} on {flags.split} of {flags.data.name} ({score.count:,} images): "
         f"top-1 {score.top1:.2f} %  top-5 {score.top5:.2f} %  loss {score.loss:.4f}"
     )
-
-
-def _own_data(arguments: Sequence[str]) -> Data:
-    """The data that a run folder among the arguments was trained on."""
-    for argument in arguments:
-        if not argument.startswith("-") and is_run(argument):
-            return from_json(RunFolder(argument).experiment).data
-    return Data()
