@@ -71,9 +71,10 @@ def to_text(guide: "Guide") -> str:
         known.append(f"which has {guide.parameter_ratio:.2g} times its parameters")
     if guide.teacher_top1 is not None:
         known.append(f"and gets {guide.teacher_top1:.1f} % of the training images right")
+    epochs = "1 epoch" if guide.epochs == 1 else f"{guide.epochs:.3g} epochs"
     lines = [
         f"{', '.join([who, ' '.join(known)] if known else [who])}.",
-        f"Means over {guide.batches} batches of {guide.batch_size}, at the start and after {guide.epochs:.3g} epoch{'' if guide.epochs == 1 else 's'} "
+        f"Means over {guide.batches} batches of {guide.batch_size}, at the start and after {epochs} "
         f"({guide.steps:,} steps) with the weights below. Values and gradients are those of a weight of 1.",
         "",
         *markdown_table(header, rows),
