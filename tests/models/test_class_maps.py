@@ -232,6 +232,17 @@ def test_a_fresh_norm_between_pooling_and_head_is_found_though_it_does_nothing_y
         prove(Net(nn.BatchNorm1d(4)))
 
 
+def test_a_fresh_network_that_gives_only_zeros_without_its_norms_is_proved() -> None:
+    model = Net()
+    layers = [nn.Sequential(nn.Conv2d(6, 6, 1, bias=False), nn.BatchNorm2d(6), nn.ReLU()) for _ in range(12)]
+    for layer in layers:
+        nn.init.normal_(layer[0].weight, std=1e-5)
+    model.layer1.extend(layers)
+    model.layer2[0][0].bias.data.zero_()
+    assert not model.eval().layer2(model.layer1(torch.randn(2, 3, 8, 8))).any()
+    prove(model)
+
+
 def test_a_head_of_zeros_is_proved_by_what_it_takes() -> None:
     model = Net()
     nn.init.zeros_(model.fc.weight)

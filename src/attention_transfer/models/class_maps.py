@@ -18,8 +18,6 @@ _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
 _HALF_TOLERANCE = 2e-2
 # Products of float32 with fewer bits, on devices where torch was told to allow them.
 _FAST_TOLERANCE = 1e-2
-# Enough for a norm to differ by more than any tolerance.
-_MOVED = 1.1
 
 
 def class_map_tap(description: Description, role: str, layer: str | None = None) -> Tap:
@@ -55,8 +53,9 @@ def prove_class_maps(model: nn.Module, tap: Tap, head_path: str, image: Float[Te
 
     The network runs once (twice where its head is all zeros) in evaluation mode on noise. The mean of the tap must be
     what the head takes, weight · mean + bias what the head gives, and that what the network returns. The head is
-    linear, so its mean over the positions is the head of their mean, and no map needs to be made. Meanwhile the
-    statistics of norms are moved: a fresh norm between pooling and head does nothing yet, and would go unnoticed.
+    linear, so its mean over the positions is the head of their mean, and no map needs to be made. Only norms take the
+    statistics of the noise: a fresh one between pooling and head does nothing yet, and would go unnoticed; and without
+    them a fresh deep network may give nothing but zeros.
 
     Args:
         model: the network, on its device and in its type.
@@ -78,7 +77,7 @@ def prove_class_maps(model: nn.Module, tap: Tap, head_path: str, image: Float[Te
         image = noise(image[:2])
         with undisturbed(model), torch.no_grad():
             model.eval()
-            _move_norms(model)
+            _take_statistics_of_the_batch(model)
             reading = _read(capture, image)
             assert reading.logits is not None
             pooled, output, logits = reading.values[takes], reading.values[gives], reading.logits
@@ -159,11 +158,11 @@ def _prove_after(output: Tensor, logits: Tensor, head_path: str, role: str) -> N
     )
 
 
-def _move_norms(model: nn.Module) -> None:
-    """Take every norm with statistics away from the identity that it may begin as."""
-    for name, buffer in model.named_buffers():
-        if name.rpartition(".")[2] == "running_var":
-            buffer.mul_(_MOVED)
+def _take_statistics_of_the_batch(model: nn.Module) -> None:
+    for module in model.modules():
+        # Those that are shared between processes would wait for the others.
+        if hasattr(module, "running_var") and not isinstance(module, nn.SyncBatchNorm):
+            module.training = True
 
 
 def _difference(expected: Tensor, found: Tensor) -> float:
