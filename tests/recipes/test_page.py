@@ -1,0 +1,68 @@
+"""docs/recipes.md: every recipe is on it, and every command on it can be typed."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import tyro
+
+from attention_transfer.commands import class_maps, compare, cost, localise, probe, sweep, train
+from attention_transfer.recipes import RECIPES
+
+PAGE = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
+COMMANDS = [
+    shlex.split(line, comments=True)[1:] for line in PAGE.splitlines() if line.startswith("attention-transfer ")
+]
+OTHERS = {
+    "class-maps": class_maps.Flags,
+    "compare": compare.Flags,
+    "cost": cost.Flags,
+    "localise": localise.Flags,
+    "probe": probe.Flags,
+}
+
+
+def patterns() -> list[re.Pattern[str]]:
+    """Names in code spans, in which words in capitals stand for anything."""
+    spans = re.findall(r"`((?:at|cat|cifar100|digits|photographs)(?:-[^` ]+)?)`", PAGE)
+    return [re.compile(re.sub(r"[A-Z]+", "[a-z0-9_]+", span)) for span in spans]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_on_the_page(name: str):
+    assert any(pattern.fullmatch(name) for pattern in patterns())
+
+
+def test_the_page_names_no_recipe_that_is_not_there():
+    strangers = [each.pattern for each in patterns() if not any(each.fullmatch(name) for name in RECIPES)]
+    # That is a data set, written the same way.
+    assert strangers == ["cifar100"]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words)[:90])
+def test_every_command_can_be_typed(words: list[str]):
+    command, *arguments = words
+    if command == "train":
+        train.parse(RECIPES[arguments[0]](), arguments[1:])
+    elif command == "sweep":
+        flags, fixed = tyro.cli(sweep.Flags, args=arguments[1:], return_unknown_args=True)
+        planned, _ = sweep.plan(RECIPES[arguments[0]](), flags, fixed)
+        assert len(planned.cells) > 1
+    else:
+        tyro.cli(OTHERS[command], args=arguments, config=(tyro.conf.AvoidSubcommands,))
+
+
+def test_commands_name_runs_that_recipes_leave():
+    for words in COMMANDS:
+        for run in (word for word in words if word.startswith("runs/")):
+            assert run.split("/")[1] in RECIPES, run
+
+
+def test_published_settings_on_the_page_are_those_of_the_recipes():
+    rows = re.findall(r"^\| `(cat-table[5678]-\S+)` \| (\S+) \| (\d) \| (yes|no) \|", PAGE, re.MULTILINE)
+    assert len(rows) == 13
+    for name, weight, resolution, normalised in rows:
+        (method,) = RECIPES[name]().methods
+        found = (method.weight, method.resolution, method.normalise)  # pyright: ignore[reportAttributeAccessIssue]
+        assert found == (float(weight), int(resolution), "l2" if normalised == "yes" else "none"), name
