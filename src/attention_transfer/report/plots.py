@@ -86,7 +86,7 @@ def curves_figure(runs: Iterable[RunFolder], path: str | Path) -> None:
         raise ValueError("there is nothing to draw: no run has finished its first epoch")
     everyone = [run for members in groups.values() for run in members]
     held_out = "validation" if all(run.series("validation", "loss") for run in everyone) else "test"
-    figure = Figure(figsize=(8.0, 3.4), layout="constrained")
+    figure = Figure(figsize=(8.0, 3.7), layout="constrained")
     for ax, split in zip(figure.subplots(1, 2), ("train", held_out), strict=True):
         for place, (name, members) in enumerate(groups.items()):
             _draw_curves(ax, f"C{place % 10}", name, [run.series(split, "loss") for run in members])
@@ -99,7 +99,9 @@ def curves_figure(runs: Iterable[RunFolder], path: str | Path) -> None:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(alpha=0.25, linewidth=0.5)
         ax.spines[["top", "right"]].set_visible(False)
-    figure.axes[-1].legend(fontsize=7, frameon=False)
+    # Below both, where it covers no curve.
+    handles, labels = figure.axes[-1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=7, frameon=False)
     save(figure, path)
 
 
