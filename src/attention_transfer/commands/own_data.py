@@ -1,21 +1,69 @@
-"""The data set of a command that measures models: that of a run among them, unless told otherwise."""
+"""The data set of a command that measures models: that of the runs among them, unless told otherwise."""
 
+import os
 from collections.abc import Sequence
+from typing import Any
 
 from attention_transfer.experiment import Data, from_json
 from attention_transfer.runs import RunFolder, is_run
 from attention_transfer.training.prepare import expand
 
+# What decides which images a command reads, and how: of the test split, and of the others beyond that.
+_OF_TEST = ("name", "root", "image_size", "test_limit")
+_OF_OTHER_SPLITS = ("validation_fraction", "train_classes", "train_fraction", "train_limit")
+_FLAGS = {"name": "--data", "root": "--data-root"}
+
 
 def own_data(arguments: Sequence[str]) -> Data:
     """The data that run folders among the arguments were trained on; the usual ones where there are none.
 
+    What the user says wins: such settings of the runs may differ. Where --data names another set than that of a run,
+    only `root` and `num_workers` of the runs are kept; the other settings belong to the set that they were made for.
+
+    Args:
+        arguments: of the command, as the user wrote them; flags of `Data` among them are yet to be applied to the
+            result.
+
     Raises:
-        ValueError: the runs were trained on different data, and no --data says which to take.
+        ValueError: the runs differ in what decides the images, and the arguments do not say what to take.
     """
     places = [expand(word) for word in arguments if not word.startswith("-")]
-    data = [from_json(RunFolder(place).experiment).data for place in places if is_run(place)]
-    names = sorted({each.name for each in data})
-    if len(names) > 1 and not any(word.partition("=")[0] == "--data" for word in arguments):
-        raise ValueError(f"these runs were trained on {', '.join(names)}: say with --data which images to take")
-    return data[0] if len(names) == 1 else Data()
+    runs = [from_json(RunFolder(place).experiment).data for place in places if is_run(place)]
+    if not runs:
+        return Data()
+    name = _said(arguments, "--data")
+    if name is not None and any(_comparable(run.name) != _comparable(name) for run in runs):
+        # A run whose data need no root has none.
+        roots = [run for run in runs if run.root is not None]
+        _refuse_differences(roots, ("root",), arguments)
+        return Data(name, roots[0].root if roots else None, num_workers=max(run.num_workers for run in runs))
+    beyond_test = _said(arguments, "--split") not in (None, "test")
+    _refuse_differences(runs, (*_OF_TEST, *(_OF_OTHER_SPLITS if beyond_test else ())), arguments)
+    return runs[0]
+
+
+def _refuse_differences(runs: Sequence[Data], names: Sequence[str], arguments: Sequence[str]) -> None:
+    values = {name: sorted({_comparable(getattr(run, name)) for run in runs}) for name in names}
+    flags = {name: _FLAGS.get(name, f"--{name.replace('_', '-')}") for name in names}
+    differing = [name for name in names if len(values[name]) > 1 and _said(arguments, flags[name]) is None]
+    if differing:
+        each = "; ".join(f"{name} is {' or '.join(values[name])}" for name in differing)
+        wanted = ", ".join(flags[name] for name in differing)
+        raise ValueError(
+            f"these runs were trained on different data ({each}): say with {wanted} what to measure all of them on"
+        )
+
+
+def _comparable(value: Any) -> str:
+    """The same for the same value, as a place that is written with environment variables or without."""
+    return os.path.expandvars(str(value))
+
+
+def _said(arguments: Sequence[str], flag: str) -> str | None:
+    """The last value that is given for a flag; None where it is not given."""
+    found: str | None = None
+    for place, word in enumerate(arguments):
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") == flag:
+            found = value if equals else "".join(arguments[place + 1 : place + 2])
+    return found
