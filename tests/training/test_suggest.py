@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from attention_transfer import AttentionTransfer, SoftTargets
 from attention_transfer.cli import main
+from attention_transfer.commands.suggest_weight import to_text
 from attention_transfer.data.batch import Batch
 from attention_transfer.methods import METHODS, Method, Observed, Reads, Schedule, Term
 from attention_transfer.models import Description
@@ -175,11 +176,53 @@ def test_without_labels_the_task_is_measured_and_balances_nothing(make: Make) ->
     assert [term.balanced for term in guide.terms] == [None, None]
 
 
-def test_the_weight_shown_is_that_of_the_epoch_reached(make: Make) -> None:
+def test_the_factor_is_that_of_the_epoch_reached(make: Make) -> None:
     schedule = Schedule(factors=((0, 1.0), (1, 0.25)))
     experiment = make(methods=(AttentionTransfer(weight=8.0, schedule=schedule),))
-    weights = {after: suggest_weights(experiment, 1, after, SILENT).terms[0].weight for after in (0.0, 1.0, 4 / 3)}
-    assert weights == {0.0: 8.0, 1.0: 8.0, 4 / 3: 2.0}
+    factors = {after: suggest_weights(experiment, 1, after, SILENT).terms[0].factor for after in (0.0, 1.0, 4 / 3)}
+    assert factors == {0.0: 1.0, 1.0: 1.0, 4 / 3: 0.25}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "after", "factor"),
+    [
+        (Schedule(warmup_epochs=4), 1.0, 0.25),
+        (Schedule(warmup_epochs=4), 2.0, 0.5),
+        (Schedule(decay=((0, 0.1),)), 2.0, 0.1),
+    ],
+)
+def test_weights_for_the_flag_reach_what_they_promise_after_the_schedule_has_multiplied_them(
+    make: Make, twins: type[Twins], schedule: Schedule, after: float, factor: float
+) -> None:
+    # What the term does not train cannot change the sizes: only the schedule differs.
+    fields = {"teacher": None, "optimisation": {"learning_rate": 1e-12}}
+    plain = suggest_weights(make(methods=(twins(weight=3.0),), **fields), 2, after, SILENT)
+    guide = suggest_weights(make(methods=(twins(weight=3.0, schedule=schedule),), **fields), 2, after, SILENT)
+    term, reference = guide.terms[0], plain.terms[0]
+    assert (term.weight, term.factor, term.scheduled) == (3.0, factor, True)
+    assert (reference.factor, reference.scheduled) == (1.0, False)
+    for name in ("lowest", "highest", "balanced", "suggested"):
+        ours, theirs = getattr(term, name), getattr(reference, name)
+        assert factor * ours == pytest.approx(theirs, rel=0.05 if name == "suggested" else 1e-4)
+    assert term.lowest is not None
+    given = twins(weight=term.lowest, schedule=schedule)
+    assert given.weight * given.schedule.factor(round(after) - 1) * term.after.value == pytest.approx(1)
+    assert any(f"multiplies --twins.weight: by {factor:.3g} in" in note for note in guide.notes)
+    assert not any("schedule" in note for note in plain.notes)
+    text = to_text(guide)
+    assert f"| 3 × {factor:.3g} |" in " ".join(text.split())
+    assert f"to start from: --twins.weight {term.suggested:g}" in text
+
+
+def test_a_term_that_its_schedule_switches_off_has_no_weight_to_suggest(make: Make, twins: type[Twins]) -> None:
+    method = twins(weight=3.0, schedule=Schedule(factors=((0, 0.0), (1, 1.0))))
+    guide = suggest_weights(make(methods=(method,), teacher=None), 1, 1.0, SILENT)
+    term = guide.terms[0]
+    assert term.after.value > 0
+    assert (term.factor, term.lowest, term.highest, term.balanced, term.suggested) == (0.0, None, None, None, None)
+    assert any("twins/squares is switched off by its schedule" in note for note in guide.notes)
+    assert not any("no weight makes it count" in note for note in guide.notes)
+    assert "to start from" not in to_text(guide)
 
 
 def test_notes_say_when_a_teacher_knows_nothing_and_when_to_measure_again(make: Make) -> None:

@@ -91,8 +91,8 @@ def _row(term: "TermWeight") -> list[str]:
     return [
         term.term,
         *(f"{size:.3g}" for size in sizes),
-        f"{term.weight:g}",
-        f"{term.weight * term.after.value:.3g}",
+        f"{term.weight:g} × {term.factor:.3g}" if term.scheduled else f"{term.weight:g}",
+        f"{term.weight * term.factor * term.after.value:.3g}",
         between,
         _DASH if term.balanced is None else f"{term.balanced:.3g}",
         _DASH if term.suggested is None else f"{term.suggested:g}",

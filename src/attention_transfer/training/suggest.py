@@ -31,30 +31,34 @@ _NEAR_CHANCE = 0.05
 
 @dataclass(frozen=True)
 class TermWeight:
-    """What one term of a method weighs and might weigh.
+    """What one term of a method weighs and might weigh. All weights are values for the flag, without the schedule.
 
     Args:
         term: its name in the metrics.
         flag: of `train`, that sets the weight.
-        weight: configured, with its schedule's factor of the epoch reached.
+        weight: configured.
+        factor: of its schedule in the epoch reached, by which the weight is multiplied there; 1 without a schedule.
         start: before the first step.
         after: after the training that was asked for.
-        lowest: weight at which the value after training counts 1; None where the value is 0.
+        lowest: weight at which the value after training counts 1 in that epoch; None where value or factor is 0.
         highest: at which it counts 50.
         balanced: at which its gradient is as long as the task's with the configured task weight; None where either
-            vanishes.
+            vanishes, or the factor is 0.
         suggested: between lowest and highest, rounded to two digits.
+        scheduled: whether there is a schedule, so that other epochs may have other factors.
     """
 
     term: str
     flag: str
     weight: float
+    factor: float
     start: Size
     after: Size
     lowest: float | None
     highest: float | None
     balanced: float | None
     suggested: float | None
+    scheduled: bool
 
 
 @dataclass(frozen=True)
@@ -183,18 +187,23 @@ def _term(
     after: Mapping[str, Size],
     place: float,
 ) -> TermWeight:
+    factor = method.schedule.factor(epoch)
+    # What a weight of 1 comes to in the epoch of the measurement.
     size, task = after[name], task_weight * after[TASK].gradient_norm
-    seen = size.value > 0 and math.isfinite(size.value)
+    value, gradient = factor * size.value, factor * size.gradient_norm
+    seen = value > 0 and math.isfinite(value)
     return TermWeight(
         term=name,
         flag=f"{method.key}.weight",
-        weight=method.weight * method.schedule.factor(epoch),
+        weight=method.weight,
+        factor=factor,
         start=start[name],
         after=size,
-        lowest=LOWEST / size.value if seen else None,
-        highest=HIGHEST / size.value if seen else None,
-        balanced=task / size.gradient_norm if task and size.gradient_norm else None,
-        suggested=_two_digits(LOWEST * (HIGHEST / LOWEST) ** place / size.value) if seen else None,
+        lowest=LOWEST / value if seen else None,
+        highest=HIGHEST / value if seen else None,
+        balanced=task / gradient if task and gradient else None,
+        suggested=_two_digits(LOWEST * (HIGHEST / LOWEST) ** place / value) if seen else None,
+        scheduled=not method.schedule.constant,
     )
 
 
@@ -246,7 +255,15 @@ def _notes(terms: tuple[TermWeight, ...], teacher_top1: float | None, classes: i
     if teacher_top1 is not None and teacher_top1 <= chance + _NEAR_CHANCE * (100 - chance):
         notes.append(f"The teacher gets {teacher_top1:.1f} % right, near chance: it has nothing to teach.")
     for term in terms:
-        if term.suggested is None:
+        if term.scheduled:
+            notes.append(
+                f"{term.term} has a schedule, which multiplies --{term.flag}: by {term.factor:.3g} in the epoch of the"
+                " second measurement. The weights are those to give the flag so that the term counts that much in this"
+                " epoch; it counts more or less where the factor is another."
+            )
+        if not term.factor:
+            notes.append(f"{term.term} is switched off by its schedule in that epoch: measure after another one.")
+        elif term.suggested is None:
             notes.append(
                 f"{term.term} is {term.after.value:g}: no weight makes it count. Do both networks agree already?"
             )
