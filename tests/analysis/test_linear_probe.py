@@ -1,5 +1,7 @@
 """Linear probes: the right features, left alone, and the same optimum as scikit-learn's."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from torch import Tensor, nn
 
+from attention_transfer.analysis import linear_probe
 from attention_transfer.analysis.linear_probe import (
     ProbeSettings,
     features_tap,
@@ -133,6 +136,26 @@ def test_a_seed_decides_everything_that_is_random(subject: Subject) -> None:
     assert twice.test[0] == twice.test[1]
     assert twice.test[0].loss != twice.test[2].loss
     assert (twice.channels, twice.features, twice.seeds) == (64, "input of fc", (5, 5, 6))
+
+
+def test_the_time_of_a_layer_is_that_of_its_training_alone(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+
+    def lasting(seconds: float, name: str) -> None:
+        real = getattr(linear_probe, name)
+
+        def slow(*arguments: object) -> object:
+            clock[0] += seconds
+            return real(*arguments)
+
+        monkeypatch.setattr(linear_probe, name, slow)
+
+    lasting(2.0, "train_linear")
+    lasting(100.0, "measure_linear")
+    lasting(1000.0, "frozen_features")
+    monkeypatch.setattr(linear_probe, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    found = probe(subject, SHORT, [0, 1])
+    assert (found.layer_seconds, found.feature_seconds) == (2.0, 2000.0)
 
 
 def test_a_learning_rate_that_is_too_high_is_an_error(digits: tuple[Tensor, ...]) -> None:

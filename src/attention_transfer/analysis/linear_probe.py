@@ -128,10 +128,10 @@ def probe(
     on_train: list[Score] = []
     layer_seconds = 0.0
     for seed in seeds:
-        begun = time.perf_counter()
+        begun = _now(device)
         layer = train_linear(train, train_labels, dataset.num_classes, settings, seed)
+        layer_seconds += _now(device) - begun
         on_test.append(measure_linear(layer, test, test_labels))
-        layer_seconds += time.perf_counter() - begun
         on_train.append(measure_linear(layer, train, train_labels))
     return Probe(
         name=subject.name,
@@ -252,6 +252,13 @@ def measure_linear(layer: nn.Linear, features: Float[Tensor, "n c"], labels: Int
     loss, top1, top5 = totals
     count = len(labels)
     return Score(loss / count, 100 * top1 / count, 100 * top5 / count, count)
+
+
+def _now(device: torch.device) -> float:
+    """Seconds on a clock, when the device has done all that was asked of it."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter()
 
 
 def _pooled(value: Tensor, tap: Tap, subject: Subject) -> Float[Tensor, "b c"]:
