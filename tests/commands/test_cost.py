@@ -86,3 +86,16 @@ def test_what_makes_no_sense_is_refused() -> None:
         command(["resnet8", *QUICK])
     with pytest.raises(ValueError, match="batch_size must be at least 2"):
         command(["resnet8", "--num-classes", "3", "--batch-size", "1"])
+
+
+def test_a_run_on_a_set_of_known_size_is_measured_at_that_size(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    data = Data("cluttered-digits", train_limit=16, test_limit=8)
+    fit(make(methods=(), teacher=None, data=data, training={"epochs": 1}), run)
+    capsys.readouterr()
+    command([str(run), *QUICK, "--json"])
+    content = json.loads(capsys.readouterr().out)
+    assert [model["image_size"] for model in content["models"]] == [32]
+    assert content["notes"] == []

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attention_transfer.data import DATA, DataSet, load, loader
+from attention_transfer.data import DATA, OWN_SIDES, DataSet, load, loader
 from attention_transfer.data.cluttered_digits import NUM_IMAGES
 from attention_transfer.data.selection import Selection
 
@@ -75,6 +75,20 @@ def test_every_data_set_keeps_the_selected_training_images_and_no_others(spec: d
         assert np.array_equal(part.test.labels, whole.test.labels)
         sizes.add(len(part.train))
     assert len(sizes) >= 3
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_every_data_set_delivers_the_side_that_is_said_to_be_its_own(spec: dict[str, Any], name: str):
+    said = OWN_SIDES[name]
+    if said is None:
+        assert load(**spec).image_size == load(**spec).train.images.shape[1]
+    else:
+        assert load(**spec).image_size == said
+    assert load(**spec, image_size=40).image_size == 40
+
+
+def test_no_side_is_said_of_what_is_no_data_set():
+    assert list(OWN_SIDES) == list(DATA)
 
 
 @pytest.mark.parametrize("name", DATA)

@@ -9,6 +9,7 @@ import torch
 import tyro
 
 from attention_transfer.analysis.cost import Candidate, measure_costs
+from attention_transfer.data import OWN_SIDES
 from attention_transfer.experiment import Training, from_json
 from attention_transfer.models import MODELS, OpenedModel, open_model
 from attention_transfer.report.cost import cost_markdown
@@ -16,13 +17,6 @@ from attention_transfer.runs import RunFolder, is_run
 from attention_transfer.training.device import choose_place, environment
 from attention_transfer.training.prepare import expand
 
-# Sides of the images that data sets deliver where a run asks for no other.
-_OWN_SIDES = {
-    **dict.fromkeys(("cluttered-digits", "cifar10", "cifar100"), 32),
-    "tiny-imagenet": 64,
-    "stl10": 96,
-    **dict.fromkeys(("cub200", "scenes", "folder"), 224),
-}
 # Of what our own networks are made for, and of what those of other libraries are.
 _SMALL_SIDE, _PHOTOGRAPH_SIDE = 32, 224
 
@@ -97,7 +91,7 @@ def _known_side(name: str, opened: OpenedModel) -> int | None:
     place = expand(name)
     if is_run(place):
         data = from_json(RunFolder(place).experiment).data
-        return data.image_size or _OWN_SIDES.get(data.name.partition(":")[0])
+        return data.image_size or OWN_SIDES.get(data.name.partition(":")[0])
     declared = opened.input.size if opened.input else None
     declared = declared or (opened.description.input.size if opened.description.input else None)
     return declared[0] if declared else None

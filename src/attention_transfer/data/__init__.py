@@ -6,19 +6,26 @@ from pathlib import Path
 
 from attention_transfer.data.arrays import npz
 from attention_transfer.data.batch import Batch
+from attention_transfer.data.cifar import SIDE as CIFAR_SIDE
 from attention_transfer.data.cifar import cifar10, cifar100
+from attention_transfer.data.cluttered_digits import SIDE as DIGITS_SIDE
 from attention_transfer.data.cluttered_digits import cluttered_digits
+from attention_transfer.data.cub200 import SIDE as CUB200_SIDE
 from attention_transfer.data.cub200 import cub200
 from attention_transfer.data.dataset import DataSet, Split, with_validation
+from attention_transfer.data.folder import SIDE as FOLDER_SIDE
 from attention_transfer.data.folder import folder
 from attention_transfer.data.loading import Loader, loader
 from attention_transfer.data.request import Request
+from attention_transfer.data.scenes import SIDE as SCENES_SIDE
 from attention_transfer.data.scenes import scenes
 from attention_transfer.data.selection import Selection
+from attention_transfer.data.stl10 import SIDE as STL10_SIDE
 from attention_transfer.data.stl10 import stl10
+from attention_transfer.data.tiny_imagenet import SIDE as TINY_IMAGENET_SIDE
 from attention_transfer.data.tiny_imagenet import tiny_imagenet
 
-__all__ = ["DATA", "Batch", "DataSet", "Loader", "Split", "load", "loader"]
+__all__ = ["DATA", "OWN_SIDES", "Batch", "DataSet", "Loader", "Split", "load", "loader"]
 
 SMALLEST_SIDE = 8
 
@@ -33,6 +40,19 @@ DATA: dict[str, Callable[[Request], DataSet]] = {
     "stl10": stl10,
     "scenes": scenes,
 }
+
+OWN_SIDES: dict[str, int | None] = {
+    "cluttered-digits": DIGITS_SIDE,
+    "cifar10": CIFAR_SIDE,
+    "cifar100": CIFAR_SIDE,
+    "npz": None,
+    "folder": FOLDER_SIDE,
+    "tiny-imagenet": TINY_IMAGENET_SIDE,
+    "cub200": CUB200_SIDE,
+    "stl10": STL10_SIDE,
+    "scenes": SCENES_SIDE,
+}
+"""Sides of the images that they deliver where nobody asks for another; None where only their files say."""
 
 
 def load(

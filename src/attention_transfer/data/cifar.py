@@ -8,6 +8,7 @@ from torchvision import datasets
 from attention_transfer.data.dataset import DataSet, Split
 from attention_transfer.data.request import Request
 
+SIDE = 32
 _MEAN = {10: (0.4914, 0.4822, 0.4465), 100: (0.5071, 0.4867, 0.4408)}
 _STD = {10: (0.2470, 0.2435, 0.2616), 100: (0.2675, 0.2565, 0.2761)}
 
@@ -41,7 +42,7 @@ def _cifar(request: Request, num_classes: Literal[10, 100]) -> DataSet:
         test=test,
         mean=_MEAN[num_classes],
         std=_STD[num_classes],
-        image_size=request.image_size or 32,
+        image_size=request.image_size or SIDE,
         photographs=False,
     )
 

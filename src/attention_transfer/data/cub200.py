@@ -8,6 +8,8 @@ from attention_transfer.data.dataset import IMAGENET_MEAN, IMAGENET_STD, DataSet
 from attention_transfer.data.files import Listing, delivered, read, stored
 from attention_transfer.data.request import Request
 
+SIDE = 224
+
 
 def cub200(request: Request) -> DataSet:
     """Reads `CUB_200_2011` with its official split; delivered with 224 pixels a side unless asked otherwise.
@@ -20,7 +22,7 @@ def cub200(request: Request) -> DataSet:
     place = request.folder(
         "CUB_200_2011", source="CUB_200_2011.tgz of https://www.vision.caltech.edu/datasets/cub_200_2011"
     )
-    size = request.image_size or 224
+    size = request.image_size or SIDE
     names = _table(place / "classes.txt")
     images = _table(place / "images.txt")
     labels = _table(place / "image_class_labels.txt")

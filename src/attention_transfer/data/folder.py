@@ -8,6 +8,8 @@ from attention_transfer.data.dataset import IMAGENET_MEAN, IMAGENET_STD, PHOTOGR
 from attention_transfer.data.files import SUFFIXES, Listing, delivered, read, stored
 from attention_transfer.data.request import Request
 
+SIDE = 224
+
 
 def folder(request: Request) -> DataSet:
     """Reads `train/CLASS/…` and `val/CLASS/…`; classes are sorted by name, and files may lie in subfolders.
@@ -20,7 +22,7 @@ def folder(request: Request) -> DataSet:
         ValueError: a folder is missing or empty, the classes of `train` and `val` differ, or files cannot be decoded.
     """
     place = request.place
-    image_size = request.image_size or 224
+    image_size = request.image_size or SIDE
     photographs = image_size > PHOTOGRAPH_SIDE
     names = {part: _classes(place / part) for part in ("train", "val")}
     if names["train"] != names["val"]:

@@ -8,6 +8,7 @@ from attention_transfer.data.dataset import IMAGENET_MEAN, IMAGENET_STD, DataSet
 from attention_transfer.data.files import Listing, delivered, read, stored
 from attention_transfer.data.request import Request
 
+SIDE = 224
 SOURCE = "https://web.mit.edu/torralba/www/indoor.html"
 
 
@@ -21,7 +22,7 @@ def scenes(request: Request) -> DataSet:
         ValueError: a file or folder is missing, a class has no training images, or images cannot be decoded.
     """
     place = _place(request)
-    size = request.image_size or 224
+    size = request.image_size or SIDE
     rows = {name: _rows(place / f"{name}Images.txt") for name in ("Train", "Test")}
     classes = tuple(sorted({path.split("/")[0] for path in rows["Train"]}))
     number = {name: label for label, name in enumerate(classes)}
