@@ -9,6 +9,9 @@ from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, g
 
 import tyro
 
+from attention_transfer.data.dataset import check_validation_fraction
+from attention_transfer.data.request import Request
+from attention_transfer.data.selection import Selection
 from attention_transfer.methods import METHODS, ClassAttention, Method
 
 
@@ -50,20 +53,14 @@ class Data:
     num_workers: int = 0
 
     def __post_init__(self) -> None:
-        _require(0 <= self.validation_fraction < 1, "validation_fraction", "0 ≤ f < 1", self.validation_fraction)
+        # The data room says what it cannot deliver; settings are refused before it is asked.
+        check_validation_fraction(self.validation_fraction)
+        Request(image_size=self.image_size, selection=Selection(None, self.train_fraction, self.train_limit))
         _require(
             self.train_classes is None or self.train_classes >= 1, "train_classes", "at least 1", self.train_classes
         )
-        _require(
-            self.train_fraction is None or 0 < self.train_fraction <= 1,
-            "train_fraction",
-            "0 < f ≤ 1",
-            self.train_fraction,
-        )
-        _require(self.train_limit is None or self.train_limit >= 1, "train_limit", "at least 1", self.train_limit)
         _require(self.test_limit is None or self.test_limit >= 1, "test_limit", "at least 1", self.test_limit)
         _require(self.num_workers >= 0, "num_workers", "at least 0", self.num_workers)
-        _require(self.image_size is None or self.image_size >= 8, "image_size", "at least 8", self.image_size)
 
 
 @dataclass(frozen=True)

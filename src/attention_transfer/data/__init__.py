@@ -12,7 +12,7 @@ from attention_transfer.data.cluttered_digits import SIDE as DIGITS_SIDE
 from attention_transfer.data.cluttered_digits import cluttered_digits
 from attention_transfer.data.cub200 import SIDE as CUB200_SIDE
 from attention_transfer.data.cub200 import cub200
-from attention_transfer.data.dataset import DataSet, Split, with_validation
+from attention_transfer.data.dataset import DataSet, Split, check_validation_fraction, with_validation
 from attention_transfer.data.folder import SIDE as FOLDER_SIDE
 from attention_transfer.data.folder import folder
 from attention_transfer.data.loading import Loader, loader
@@ -26,8 +26,6 @@ from attention_transfer.data.tiny_imagenet import SIDE as TINY_IMAGENET_SIDE
 from attention_transfer.data.tiny_imagenet import tiny_imagenet
 
 __all__ = ["DATA", "OWN_SIDES", "Batch", "DataSet", "Loader", "Split", "load", "loader"]
-
-SMALLEST_SIDE = 8
 
 DATA: dict[str, Callable[[Request], DataSet]] = {
     "cluttered-digits": cluttered_digits,
@@ -90,10 +88,7 @@ def load(
     if bool(path) != (kind in ("npz", "folder")):
         wanted = f"{kind}:PATH" if not path else kind
         raise ValueError(f"data set '{name}' should be written {wanted}")
-    if image_size is not None and image_size < SMALLEST_SIDE:
-        raise ValueError(f"image_size must be at least {SMALLEST_SIDE} pixels, not {image_size}")
-    if not 0 <= validation_fraction < 1:
-        raise ValueError(f"validation_fraction is a share of the training images, 0 ≤ f < 1, not {validation_fraction}")
+    check_validation_fraction(validation_fraction)
     selection = Selection(train_classes, train_fraction, train_limit)
     dataset = DATA[kind](Request(Path(path) if colon else None, root, image_size, selection))
     return with_validation(replace(dataset, train_classes=train_classes), validation_fraction, seed)

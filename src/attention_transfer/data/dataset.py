@@ -96,6 +96,16 @@ class DataSet:
         return {name: split for name, split in splits.items() if split is not None}
 
 
+def check_validation_fraction(fraction: float) -> None:
+    """Refuse what cannot be a share of the training images to set aside, before any are read.
+
+    Raises:
+        ValueError: it is not in 0 ≤ f < 1.
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"validation_fraction must be 0 ≤ f < 1, a share of the training images, not {fraction}")
+
+
 def with_validation(dataset: DataSet, fraction: float, seed: int) -> DataSet:
     """Moves a share of the training images to the validation split, each image judged by (seed, its index) alone.
 

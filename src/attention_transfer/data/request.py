@@ -5,6 +5,8 @@ from pathlib import Path
 
 from attention_transfer.data.selection import Selection
 
+SMALLEST_SIDE = 8
+
 CACHE = Path("~/.cache/attention-transfer")
 
 
@@ -15,14 +17,21 @@ class Request:
     Args:
         path: what follows the colon of `npz:PATH` and `folder:PATH`; None for data sets that have a name of their own.
         root: folder that holds, or receives, the named data sets; None means the user's cache.
-        image_size: side of the squares to deliver; None keeps the data set's own.
+        image_size: side of the squares to deliver, at least 8; None keeps the data set's own.
         selection: which training images the source returns; it may leave the others unread.
+
+    Raises:
+        ValueError: the side is too small.
     """
 
     path: Path | None = None
     root: Path | None = None
     image_size: int | None = None
     selection: Selection = field(default_factory=Selection)
+
+    def __post_init__(self) -> None:
+        if self.image_size is not None and self.image_size < SMALLEST_SIDE:
+            raise ValueError(f"image_size must be at least {SMALLEST_SIDE} pixels, not {self.image_size}")
 
     def folder(self, *names: str, source: str) -> Path:
         """The folder of a named data set: the root itself or one of these folders in it, whichever holds it.

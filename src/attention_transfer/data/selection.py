@@ -46,10 +46,10 @@ class Selection:
     def __post_init__(self) -> None:
         if self.fraction is not None and not 0 < self.fraction <= 1:
             raise ValueError(
-                f"train_fraction is a share of every class's training images, 0 < f ≤ 1, not {self.fraction}"
+                f"train_fraction must be 0 < f ≤ 1, a share of every class's training images, not {self.fraction}"
             )
         if self.limit is not None and self.limit < 1:
-            raise ValueError(f"train_limit must leave at least one training image, not {self.limit}")
+            raise ValueError(f"train_limit must be at least 1, not {self.limit}")
 
     def positions(self, labels: Int64[np.ndarray, " n"], num_classes: int) -> Int64[np.ndarray, " m"]:
         """Where the selected images are, ascending.
