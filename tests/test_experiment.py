@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,11 @@ import pytest
 from attention_transfer import Data, Experiment, Training
 from attention_transfer.data.cluttered_digits import NUM_IMAGES
 from attention_transfer.experiment import from_json, to_json
+from attention_transfer.report.groups import MeasuredRun
+from attention_transfer.runs import RunFolder, find_runs
 from attention_transfer.training.prepare import load_data
+
+RUNS = Path(__file__).parents[1] / "docs" / "results" / "runs"
 
 
 @pytest.mark.parametrize(
@@ -54,6 +59,13 @@ def test_a_run_of_an_older_version_reads_as_one_with_defaults():
     content = to_json(Experiment("test", "resnet8"))
     del content["data"]["train_classes"], content["data"]["train_fraction"], content["training"]["snapshot_epochs"]
     assert from_json(content) == Experiment("test", "resnet8")
+
+
+@pytest.mark.parametrize("run", find_runs([RUNS]), ids=lambda run: run.path.relative_to(RUNS).as_posix())
+def test_a_committed_run_would_group_with_the_same_experiment_written_today(run: RunFolder, tmp_path: Path):
+    """A new field must default to None, which groups leave out: else new runs never join those of before."""
+    with RunFolder.create_or_resume(tmp_path / "today", to_json(from_json(run.experiment))) as today:
+        assert MeasuredRun.read(today).settings == MeasuredRun.read(run).settings
 
 
 @pytest.mark.parametrize(

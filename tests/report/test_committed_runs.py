@@ -1,0 +1,55 @@
+"""The runs that the pages of results rest on still group, and come to what the pages say."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from attention_transfer.report.compare import compare
+from attention_transfer.report.table import to_markdown
+from attention_transfer.runs import find_runs
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+
+# Pages, and the runs of their first table.
+PAGES = {
+    "cifar100-resnet56-resnet20.md": "cifar100-short",
+    "cluttered-digits.md": "cluttered-digits/a*",
+    "tiny-imagenet.md": "tiny-imagenet",
+}
+
+
+def first_table(text: str) -> dict[str, list[str]]:
+    """Cells by the first one of their row, the header's among them."""
+    lines = text.splitlines()
+    start = next(place for place, line in enumerate(lines) if line.startswith("|"))
+    rows: dict[str, list[str]] = {}
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            break
+        name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        if not re.fullmatch(r":?-+:?", name):
+            assert name not in rows
+            rows[name] = cells
+    return rows
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_row_of_a_page_is_what_its_runs_come_to(page: str):
+    written = first_table((RESULTS / page).read_text(encoding="utf-8"))
+    computed = first_table(to_markdown(compare(find_runs(sorted((RESULTS / "runs").glob(PAGES[page]))))))
+    assert len(written) >= 3
+    assert {name: computed.get(name) for name in written} == written
+
+
+def test_a_row_that_is_off_by_the_last_digit_or_split_would_be_seen():
+    text = to_markdown(compare(find_runs([RESULTS / "runs" / "cifar100-short"])))
+    rows = first_table(text)
+    assert rows["CE"][0] == "0, 1, 2"
+    mean = rows["CE"][1]
+    assert first_table(text.replace(mean, f"{mean[:-1]}{(int(mean[-1]) + 1) % 10}")) != rows
+
+
+def test_every_page_of_runs_is_looked_at():
+    folders = {path.name for path in (RESULTS / "runs").iterdir() if path.is_dir()}
+    assert folders == {runs.partition("/")[0] for runs in PAGES.values()}
