@@ -166,10 +166,43 @@ def test_score_weights_favour_probable_classes_and_average_to_one() -> None:
     difference = (
         functional.normalize(maps[0].flatten(2), dim=2) - functional.normalize(maps[1].flatten(2), dim=2)
     ) ** 2
-    probabilities = scores_of(teacher).softmax(1)
+    assert teacher.head is not None
+    assert teacher.head.bias is not None
+    probabilities = (scores_of(teacher) + teacher.head.bias).softmax(1)
     wanted = (probabilities * difference.mean(2)).sum(1).mean()
     found = loss(ClassAttention(normalise="l2", score_weights=True), student, teacher)
     torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("normalise", ["l2", "l1"])
+def test_a_head_that_starts_at_zero_is_left_to_the_labels_and_not_thrown_out_of_range(normalise: str) -> None:
+    student = build("resnet8", 4)
+    nn.init.zeros_(student.get_parameter("fc.weight"))
+    nn.init.zeros_(student.get_parameter("fc.bias"))
+    method = ClassAttention(normalise=normalise)
+    distiller = Distiller(student, build("resnet14", 4), [method], example=torch.empty(2, 3, 32, 32))
+    distiller(torch.randn(4, 3, 32, 32), torch.arange(4)).loss.backward()
+    assert all(p.grad is not None and p.grad.abs().max() < 1e3 for p in student.parameters())
+
+
+def test_grad_cam_knows_no_bias() -> None:
+    student, teacher = random_pair()
+    values = [
+        loss(ClassAttention(normalise="l2", producer="grad-cam", bias=bias), student, teacher) for bias in (False, True)
+    ]
+    assert student.head is not None
+    without = Observed(None, student.features, Head(student.head.weight, None))
+    torch.testing.assert_close(values[0], loss(ClassAttention(normalise="l2", producer="grad-cam"), without, teacher))
+    added = class_map_distance(
+        functional.adaptive_avg_pool2d(class_maps(student.features[0], student.head.weight, student.head.bias), 2),
+        functional.adaptive_avg_pool2d(grad_cam_of(teacher), 2),
+    )
+    torch.testing.assert_close(values[1], added)
+
+
+def grad_cam_of(network: Observed) -> Tensor:
+    assert network.head is not None
+    return class_maps(network.features[0], network.head.weight).relu().detach()
 
 
 @pytest.mark.parametrize("threshold", ["mean", "median"])
@@ -335,7 +368,7 @@ def test_a_teacher_is_needed() -> None:
 
 def test_a_network_of_another_form_is_refused_with_the_reason() -> None:
     """MobileNetV3 puts a convolution between pooling and head."""
-    with pytest.raises(ValueError, match="teacher"):
+    with pytest.raises(ValueError, match=r"the teacher has no class maps.*conv_head"):
         Distiller(
             build("resnet8", 4),
             build("timm:mobilenetv3_small_050", 4),

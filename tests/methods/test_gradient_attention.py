@@ -1,5 +1,6 @@
 """Gradient attention against finite differences and the chain rule, on every kind of network."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -8,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
-from attention_transfer import Distiller, build
+from attention_transfer import AttentionTransfer, Distiller, build
 from attention_transfer.capture import CaptureError
 from attention_transfer.methods import GradientAttention
 from attention_transfer.methods.gradient_attention import gradient_distance
@@ -157,10 +159,64 @@ def test_attention_falls_back_only_while_a_second_derivative_is_needed() -> None
 
 def test_a_mirrored_pass_moves_no_running_statistics() -> None:
     student = build("resnet8", 4)
+    once = copy.deepcopy(student).train()
     distiller = Distiller(student, None, [GradientAttention(target="flip")], example=torch.empty(2, 3, 32, 32))
-    distiller(torch.randn(4, 3, 32, 32), torch.arange(4)).loss.backward()
-    counts = {int(value) for name, value in student.state_dict().items() if name.endswith("num_batches_tracked")}
-    assert counts == {1}
+    images = torch.randn(4, 3, 32, 32)
+    distiller(images, torch.arange(4)).loss.backward()
+    once(images)
+    wanted = dict(once.named_buffers())
+    assert wanted
+    for name, buffer in student.named_buffers():
+        torch.testing.assert_close(buffer, wanted[name])
+
+
+class HardSigmoid(nn.Module):
+    """Runs one layer again when it is differentiated, if asked."""
+
+    def __init__(self, checkpointed: bool) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(12, 12), nn.Hardsigmoid())
+        self.fc = nn.Linear(12, 4)
+        self.checkpointed = checkpointed
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        return self.fc(checkpoint(self.inner, x, use_reentrant=False) if self.checkpointed else self.inner(x))
+
+
+def test_a_checkpointed_student_is_refused_since_it_would_run_again_by_other_kernels() -> None:
+    example = torch.empty(2, 3, 2, 2)
+    method = GradientAttention(target="flip")
+    Distiller(HardSigmoid(False), None, [method], example=example)
+    with pytest.raises(CaptureError, match=r"the student is checkpointed.*switch gradient checkpointing off"):
+        Distiller(HardSigmoid(True), None, [method], example=example)
+    student = timm.create_model("vit_tiny_patch16_224", img_size=32, embed_dim=48, depth=2, num_heads=3, num_classes=4)
+    student.set_grad_checkpointing()
+    with pytest.raises(CaptureError, match="switch gradient checkpointing off"):
+        Distiller(student, None, [method], example=torch.empty(2, 3, 32, 32))
+
+
+def test_other_methods_still_notice_that_nothing_can_be_learned(small_pair: Pair) -> None:
+    student, teacher = small_pair
+    for name, parameter in student.named_parameters():
+        parameter.requires_grad_(name.startswith("fc"))
+    methods = [AttentionTransfer(), GradientAttention(target="flip")]
+    with pytest.raises(CaptureError, match="'at' does not depend on any trainable parameter"):
+        Distiller(student, teacher, methods, example=torch.empty(2, 3, 16, 16))
+
+
+def test_it_cannot_be_measured_in_inference_mode(small_pair: Pair) -> None:
+    distiller = Distiller(*small_pair, [GradientAttention()], example=torch.empty(2, 3, 16, 16))
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"use torch\.no_grad"):
+        distiller(torch.randn(4, 3, 16, 16), torch.arange(4))
+
+
+def test_label_probabilities_and_class_numbers_agree(small_pair: Pair) -> None:
+    distiller = Distiller(*small_pair, [GradientAttention()], example=torch.empty(2, 3, 16, 16)).eval()
+    images, labels = torch.randn(4, 3, 16, 16), torch.arange(4)
+    torch.testing.assert_close(
+        distiller(images, functional.one_hot(labels, 5).float()).loss, distiller(images, labels).loss
+    )
 
 
 def test_a_symmetric_student_has_nothing_to_learn_from_its_mirror_image() -> None:

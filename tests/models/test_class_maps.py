@@ -2,6 +2,7 @@
 
 import copy
 import random
+from collections import OrderedDict
 from collections.abc import Callable
 
 import numpy as np
@@ -325,3 +326,46 @@ def test_the_users_layer_is_taken_where_it_is_given() -> None:
         class_map_tap(unknown, "student")
     with pytest.raises(ValueError, match="the teacher has no class maps: no single linear layer"):
         class_map_tap(Description(()), "teacher", "trunk")
+
+
+class Scaled(nn.Module):
+    """Global average pooling and a linear head, with learned factors that begin at one on either side of it."""
+
+    def __init__(self, before: bool, after: bool) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU())
+        self.fc = nn.Linear(6, 4)
+        self.before = nn.Parameter(torch.ones(6)) if before else None
+        self.after = nn.Parameter(torch.ones(())) if after else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = self.features(x).mean((2, 3))
+        logits = self.fc(pooled if self.before is None else pooled * self.before)
+        return logits if self.after is None else logits * self.after
+
+
+@pytest.mark.parametrize(("before", "after", "name"), [(True, False, "before"), (False, True, "after")])
+def test_what_is_learned_between_pooling_and_logits_is_refused_though_it_does_nothing_yet(
+    before: bool, after: bool, name: str
+) -> None:
+    torch.manual_seed(0)
+    image, tap = torch.empty(2, 3, 8, 8), Tap("features")
+    prove_class_maps(Scaled(False, False), tap, "fc", image, "student")
+    with pytest.raises(CaptureError, match=f"{name} acts between"):
+        prove_class_maps(Scaled(before, after), tap, "fc", image, "student")
+    frozen = Scaled(before, after).requires_grad_(False)
+    prove_class_maps(frozen, tap, "fc", image, "teacher")
+
+
+def test_a_norm_between_pooling_and_head_shows_even_where_it_is_shared_between_processes() -> None:
+    torch.manual_seed(0)
+    features = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU())
+    parts = OrderedDict(
+        features=features, pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), norm=nn.BatchNorm1d(6), fc=nn.Linear(6, 4)
+    )
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(parts))
+    assert isinstance(model.get_submodule("norm"), nn.SyncBatchNorm)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(CaptureError, match="has no class maps at features"):
+        prove_class_maps(model, Tap("features"), "fc", torch.empty(2, 3, 8, 8), "student")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -1,6 +1,11 @@
 """All reading of networks happens in this room: the only one with a hook."""
 
-from attention_transfer.capture.gradients import can_be_differentiated, input_gradient, twice_differentiable
+from attention_transfer.capture.gradients import (
+    can_be_differentiated,
+    input_gradient,
+    no_recomputation,
+    twice_differentiable,
+)
 from attention_transfer.capture.running import Capture, Reading, as_logits
 from attention_transfer.capture.tap import CaptureError, Layout, Tap, spatial
 from attention_transfer.capture.undisturbed import noise, own_buffers, undisturbed
@@ -14,6 +19,7 @@ __all__ = [
     "as_logits",
     "can_be_differentiated",
     "input_gradient",
+    "no_recomputation",
     "noise",
     "own_buffers",
     "spatial",

@@ -6,10 +6,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
+
+from attention_transfer.capture.tap import CaptureError
 
 
 def input_gradient(
@@ -32,16 +35,40 @@ def input_gradient(
     Departs from the paper: the cross-entropy is summed over the batch, so that J does not shrink with its size. Batch
     normalisation with statistics of the batch still lets images of one batch act on each other's gradient.
     """
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    loss = functional.cross_entropy(wide, label, reduction="sum")
-    (gradient,) = torch.autograd.grad(loss, image, create_graph=twice, retain_graph=True)
+    # As in a training step, only the forward pass is cast.
+    with torch.autocast(image.device.type, enabled=False):
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        loss = functional.cross_entropy(wide, label, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, image, create_graph=twice)
     return gradient
+
+
+@contextmanager
+def no_recomputation(role: str) -> Generator[None]:
+    """Nothing inside may run a module: what is differentiated must be what ran, by the kernels that it ran with.
+
+    Raises:
+        CaptureError: where a module runs again, as under gradient checkpointing.
+    """
+
+    def refuse(module: nn.Module, args: Any) -> None:
+        raise CaptureError(
+            f"the {role} is checkpointed: {type(module).__name__} runs again while it is differentiated, by kernels "
+            "that may have no second derivative; switch gradient checkpointing off for gradient attention"
+        )
+
+    handle = register_module_forward_pre_hook(refuse)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager
 def twice_differentiable() -> Generator[None]:
     """Inside, what torch computes by kernels without a second derivative is computed by equal ones that have one:
-    fused attention, and the hard sigmoid (of MobileNetV3)."""
+    fused attention, and the hard sigmoid (of MobileNetV3). The choice of attention's kernel is torch's own, for all
+    threads of the process."""
     with sdpa_kernel(SDPBackend.MATH), _SmoothKernels():
         yield
 
@@ -72,5 +99,5 @@ class _SmoothKernels(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         if func is functional.hardsigmoid:
-            return functional.relu6(args[0] + 3) / 6
+            return functional.relu6((args[0] if args else (kwargs or {})["input"]) + 3) / 6
         return func(*args, **(kwargs or {}))

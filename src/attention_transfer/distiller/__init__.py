@@ -48,8 +48,8 @@ class Distiller(nn.Module):
     The student stays the user's own object. The teacher is frozen; it is neither in `parameters()` nor in
     `state_dict()`, but follows the distiller to another device, dtype or memory format.
 
-    `torch.compile(distiller, fullgraph=True)` works. Compiled, the teacher does not stop after its last tap; what
-    nothing reads is left out of the graph instead.
+    `torch.compile(distiller, fullgraph=True)` works, unless a method differentiates inside the step. Compiled, the
+    teacher does not stop after its last tap; what nothing reads is left out of the graph instead.
 
     Args:
         student: any network that returns logits.
@@ -325,6 +325,8 @@ class Distiller(nn.Module):
                 raise CaptureError(why_no_gradient(name, str(error))) from error
             pairs = zip(named, cast(list[Tensor | None], gradients), strict=True)
             reached[name] = frozenset(path for path, gradient in pairs if gradient is not None)
+            if not reached[name]:
+                raise CaptureError(f"the term {name!r} does not depend on any trainable parameter")
         return parts, reached
 
     @property

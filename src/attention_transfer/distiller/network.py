@@ -15,6 +15,7 @@ from attention_transfer.capture import (
     Tap,
     as_logits,
     input_gradient,
+    no_recomputation,
     own_buffers,
     spatial,
     twice_differentiable,
@@ -99,10 +100,11 @@ class Network:
         role: Role,
         wanted: Wanted,
         head: str | None,
-        transform: Callable[[Tensor], Tensor] = lambda image: image,
+        transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.model, self.role, self.wanted, self.head = model, role, wanted, head
-        self._transform = transform
+        self._transform = transform or nn.Identity()
+        self._proving = False
         self._capture = Capture(model, wanted.taps, role)
 
     def read(self, image: Tensor, label: Tensor | None, replaced: Mapping[Tap, Tensor] | None = None) -> Seen:
@@ -127,13 +129,17 @@ class Network:
             if self.head is None:
                 raise CaptureError(f"the {self.role} has no linear head that could be applied at every position")
             prove_class_maps(self.model, tap, self.head, self._transform(image), self.role)
-        graph = self.role == "student"
+        if self.wanted.flipped_gradient and replaced:
+            raise CaptureError("a mirrored pass of the student cannot be combined with a method that replaces values")
+        graph, self._proving = self.role == "student", True
         try:
             return self._run(image, label, lambda x: self._capture.probe(x, gradient=graph, replaced=replaced))
         except RuntimeError as error:
             raise CaptureError(
                 f"the {self.role} cannot be differentiated with respect to its image: {error}"
             ) from error
+        finally:
+            self._proving = False
 
     def observed(self, seen: Seen, wanted: Wanted) -> Observed:
         """What one method sees of it."""
@@ -171,6 +177,10 @@ class Network:
     # Compiled graphs cannot be differentiated twice; inside a compiled distiller this part runs as it is.
     @torch.compiler.disable
     def _run_differentiated(self, image: Tensor, label: Tensor, run: Callable[[Tensor], Reading]) -> Seen:
+        if torch.is_inference_mode_enabled():
+            raise ValueError(
+                "gradient attention cannot be computed in inference mode: use torch.no_grad() to measure it"
+            )
         twice = self.role == "student" and torch.is_grad_enabled()
         with torch.enable_grad(), twice_differentiable() if twice else nullcontext():
             image = image.detach().requires_grad_()
@@ -194,5 +204,6 @@ class Network:
 
     def _gradient(self, logits: Tensor | None, image: Tensor, label: Tensor, twice: bool) -> Tensor:
         assert logits is not None
-        gradient = input_gradient(logits, image, label, twice=twice)
+        with no_recomputation(self.role) if self._proving else nullcontext():
+            gradient = input_gradient(logits, image, label, twice=twice)
         return gradient if twice else gradient.detach()

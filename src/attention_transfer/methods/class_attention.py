@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attention_transfer.data.batch import Batch
-from attention_transfer.methods.maps import at_least_float32, binarised, class_maps
+from attention_transfer.methods.maps import at_least_float32, binarised, class_maps, unit
 from attention_transfer.methods.method import Head, Method, Observed, Reads, Term
 from attention_transfer.models.class_maps import class_map_tap
 from attention_transfer.models.description import Description
@@ -43,7 +43,7 @@ def class_map_distance(
     ours, theirs = student.flatten(2), teacher.flatten(2)
     if normalise != "none":
         order = 2.0 if normalise == "l2" else 1.0
-        ours, theirs = functional.normalize(ours, order, dim=2), functional.normalize(theirs, order, dim=2)
+        ours, theirs = unit(ours, order), unit(theirs, order)
     squares = (ours - theirs).square()
     each = squares.mean(2) if form == "code" else squares.sum(2)
     return each.mean() if weights is None else (weights * each).mean()
@@ -59,11 +59,12 @@ class ClassAttention(Method):
     the layer is applied, so no map of full size is ever made, except for targets that are made before pooling.
 
     Args:
-        weight: β. It depends on everything below and on the pair: the authors use 0.7 … 15 for maps that are not
-            normalised and 15 … 600 for normalised ones; `attention-transfer suggest-weight` proposes one.
+        weight: β. It depends on everything below and on the pair: the authors use 0.5 … 15 for maps that are not
+            normalised and 10 … 600 for normalised ones; `attention-transfer suggest-weight` proposes one.
         resolution: maps are averaged to so many rows and columns; None keeps the smaller of both networks' sizes.
-        normalise: `l2` or `l1` norm of each map, or `none`; `auto` is `none` between networks of one architecture and
-            `l2` between others (appendix A.3).
+        normalise: `l2` or `l1` norm of each map, or `none`; `auto` is `none` where both networks are of one Python
+            class, `l2` otherwise. Appendix A.3 speaks of similar structures; one class may build unlike ones, and
+            two libraries the same one: then say which.
         form: `code` averages over positions, `paper` sums; they differ by the factor `resolution`², and so does β.
         producer: of the teacher's maps: `cam`, or `grad-cam`, the paper's negative control. For these networks,
             Grad-CAM of a class is its map without what is negative, up to a factor.
@@ -72,7 +73,8 @@ class ClassAttention(Method):
         top: only the classes with the n highest scores of the teacher, for each image; None takes all.
         lowest: only those with the n lowest scores.
         score_weights: weigh classes by the teacher's probabilities among those chosen, times their number.
-        bias: add the head's bias to maps and scores. Without it they are those of the authors' code.
+        bias: add the head's bias to the maps, and to the scores that choose classes. Without it they are those of the
+            authors' code.
         student_layer: path of the module whose mean over positions the student's head takes, where it is not found.
         teacher_layer: likewise of the teacher.
 
@@ -155,15 +157,15 @@ class ClassAttention(Method):
         assert teacher.head is not None
         assert student.head is not None
         size = self._size(theirs, ours)
-        maps = self._maps(_pooled(ours, size), student.head)
+        maps = _maps(_pooled(ours, size), student.head, self.bias)
         with torch.no_grad():
             targets = self._targets(theirs, teacher.head, size)
-            scores = self._maps(_pooled(theirs, (1, 1)), teacher.head).flatten(1)
-            chosen = self._chosen(scores)
+            logits = _maps(_pooled(theirs, (1, 1)), teacher.head, bias=True).flatten(1)
+            chosen = self._chosen(logits, teacher.head)
         if chosen is not None:
             maps, targets = (m.gather(1, chosen[:, :, None, None].expand(-1, -1, *size)) for m in (maps, targets))
-            scores = scores.gather(1, chosen)
-        weights = functional.softmax(scores, dim=1) * scores.shape[1] if self.score_weights else None
+            logits = logits.gather(1, chosen)
+        weights = functional.softmax(logits, dim=1) * logits.shape[1] if self.score_weights else None
         distance = class_map_distance(maps, targets, normalise=self.normalise, form=self.form, weights=weights)
         return {self.key: Term(distance)}
 
@@ -172,20 +174,17 @@ class ClassAttention(Method):
             return self.resolution, self.resolution
         return min(theirs.shape[2], ours.shape[2]), min(theirs.shape[3], ours.shape[3])
 
-    def _maps(self, features: Tensor, head: Head) -> Tensor:
-        weight = at_least_float32(head.weight)
-        bias = None if head.bias is None or not self.bias else at_least_float32(head.bias)
-        return class_maps(features, weight, bias)
-
     def _targets(self, features: Tensor, head: Head, size: tuple[int, int]) -> Tensor:
         """The teacher's maps, pooled."""
         if self.producer == "cam" and self.binarise == "none":
-            return self._maps(_pooled(features, size), head)
+            return _maps(_pooled(features, size), head, self.bias)
         pooled: list[Tensor] = []
         features = at_least_float32(features)
         for first in range(0, head.weight.shape[0], _CLASSES_AT_ONCE):
             some = slice(first, first + _CLASSES_AT_ONCE)
-            maps = self._maps(features, Head(head.weight[some], None if head.bias is None else head.bias[some]))
+            part = Head(head.weight[some], None if head.bias is None else head.bias[some])
+            # Grad-CAM knows no bias: it differentiates the score.
+            maps = _maps(features, part, self.bias and self.producer == "cam")
             if self.producer == "grad-cam":
                 maps = maps.relu()
             if self.binarise != "none":
@@ -193,10 +192,18 @@ class ClassAttention(Method):
             pooled.append(_pooled(maps, size))
         return torch.cat(pooled, dim=1)
 
-    def _chosen(self, scores: Tensor) -> Tensor | None:
+    def _chosen(self, logits: Tensor, head: Head) -> Tensor | None:
         """Numbers of the classes that are compared, per image; None for all."""
         count = self.top or self.lowest
-        return None if count is None else scores.topk(count, dim=1, largest=self.top is not None).indices
+        if count is None:
+            return None
+        scores = logits if self.bias or head.bias is None else logits - at_least_float32(head.bias)
+        return scores.topk(count, dim=1, largest=self.top is not None).indices
+
+
+def _maps(features: Tensor, head: Head, bias: bool) -> Tensor:
+    added = at_least_float32(head.bias) if bias and head.bias is not None else None
+    return class_maps(features, at_least_float32(head.weight), added)
 
 
 def _pooled(values: Tensor, size: tuple[int, int]) -> Tensor:

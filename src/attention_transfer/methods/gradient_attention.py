@@ -7,10 +7,9 @@ from typing import ClassVar, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from attention_transfer.data.batch import Batch
-from attention_transfer.methods.maps import at_least_float32
+from attention_transfer.methods.maps import at_least_float32, unit
 from attention_transfer.methods.method import Method, Observed, Reads, Term
 from attention_transfer.models.description import Description
 
@@ -32,7 +31,7 @@ def gradient_distance(
     """
     ours, theirs = (at_least_float32(gradient).flatten(1) for gradient in (student, target))
     if normalise:
-        ours, theirs = functional.normalize(ours, dim=1), functional.normalize(theirs, dim=1)
+        ours, theirs = unit(ours), unit(theirs)
     difference = ours - theirs
     if distance == "square":
         return difference.square().sum(1).mean()
@@ -58,9 +57,10 @@ class GradientAttention(Method):
 
     Departs from the paper: no factor ½. J belongs to the sum of the images' losses, not to their mean, so that it does
     not shrink with the batch, and the norm is taken per image and averaged; the paper says neither. The teacher's J is
-    a constant. Batch normalisation uses the statistics of the batch in the student, where a mirrored pass moves no
-    running statistics, and the running ones in the teacher. Where the teacher receives resized or differently
-    normalised images, its gradient is taken with respect to the image as the student receives it.
+    a constant. The mirrored pass draws its own dropout and drop path, so that with them a student is also asked not
+    to depend on its noise. Batch normalisation uses the statistics of the batch in the student, where a mirrored
+    pass moves no running statistics, and the running ones in the teacher. Where the teacher receives resized or
+    differently normalised images, its gradient is taken with respect to the image as the student receives it.
     """
 
     key: ClassVar[str] = "gradient"
@@ -73,10 +73,10 @@ class GradientAttention(Method):
     def reads(self, teacher: Description | None, student: Description) -> Reads:
         del student
         if self.target == "flip":
-            return Reads(labels=True, student_gradient=True, flipped_gradient=True)
+            return Reads(student_gradient=True, flipped_gradient=True)
         if teacher is None:
             raise ValueError('gradient attention needs a teacher, or target="flip"')
-        return Reads(labels=True, teacher_logits=True, teacher_gradient=True, student_gradient=True)
+        return Reads(teacher_logits=True, teacher_gradient=True, student_gradient=True)
 
     def parts(self, teacher: Observed, student: Observed) -> None:
         if self.target == "flip":

@@ -9,6 +9,8 @@ from torch.nn import functional
 
 MapKind = Literal["sum", "max"]
 
+_LEAST_NORM = 1e-12  # as in torch's normalize
+
 
 def at_least_float32(value: Tensor) -> Tensor:
     """The same value in float32, or unchanged where it is float64: losses are never computed in half precision."""
@@ -45,6 +47,20 @@ def attention_map(
     return functional.normalize(collapsed.flatten(1), dim=1)
 
 
+def unit(values: Float[Tensor, "*b n"], order: float = 2.0) -> Float[Tensor, "*b n"]:
+    """Values divided by their norm over the last dimension.
+
+    Where they are zero, as with a head that starts at zero, they stay zero and pass no gradient on: there is no
+    direction yet, and a slope of one over almost nothing would throw the first step out of range.
+
+    Args:
+        values: any scale.
+        order: of the norm, 1 or 2.
+    """
+    norm = torch.linalg.vector_norm(values, order, dim=-1, keepdim=True)
+    return torch.where(norm > _LEAST_NORM, values, values.detach()) / norm.clamp_min(_LEAST_NORM)
+
+
 def class_maps(
     features: Float[Tensor, "b c h w"], weight: Float[Tensor, "k c"], bias: Float[Tensor, " k"] | None = None
 ) -> Float[Tensor, "b k h w"]:
@@ -72,8 +88,8 @@ def binarised(
 
     Args:
         maps: one per class.
-        threshold: `mean` of the map's magnitudes, as the authors' code has it, or the map's `median`. A position must
-            lie strictly above it.
+        threshold: `mean` of the map's magnitudes, as the authors' code has it, or the map's `median` (the lower one of
+            an even number of positions). A position must lie strictly above it.
 
     Departs from the paper: it says the average value; the mean of magnitudes is what was run.
     """

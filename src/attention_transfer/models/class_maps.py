@@ -3,6 +3,7 @@ position of what is pooled gives them (section 3.1 of Guo et al., CVPR 2023, equ
 to read, and proved on the network itself that the maps' means are its logits.
 """
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -18,6 +19,10 @@ _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
 _HALF_TOLERANCE = 2e-2
 # Products of float32 with fewer bits, on devices where torch was told to allow them.
 _FAST_TOLERANCE = 1e-2
+# Enough for a norm to differ by more than any tolerance.
+_MOVED = 1.1
+# A parameter that acts on one side only has its whole gradient there; rounding leaves far less, of itself or of others.
+_LEARNED, _NEGLIGIBLE = 0.1, 1e-4
 
 
 def class_map_tap(description: Description, role: str, layer: str | None = None) -> Tap:
@@ -89,6 +94,7 @@ def prove_class_maps(model: nn.Module, tap: Tap, head_path: str, image: Float[Te
                 logits = capture.run(image, replaced={gives: output}).logits
                 assert logits is not None
             _prove_after(output, logits, head_path, role)
+            _prove_for_training(model, capture, image)
     finally:
         capture.close()
 
@@ -158,10 +164,49 @@ def _prove_after(output: Tensor, logits: Tensor, head_path: str, role: str) -> N
     )
 
 
+def _prove_for_training(model: nn.Module, capture: Capture, image: Tensor) -> None:
+    """That no parameter tells the two sides of the equalities apart: a learned scale begins as an identity too."""
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not parameters:
+        return
+    tap, takes, gives = capture.taps
+    with torch.enable_grad():
+        reading = capture.run(image)
+        assert reading.logits is not None
+        mean = spatial(reading.values[tap], tap).mean((2, 3))
+        pairs = ((mean, reading.values[takes]), (reading.values[gives], reading.logits))
+        whole, apart = (_gradients(values, parameters) for values in zip(*_told_apart(pairs), strict=True))
+    largest = max((float(g.abs().max()) for g in whole if g is not None), default=0.0)
+    for name, g, g0 in zip(parameters, apart, whole, strict=True):
+        if g is None or g0 is None:
+            continue
+        found = float(g.abs().max())
+        if found > _LEARNED * float(g0.abs().max()) and found > _NEGLIGIBLE * largest:
+            raise CaptureError(
+                f"the {capture.role} has no class maps at {tap}: {name} acts between it and the logits beside the "
+                "head; it does nothing yet, but will once it has learned. Take another network or method"
+            )
+
+
+def _told_apart(pairs: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Of each pair of equal values, something that depends on the second, and the same of their difference."""
+    for first, second in pairs:
+        mixed = torch.arange(second.numel(), device=second.device).cos().view_as(second).to(second.dtype)
+        yield (mixed * second).sum(), (mixed * (second - first)).sum()
+
+
+def _gradients(values: Sequence[Tensor], parameters: Mapping[str, Tensor]) -> Sequence[Tensor | None]:
+    total = torch.stack(list(values)).sum()
+    return torch.autograd.grad(total, list(parameters.values()), retain_graph=True, allow_unused=True)
+
+
 def _take_statistics_of_the_batch(model: nn.Module) -> None:
     for module in model.modules():
-        # Those that are shared between processes would wait for the others.
-        if hasattr(module, "running_var") and not isinstance(module, nn.SyncBatchNorm):
+        if isinstance(module, nn.SyncBatchNorm):
+            # Statistics shared between processes would wait for the others; moved ones show the norm too.
+            if module.running_var is not None:
+                module.running_var.mul_(_MOVED)
+        elif hasattr(module, "running_var"):
             module.training = True
 
 

@@ -63,7 +63,7 @@ def average_over(module: nn.Module) -> Layout | None:
 
 def between(model: nn.Module, tap: Tap, head: str) -> list[str]:
     """What computes between a tap and the head, in the order in which it is listed; poolings that average left out."""
-    leaves = [path for path, module in model.named_modules() if next(module.children(), None) is None]
+    leaves = [path for path, module in model.named_modules() if next(module.children(), None) is None or path == head]
     inside = [place for place, path in enumerate(leaves) if f"{path}.".startswith(f"{tap.module}.")]
     after = inside[-1] + 1 if tap.site == "output" else inside[0]
     found = [(path, model.get_submodule(path)) for path in leaves[after : leaves.index(head)]]
