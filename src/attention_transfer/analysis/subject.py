@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from attention_transfer.data import DataSet, Split, loader
+from attention_transfer.data import DataSet, Loader, Split, loader
 from attention_transfer.experiment import Training
 from attention_transfer.models import Input, OpenedModel, Renormalise
 from attention_transfer.training.device import Place, choose_place
@@ -40,6 +40,24 @@ class Subject:
     def module(self) -> nn.Module:
         return self.opened.module
 
+    def loader(self, split: Split, batch_size: int, num_workers: int = 0) -> Loader:
+        """Images of a split as the data set delivers them, in order and without augmentation; yet to be prepared.
+
+        Args:
+            split: of the data set.
+            batch_size: images at a time.
+            num_workers: processes that decode photographs.
+        """
+        return loader(
+            split,
+            self.dataset,
+            batch_size=batch_size,
+            train=False,
+            device=self.place.device,
+            num_workers=num_workers,
+            channels_last=self.place.memory_format == torch.channels_last,
+        )
+
     def batches(
         self, split: Split, batch_size: int, num_workers: int = 0
     ) -> Iterator[tuple[Float[Tensor, "b 3 h w"], Int64[Tensor, " b"]]]:
@@ -50,16 +68,7 @@ class Subject:
             batch_size: images at a time.
             num_workers: processes that decode photographs.
         """
-        images = loader(
-            split,
-            self.dataset,
-            batch_size=batch_size,
-            train=False,
-            device=self.place.device,
-            num_workers=num_workers,
-            channels_last=self.place.memory_format == torch.channels_last,
-        )
-        for batch in images.epoch(0):
+        for batch in self.loader(split, batch_size, num_workers).epoch(0):
             assert batch.label is not None
             yield self.prepare(batch.image), batch.label
 

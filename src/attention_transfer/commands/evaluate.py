@@ -17,7 +17,7 @@ class Flags:
 
     Args:
         model: a run folder, a weights file of one of our models, or a name with @FILE or @pretrained behind it.
-        split: which images.
+        split: which images; `unseen` are the test images of the classes that --train-classes leaves out.
         batch_size: images at a time.
         device: `auto` takes an accelerator if there is one.
         precision: arithmetic of the network.
@@ -29,7 +29,7 @@ class Flags:
 
     model: Annotated[str, tyro.conf.Positional]
     data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=Data)
-    split: Literal["test", "validation", "train"] = "test"
+    split: Literal["test", "validation", "train", "unseen"] = "test"
     batch_size: int = 256
     device: str = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -48,10 +48,8 @@ def command(arguments: Sequence[str]) -> None:
         default=Flags(model=cast(str, tyro.MISSING), data=own_data(arguments)),
         config=(tyro.conf.AvoidSubcommands,),
     )
-    from attention_transfer.training.measure import measure
+    from attention_transfer.analysis.measure import measure
 
-    if (flags.mean is None) != (flags.std is None):
-        raise ValueError("give --mean and --std together, or neither")
     settings = Training(batch_size=flags.batch_size, device=flags.device, precision=flags.precision)
     score, notes = measure(flags.model, flags.data, flags.split, settings, flags.seed, flags.mean, flags.std)
     if flags.json:
