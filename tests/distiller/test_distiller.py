@@ -2,7 +2,6 @@
 
 import copy
 import math
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -392,11 +391,3 @@ def test_impossible_pairs_are_refused(small_pair: Pair) -> None:
         Distiller(student, teacher, [AttentionTransfer(stages=(5,))], example=EXAMPLE)
     with pytest.raises(ValueError, match="every parameter of the student is frozen"):
         Distiller(copy.deepcopy(student).requires_grad_(False), teacher, [SoftTargets()], example=EXAMPLE)
-
-
-def test_it_can_be_pickled_and_copied(small_pair: Pair) -> None:
-    distiller = both(small_pair).eval()
-    images, labels = batch()
-    for other in (pickle.loads(pickle.dumps(distiller)), copy.deepcopy(distiller)):
-        torch.testing.assert_close(other(images, labels).loss, distiller(images, labels).loss)
-        assert other.student is not distiller.student
