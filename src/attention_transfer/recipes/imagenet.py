@@ -33,7 +33,7 @@ def imagenet(
         student: network of torchvision or timm, from random weights.
         teacher: likewise, with published weights.
         methods: what is transferred.
-        batch_size: of all processes together where there is one.
+        batch_size: images per step and process; the papers' are those of all their processes together.
         learning_rate: that goes with it.
         task_weight: of the cross-entropy.
         snapshot_epochs: as in `Training`.

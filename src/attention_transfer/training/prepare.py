@@ -11,6 +11,7 @@ from attention_transfer.data import DataSet, Loader, Split, load, loader
 from attention_transfer.distiller import Distiller
 from attention_transfer.experiment import Data, Experiment
 from attention_transfer.models import Input, OpenedModel, WeightsError, open_model
+from attention_transfer.models.untrained import settle_norms
 from attention_transfer.training.device import Place, choose_place
 from attention_transfer.training.distributed import Process
 from attention_transfer.training.optim import make_optimizer
@@ -209,4 +210,7 @@ def _open_teacher(experiment: Experiment, dataset: DataSet) -> OpenedModel | Non
             f"the teacher {experiment.teacher!r} comes without weights and would teach noise: write NAME@FILE, "
             "NAME@pretrained (timm, torchvision, hf) or a run folder"
         )
+    if not teacher.trained:
+        own_size = teacher.description.input.size if teacher.description.input else None
+        settle_norms(teacher.module, own_size or (dataset.image_size, dataset.image_size))
     return teacher
