@@ -59,7 +59,8 @@ def test_no_more_run_at_a_time_than_are_allowed_and_no_fewer(tmp_path: Path):
 
 @pytest.mark.parametrize("obedient", [True, False])
 def test_an_interrupt_ends_all_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, obedient: bool):
-    monkeypatch.setattr(processes, "_GRACE_SECONDS", 30.0 if obedient else 0.5)
+    grace = 60.0 if obedient else 0.5
+    monkeypatch.setattr(processes, "_GRACE_SECONDS", grace)
     script = ("" if obedient else "trap '' INT; ") + "echo $$; while true; do sleep 0.1; done"
     pids: list[int] = []
 
@@ -68,12 +69,18 @@ def test_an_interrupt_ends_all_children(tmp_path: Path, monkeypatch: pytest.Monk
         if len(pids) == 2:
             raise KeyboardInterrupt
 
+    # Tests may run where interrupts are ignored, as in the background of a script; children would inherit that.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     started = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        run_jobs([job(tmp_path, name, script) for name in "abc"], 2, os.environ, say)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_jobs([job(tmp_path, name, script) for name in "abc"], 2, os.environ, say)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert not any(is_alive(pid) for pid in pids)
     assert not (tmp_path / "c.log").exists()
-    assert time.monotonic() - started < 20
+    # The obedient ones went by themselves, long before they would have been killed.
+    assert not obedient or time.monotonic() - started < grace
 
 
 def test_sigterm_stops_children_too_and_its_handler_is_given_back(tmp_path: Path):

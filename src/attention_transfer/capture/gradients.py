@@ -39,7 +39,7 @@ def input_gradient(
     with torch.autocast(image.device.type, enabled=False):
         wide = logits if logits.dtype == torch.float64 else logits.float()
         loss = functional.cross_entropy(wide, label, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, image, create_graph=twice)
+        (gradient,) = torch.autograd.grad(loss, image, create_graph=twice, retain_graph=True)
     return gradient
 
 
