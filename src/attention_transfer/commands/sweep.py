@@ -1,5 +1,6 @@
 """`sweep RECIPE --over FIELD=V1,V2`: every combination of values, side by side if wished, one table and one plot."""
 
+import inspect
 import os
 import shlex
 import sys
@@ -48,6 +49,7 @@ def command(arguments: Sequence[str]) -> None:
     """Run `sweep`."""
     recipe = recipe_of("sweep", arguments)
     if recipe is None:
+        print(f"\nbesides the flags of train:\n\n{inspect.cleandoc(Flags.__doc__ or '')}")
         return
     flags, fixed = tyro.cli(
         Flags, prog=f"{PROGRAM} sweep {recipe.recipe}", args=list(arguments[1:]), return_unknown_args=True

@@ -47,7 +47,12 @@ def bind(methods: Sequence[Method], teacher: Description | None, student: Descri
 
     Raises:
         ValueError: if the networks lack what a method reads.
+        TypeError: for anything but a sequence of methods.
     """
+    if not isinstance(methods, Sequence) or not all(isinstance(method, Method) for method in methods):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"methods must be a list of methods such as [AttentionTransfer(weight=1000.0)], not {methods!r}"
+        )
     decided = [method.resolved(teacher, student) for method in methods]
     return [
         Bound(method, name, method.reads(teacher, student), None if method.schedule.constant else torch.tensor(0.0))
