@@ -15,6 +15,8 @@ RESULTS = Path(__file__).parents[2] / "docs" / "results"
 PAGES = {
     "cifar100-resnet56-resnet20.md": "cifar100-short",
     "cluttered-digits.md": "cluttered-digits/a*",
+    "cluttered-digits-methods.md": "digits-strong/*-seed*",
+    "open-questions.md": "digits-short/weights/*",
     "tiny-imagenet.md": "tiny-imagenet",
 }
 
