@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from attention_transfer.data.dataset import IMAGENET_MEAN, IMAGENET_STD, DataSet, interleaved
-from attention_transfer.data.files import Listing, delivered, read, stored
+from attention_transfer.data.dataset import DataSet, interleaved
+from attention_transfer.data.files import Listing, photographs
 from attention_transfer.data.request import Request
 
 SIDE = 224
@@ -52,21 +52,8 @@ def cub200(request: Request) -> DataSet:
     train = listing.subset(np.flatnonzero(for_training))
     train = request.selection.of(train.subset(interleaved(train.labels)), len(names))
     test = listing.subset(np.flatnonzero(~for_training))
-    return DataSet(
-        name="cub200",
-        classes=tuple(name.partition(".")[2].replace("_", " ") for name in names.values()),
-        train=read(
-            train, stored(size, photographs=True), image_size=size, photographs=True, what=f"training images in {place}"
-        ),
-        validation=None,
-        test=read(
-            test, delivered(size, photographs=True), image_size=size, photographs=True, what=f"test images in {place}"
-        ),
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        image_size=size,
-        photographs=True,
-    )
+    classes = tuple(name.partition(".")[2].replace("_", " ") for name in names.values())
+    return photographs("cub200", classes, train, test, size, place)
 
 
 def _table(path: Path) -> dict[str, str]:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 from PIL import Image
 
-from attention_transfer.data.dataset import Split
+from attention_transfer.data.dataset import IMAGENET_MEAN, IMAGENET_STD, DataSet, Split
 
 MEMORY_BUDGET = 2 << 30  # bytes of decoded images that a split may take; larger ones are decoded anew in every epoch
 UNREADABLE_SHARE = 0.01  # of the files of a split that may be skipped
@@ -99,6 +99,39 @@ class Listing:
         """The files at these positions, in this order."""
         boxes = None if self.boxes is None else self.boxes[index]
         return Listing([self.paths[i] for i in index.tolist()], self.labels[index], boxes)
+
+
+def photographs(
+    name: str, classes: tuple[str, ...], train: Listing, test: Listing, image_size: int, place: Path
+) -> DataSet:
+    """A data set of photographs, both of its parts read and normalised as for ImageNet.
+
+    Args:
+        name: as a user writes it.
+        classes: their names.
+        train: files to learn from.
+        test: files to measure on.
+        image_size: side in pixels of what is delivered.
+        place: where they lie, for messages.
+
+    Raises:
+        ValueError: as `read` says.
+    """
+
+    def part(listing: Listing, form: Form, words: str) -> Split:
+        return read(listing, form, image_size=image_size, photographs=True, what=f"{words} images in {place}")
+
+    return DataSet(
+        name=name,
+        classes=classes,
+        train=part(train, stored(image_size, photographs=True), "training"),
+        validation=None,
+        test=part(test, delivered(image_size, photographs=True), "test"),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        image_size=image_size,
+        photographs=True,
+    )
 
 
 def read(listing: Listing, form: Form, *, image_size: int, photographs: bool, what: str) -> Split:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from attention_transfer.data.dataset import IMAGENET_MEAN, IMAGENET_STD, DataSet, interleaved
-from attention_transfer.data.files import Listing, delivered, read, stored
+from attention_transfer.data.dataset import DataSet, interleaved
+from attention_transfer.data.files import Listing, photographs
 from attention_transfer.data.request import Request
 
 SIDE = 224
@@ -37,21 +37,7 @@ def scenes(request: Request) -> DataSet:
         for name in ("Train", "Test")
     )
     train = request.selection.of(train.subset(interleaved(train.labels)), len(classes))
-    return DataSet(
-        name="scenes",
-        classes=classes,
-        train=read(
-            train, stored(size, photographs=True), image_size=size, photographs=True, what=f"training images in {place}"
-        ),
-        validation=None,
-        test=read(
-            test, delivered(size, photographs=True), image_size=size, photographs=True, what=f"test images in {place}"
-        ),
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        image_size=size,
-        photographs=True,
-    )
+    return photographs("scenes", classes, train, test, size, place)
 
 
 def _place(request: Request) -> Path:

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from attention_transfer.data.batch import Batch
 from attention_transfer.methods.maps import at_least_float32, binarised, class_maps, unit
-from attention_transfer.methods.method import Head, Method, Observed, Reads, Term
+from attention_transfer.methods.method import Head, Method, Observed, Reads, Term, require_same_classes
 from attention_transfer.models.class_maps import class_map_tap
 from attention_transfer.models.description import Description
 
@@ -130,11 +130,8 @@ class ClassAttention(Method):
         assert teacher.head is not None
         assert student.head is not None
         classes = [head.weight.shape[0] for head in (teacher.head, student.head)]
-        if classes[0] != classes[1]:
-            raise ValueError(
-                f"class attention needs the same classes: the teacher has {classes[0]}, the student {classes[1]}; use "
-                "a teacher of this data set, or a method without classes such as attention transfer"
-            )
+        without = "a method without classes such as attention transfer"
+        require_same_classes("class attention needs", classes[0], classes[1], without)
         for role, features in (("teacher", theirs), ("student", ours)):
             if self.resolution is not None and self.resolution > min(features.shape[2:]):
                 raise ValueError(

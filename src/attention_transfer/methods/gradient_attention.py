@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attention_transfer.data.batch import Batch
 from attention_transfer.methods.maps import at_least_float32, unit
-from attention_transfer.methods.method import Method, Observed, Reads, Term
+from attention_transfer.methods.method import Method, Observed, Reads, Term, require_same_classes
 from attention_transfer.models.description import Description
 
 
@@ -83,12 +83,8 @@ class GradientAttention(Method):
             return
         assert teacher.logits is not None
         assert student.logits is not None
-        if teacher.logits.shape != student.logits.shape:
-            raise ValueError(
-                f"gradient attention needs the same classes, whose loss it differentiates: the teacher has "
-                f"{teacher.logits.shape[1]}, the student {student.logits.shape[1]}; use a teacher of this data set, "
-                'or target="flip"'
-            )
+        classes = teacher.logits.shape[1], student.logits.shape[1]
+        require_same_classes("gradient attention needs", *classes, 'target="flip"')
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
         del batch, parts

@@ -233,3 +233,19 @@ def spread(first: Sequence[Tap], second: Sequence[Tap]) -> tuple[tuple[Tap, ...]
         return tuple(taps[-(-i * len(taps) // count) - 1] for i in range(1, count + 1))
 
     return choose(first), choose(second)
+
+
+def require_same_classes(what: str, teacher: int, student: int, otherwise: str) -> None:
+    """Refuse a pair of networks with different numbers of classes.
+
+    Args:
+        what: needs them, for the message.
+        teacher: size of its logits.
+        student: size of its logits.
+        otherwise: what to use instead.
+    """
+    if teacher != student:
+        raise ValueError(
+            f"{what} the same classes: the teacher has {teacher}, the student {student}; use a teacher of this data "
+            f"set, or {otherwise}"
+        )

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from attention_transfer.data.batch import Batch
 from attention_transfer.methods.maps import at_least_float32
-from attention_transfer.methods.method import Method, Observed, Reads, Term
+from attention_transfer.methods.method import Method, Observed, Reads, Term, require_same_classes
 from attention_transfer.models.description import Description
 
 
@@ -68,9 +68,6 @@ class SoftTargets(Method):
         del batch, parts
         assert teacher.logits is not None
         assert student.logits is not None
-        if teacher.logits.shape != student.logits.shape:
-            raise ValueError(
-                f"soft targets need the same classes: the teacher has {teacher.logits.shape[1]}, "
-                f"the student {student.logits.shape[1]}; use a teacher of this data set, or a method without logits"
-            )
+        classes = teacher.logits.shape[1], student.logits.shape[1]
+        require_same_classes("soft targets need", *classes, "a method without logits")
         return {self.key: Term(soft_target_divergence(student.logits, teacher.logits, self.temperature))}
