@@ -1,0 +1,60 @@
+"""Which images, and how they are prepared."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from attention_transfer.data.dataset import check_validation_fraction
+from attention_transfer.data.request import Request
+from attention_transfer.data.selection import Selection
+from attention_transfer.experiment.requirement import require
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which images, and how they are prepared.
+
+    Args:
+        name: `cluttered-digits`, `cifar10`, `cifar100`, `npz:PATH`, `folder:PATH`, `tiny-imagenet`, `cub200`, `stl10`
+            or `scenes`.
+        root: folder that holds (or receives) all but `cluttered-digits`, `npz:PATH` and `folder:PATH`.
+        image_size: side in pixels that images are brought to; None keeps the data set's own (224 for photographs).
+        augment: what happens to training images; `auto` is `crop-flip` for small images, `random-resized-crop` for
+            photographs and `crop` for digits, which must not be mirrored. Crops of small images are shifted by up to an
+            eighth of the side and filled with black, by `reflect-crop-flip` with the image's reflection.
+            `trivial-augment` changes each image further after `crop-flip`.
+        validation_fraction: share of the training images, 0 ≤ f < 1, set aside by (seed, index) for validation.
+        train_classes: learn only from images of the first so many classes, in the data set's order; networks keep all
+            classes, and the test images of the others are also measured apart, as `unseen`. None learns from all.
+        train_fraction: of every class learn only from this share of its images, 0 < f ≤ 1, the first in the data set's
+            order; the number is rounded, at least one. None uses all.
+        train_limit: learn only from the first so many images of those that `train_classes` and `train_fraction` leave;
+            None uses all. What is set aside for validation is taken from what these three leave.
+        test_limit: measure on only the first so many test images; None uses all.
+        num_workers: processes that decode photographs; small sets live on the device and need none.
+    """
+
+    name: Annotated[str, tyro.conf.arg(name="data")] = "cluttered-digits"
+    root: Annotated[Path | None, tyro.conf.arg(name="data-root")] = None
+    image_size: int | None = None
+    augment: Literal[
+        "auto", "none", "crop", "crop-flip", "reflect-crop-flip", "trivial-augment", "random-resized-crop"
+    ] = "auto"
+    validation_fraction: float = 0.0
+    train_classes: int | None = None
+    train_fraction: float | None = None
+    train_limit: int | None = None
+    test_limit: int | None = None
+    num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        # The data room says what it cannot deliver; settings are refused before it is asked.
+        check_validation_fraction(self.validation_fraction)
+        Request(image_size=self.image_size, selection=Selection(None, self.train_fraction, self.train_limit))
+        require(
+            self.train_classes is None or self.train_classes >= 1, "train_classes", "at least 1", self.train_classes
+        )
+        require(self.test_limit is None or self.test_limit >= 1, "test_limit", "at least 1", self.test_limit)
+        require(self.num_workers >= 0, "num_workers", "at least 0", self.num_workers)

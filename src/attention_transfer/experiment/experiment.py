@@ -1,0 +1,102 @@
+"""One training run as data: what is trained, on what, how."""
+
+import math
+from dataclasses import dataclass, field, replace
+
+from attention_transfer.experiment.data import Data
+from attention_transfer.experiment.optimisation import Optimisation
+from attention_transfer.experiment.requirement import require
+from attention_transfer.experiment.training import Training
+from attention_transfer.methods import ClassAttention, Method
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that determines a run.
+
+    Args:
+        recipe: name of the recipe that it came from.
+        student: model to train: a name of ours, `timm:NAME`, `torchvision:NAME`, `hf:NAME`, a run folder, or any of
+            these names followed by `@FILE` with weights to start from.
+        teacher: model to learn from, written the same way; None trains the student alone.
+        methods: what is transferred.
+        task_weight: weight of the cross-entropy with the labels; 0 trains without labels.
+        untrained_teacher: accept a teacher without weights, which teaches noise; for trying things out.
+        teacher_mean: per channel, of the teacher's images, given pixels in 0…1; None where its weights say so
+            themselves (run folders, published weights), or where they are those of the data.
+        teacher_std: per channel, likewise.
+        seed: of initialisation, order, augmentation and everything else that is random.
+    """
+
+    recipe: str
+    student: str
+    teacher: str | None = None
+    methods: tuple[Method, ...] = ()
+    task_weight: float = 1.0
+    untrained_teacher: bool = False
+    teacher_mean: tuple[float, float, float] | None = None
+    teacher_std: tuple[float, float, float] | None = None
+    seed: int = 0
+    data: Data = field(default_factory=Data)
+    optimisation: Optimisation = field(default_factory=Optimisation)
+    training: Training = field(default_factory=Training)
+
+    def __post_init__(self) -> None:
+        require(0 <= self.task_weight < math.inf, "task_weight", "at least 0", self.task_weight)
+        if (self.teacher_mean is None) != (self.teacher_std is None):
+            raise ValueError("give teacher_mean and teacher_std together, or neither")
+        if not self.methods and self.task_weight != 1:
+            raise ValueError(
+                f"without methods a task_weight of {self.task_weight} only scales the learning rate: give 1"
+            )
+        last = max(self.training.snapshot_epochs or (0,))
+        require(last <= self.epochs, "snapshot_epochs", f"within the {self.epochs} epochs of the run", last)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all phases of the methods together; those of the training where no method has phases."""
+        lengths = [phase.epochs for method in self.methods for phase in method.phases] or [None]
+        return sum(self.training.epochs if length is None else length for length in lengths)
+
+    def tiny(self) -> "Experiment":
+        """The same experiment made so small that it runs in seconds: two steps on digits, an untrained teacher."""
+        teacher = self.teacher.partition("@")[0] if self.teacher is not None else None
+        data, snapshots = self.data, self.training.snapshot_epochs
+        side = min(data.image_size or 32, 64)
+        return replace(
+            self,
+            student=self.student.partition("@")[0],
+            teacher=teacher,
+            methods=tuple(_tiny(method, side / (data.image_size or side)) for method in self.methods),
+            untrained_teacher=teacher is not None,
+            # The largest networks need half a second an image for all that is done with it.
+            data=Data(
+                image_size=side,
+                augment=data.augment,
+                # Of the ten digits; a hundredth of one class is still a batch.
+                train_classes=None if data.train_classes is None else min(data.train_classes, 5),
+                train_fraction=None if data.train_fraction is None else max(data.train_fraction, 0.01),
+                train_limit=16,
+                test_limit=16,
+            ),
+            training=replace(
+                self.training,
+                epochs=1,
+                batch_size=8,
+                snapshot_epochs=None if snapshots is None else tuple(sorted({min(epoch, 1) for epoch in snapshots})),
+            ),
+        )
+
+
+def _tiny(method: Method, scale: float) -> Method:
+    """A method for the ten digits, and for images that are smaller by a factor, and maps with them."""
+    if not isinstance(method, ClassAttention):
+        return method
+    return replace(
+        method,
+        top=None if method.top is None else min(method.top, 9),
+        lowest=None if method.lowest is None else min(method.lowest, 9),
+        resolution=None
+        if method.resolution is None
+        else max(int(scale * method.resolution), min(2, method.resolution)),
+    )

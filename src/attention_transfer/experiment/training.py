@@ -1,0 +1,47 @@
+"""How long a run trains, how large its steps are, and on what."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from attention_transfer.experiment.requirement import require
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long, how large, on what.
+
+    Args:
+        epochs: passes over the training images.
+        batch_size: images per step and process.
+        device: `auto` takes an accelerator if there is one.
+        precision: arithmetic of the networks; losses are always float32.
+        channels_last: memory format of networks and images; None means yes for networks of convolutions.
+        compile: run the distiller through `torch.compile`.
+        threads: CPU threads; None leaves torch's choice.
+        checkpoint_every_steps: write a checkpoint inside epochs too; None only at their ends.
+        evaluate_every_epochs: how often the student is measured; the last epoch always is.
+        snapshot_epochs: after so many finished epochs (0: before training) the student is also kept apart, under
+            snapshots/epoch-N of the run folder, which opens as a model; ascending. None keeps only the last.
+    """
+
+    epochs: int = 240
+    batch_size: int = 64
+    device: str = "auto"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool | None = None
+    compile: bool = False
+    threads: int | None = None
+    checkpoint_every_steps: int | None = None
+    evaluate_every_epochs: int = 1
+    snapshot_epochs: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 1, "epochs", "at least 1", self.epochs)
+        require(self.batch_size >= 2, "batch_size", "at least 2 (batch norm needs them)", self.batch_size)
+        require(self.evaluate_every_epochs >= 1, "evaluate_every_epochs", "at least 1", self.evaluate_every_epochs)
+        every = self.checkpoint_every_steps
+        require(every is None or every >= 1, "checkpoint_every_steps", "at least 1", every)
+        require(self.threads is None or self.threads >= 1, "threads", "at least 1", self.threads)
+        snapshots = self.snapshot_epochs or ()
+        ascending = list(snapshots) == sorted(set(snapshots)) and all(epoch >= 0 for epoch in snapshots)
+        require(ascending, "snapshot_epochs", "numbers of finished epochs, at least 0 and ascending", snapshots)
