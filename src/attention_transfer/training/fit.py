@@ -26,7 +26,7 @@ from attention_transfer.training.device import environment
 from attention_transfer.training.distributed import Process, joined, wrap
 from attention_transfer.training.evaluate import evaluate
 from attention_transfer.training.metrics import FiniteGuard, RunningMeans
-from attention_transfer.training.optim import make_optimizer, make_scheduler
+from attention_transfer.training.optim import make_optimizer, make_scheduler, peak_learning_rate
 from attention_transfer.training.prepare import Prepared, evenly, prepare
 from attention_transfer.training.progress import Reporter
 
@@ -208,7 +208,7 @@ class _Loop:
         row: dict[str, Any] = {
             "epoch": self.epoch + 1,
             "step": (self.epoch + 1) * self.prepared.train.num_batches,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": peak_learning_rate(self.optimizer),
             "phase": self.distiller.phase.name,
             **self.means.row(self.process),
         }

@@ -6,6 +6,8 @@ from typing import Any, cast
 import torch
 from timm.optim import (
     create_optimizer_v2,  # pyright: ignore[reportPrivateImportUsage]
+    get_optimizer_info,  # pyright: ignore[reportPrivateImportUsage]
+    param_groups_layer_decay,  # pyright: ignore[reportPrivateImportUsage]
     param_groups_weight_decay,  # pyright: ignore[reportPrivateImportUsage]
 )
 from timm.scheduler import (
@@ -25,24 +27,14 @@ def make_optimizer(modules: Mapping[str, nn.Module], optimisation: Optimisation)
     """An optimiser over the trainable parameters of some modules.
 
     Args:
-        modules: what moves, by name.
+        modules: what moves, by name; the layers of `student` may have rates of their own.
         optimisation: settings.
 
     Raises:
-        ValueError: if nothing is trainable or timm does not know the optimiser.
+        ValueError: if nothing is trainable, timm does not know the optimiser, it has no betas, or the student does not
+            know its layers.
     """
-    groups: Iterable[Any]
-    if optimisation.decay_norm_and_bias:
-        groups = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
-    else:
-        groups = [
-            group
-            for module in modules.values()
-            for group in param_groups_weight_decay(
-                module, optimisation.weight_decay, no_weight_decay_list=_undecayed(module)
-            )
-            if group["params"]
-        ]
+    groups = [group for name, module in modules.items() for group in _groups(name, module, optimisation)]
     if not groups:
         raise ValueError("nothing to train: every parameter is frozen")
     try:
@@ -52,9 +44,15 @@ def make_optimizer(modules: Mapping[str, nn.Module], optimisation: Optimisation)
             lr=optimisation.learning_rate,
             weight_decay=optimisation.weight_decay,
             momentum=optimisation.momentum,
+            **_betas(optimisation),
         )
     except (AssertionError, ValueError) as error:
         raise ValueError(f"the optimiser {optimisation.optimizer!r} cannot be built by timm: {error}") from error
+
+
+def peak_learning_rate(optimizer: torch.optim.Optimizer) -> float:
+    """The rate of the layers that have the full one."""
+    return max(group["lr"] for group in optimizer.param_groups)
 
 
 def make_scheduler(
@@ -70,12 +68,14 @@ def make_scheduler(
     """
     warmup = round(optimisation.warmup_epochs * steps_per_epoch)
     if optimisation.schedule == "cosine":
+        after = bool(optimisation.cosine_after_warmup)
         return CosineLRScheduler(
             optimizer,
-            t_initial=max(1, steps),
+            t_initial=max(1, steps - warmup if after else steps),
             lr_min=optimisation.min_learning_rate,
             warmup_t=warmup,
             warmup_lr_init=0.0,
+            warmup_prefix=after,
             t_in_epochs=False,
         )
     # timm drops one step early, as if the step had been made already.
@@ -90,6 +90,42 @@ def make_scheduler(
     )
 
 
+def _groups(name: str, module: nn.Module, optimisation: Optimisation) -> list[Any]:
+    """What of a module moves: parameters, or groups of them that have decays and rates of their own."""
+    spared = set[str]() if optimisation.decay_norm_and_bias else _undecayed(module)
+    if name == "student" and optimisation.layer_decay is not None:
+        if not hasattr(module, "group_matcher"):
+            raise ValueError(
+                f"layer_decay needs a network that knows the order of its layers, as timm's do (group_matcher); "
+                f"{type(module).__name__} does not: take the student from timm (timm:NAME), or leave out --layer-decay"
+            )
+        return param_groups_layer_decay(
+            module,
+            weight_decay=optimisation.weight_decay,
+            no_weight_decay_list=spared,
+            weight_decay_exclude_1d=not optimisation.decay_norm_and_bias,
+            layer_decay=optimisation.layer_decay,
+        )
+    if optimisation.decay_norm_and_bias:
+        moving = [p for p in module.parameters() if p.requires_grad]
+        # Beside groups there must be no bare parameters.
+        return moving if optimisation.layer_decay is None or not moving else [{"params": moving}]
+    groups = param_groups_weight_decay(module, optimisation.weight_decay, no_weight_decay_list=spared)
+    return [group for group in groups if group["params"]]
+
+
 def _undecayed(module: nn.Module) -> set[str]:
     names = getattr(module, "no_weight_decay", None)
     return set(cast(Iterable[str], names())) if callable(names) else set()
+
+
+def _betas(optimisation: Optimisation) -> dict[str, Any]:
+    if optimisation.betas is None:
+        return {}
+    # Lookahead and its like come before the name.
+    kind = optimisation.optimizer.lower().rpartition("_")[2]
+    if not get_optimizer_info(kind).has_betas:
+        raise ValueError(
+            f"{optimisation.optimizer} has no betas: leave out --betas, or take an optimiser such as adamw"
+        )
+    return {"betas": optimisation.betas}
