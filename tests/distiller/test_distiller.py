@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attention_transfer import AttentionTransfer, Distiller, Input, Schedule, SoftTargets
-from attention_transfer.capture import CaptureError, Tap
+from attention_transfer.capture import CaptureError, Replacement, Tap
 from attention_transfer.data.batch import Batch
 from attention_transfer.methods import GradientLimit, Method, Observed, Phase, Reads, Term
 from attention_transfer.models import Description
@@ -330,7 +330,7 @@ class Given(Method):
     def reads(self, teacher: Description | None, student: Description) -> Reads:
         return Reads(teacher=(Tap("layer1"),), student=(Tap("layer1"),))
 
-    def replace(self, teacher: Observed, parts: nn.Module | None) -> Mapping[Tap, Tensor]:
+    def replace(self, teacher: Observed, reads: Reads, parts: nn.Module | None) -> Mapping[Tap, Replacement]:
         return {Tap("layer1"): teacher.features[0]}
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:

@@ -1,23 +1,30 @@
 """All reading of networks happens in this room: the only one with a hook."""
 
+from attention_transfer.capture.attention import Attention
+from attention_transfer.capture.finding import FoundAttention, find_attention
 from attention_transfer.capture.gradients import (
     can_be_differentiated,
     input_gradient,
     no_recomputation,
     twice_differentiable,
 )
+from attention_transfer.capture.recorder import Replacement
 from attention_transfer.capture.running import Capture, Reading, as_logits
 from attention_transfer.capture.tap import CaptureError, Layout, Tap, spatial
 from attention_transfer.capture.undisturbed import noise, own_buffers, undisturbed
 
 __all__ = [
+    "Attention",
     "Capture",
     "CaptureError",
+    "FoundAttention",
     "Layout",
     "Reading",
+    "Replacement",
     "Tap",
     "as_logits",
     "can_be_differentiated",
+    "find_attention",
     "input_gradient",
     "no_recomputation",
     "noise",

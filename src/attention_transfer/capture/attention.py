@@ -1,6 +1,6 @@
 """One attention call of a network: what it was asked, and what it is answered with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,7 @@ class Attention:
         scale: of the logits.
         bias: added to the logits, broadcastable to (batch, heads, queries, keys); -inf where nothing may be seen.
         weights: the map itself; where it is given, it is what counts.
+        dropout: probability with which the layer drops each weight of the map.
         prefix_tokens: number of tokens before those of the patches (class, distillation, registers).
         grid: rows and columns of the patches; None means a square grid.
     """
@@ -32,6 +33,7 @@ class Attention:
     scale: float = 1.0
     bias: Float[Tensor, "*bias"] | None = None
     weights: Float[Tensor, "b h n m"] | None = None
+    dropout: float = 0.0
     prefix_tokens: int = 0
     grid: tuple[int, int] | None = None
 
@@ -60,13 +62,23 @@ class Attention:
         if self.value is None:
             raise ValueError("the values of this layer were not read")
         if self.weights is not None:
-            return self.weights.to(self.value.dtype) @ self.value
+            return functional.dropout(self.weights.to(self.value.dtype), self.dropout) @ self.value
         if self.query is None or self.key is None:
             raise ValueError("attention needs its map, or query and key")
         kind = self.value.dtype
-        bias = self.bias if self.bias is None or self.bias.dtype == torch.bool else self.bias.to(kind)
-        query, key = self.query.to(kind), self.key.to(kind)
-        return functional.scaled_dot_product_attention(query, key, self.value, attn_mask=bias, scale=self.scale)
+        return functional.scaled_dot_product_attention(
+            self.query.to(kind),
+            self.key.to(kind),
+            self.value,
+            attn_mask=None if self.bias is None else self.bias.to(kind),
+            dropout_p=self.dropout,
+            scale=self.scale,
+        )
+
+    def detach(self) -> "Attention":
+        """The same call as a constant."""
+        tensors = {name: getattr(self, name) for name in ("query", "key", "value", "bias", "weights")}
+        return replace(self, **{name: tensor.detach() for name, tensor in tensors.items() if tensor is not None})
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

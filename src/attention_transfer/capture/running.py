@@ -1,6 +1,5 @@
-"""Reading one network while it runs: the only file with a hook."""
+"""Reading one network while it runs."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from attention_transfer.capture.attention import Attention
+from attention_transfer.capture.hooks import read_module
+from attention_transfer.capture.recorder import Recorder, Replacement, Stop
 from attention_transfer.capture.tap import CaptureError, Tap
 
 
@@ -18,60 +20,13 @@ class Reading:
 
     Args:
         logits: its result; None where it was stopped after the last tap.
-        values: one per tap, as the network laid it out.
+        values: one per tap of a value, as the network laid it out.
+        attention: one per tap of an attention layer, as the network computed it itself, replaced or not.
     """
 
     logits: Tensor | None
     values: Mapping[Tap, Tensor]
-
-
-class _Stop(Exception):  # noqa: N818
-    """Nothing after the last tap needs to run."""
-
-
-@dataclass
-class _Recorder:
-    """What the hooks of one network share. Holds tensors only while the network runs, so that it can be copied."""
-
-    active: bool = False
-    values: dict[Tap, Tensor] = field(default_factory=dict[Tap, Tensor])
-    replaced: Mapping[Tap, Tensor] = field(default_factory=dict[Tap, Tensor])
-    calls: Counter[Tap] = field(default_factory=Counter[Tap])
-    stop_after: tuple[Tap, int] | None = None
-
-    def record(self, tap: Tap, value: Any) -> None:
-        # A later call replaces an earlier one: under checkpointing and for modules used twice nothing piles up.
-        self.values[tap] = value
-        if self.stop_after is not None:
-            self.calls[tap] += 1
-            if self.stop_after == (tap, self.calls[tap]):
-                raise _Stop
-
-
-class _OutputHook:
-    def __init__(self, recorder: _Recorder, tap: Tap) -> None:
-        self.recorder, self.tap = recorder, tap
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if not self.recorder.active:
-            return None
-        if self.tap in self.recorder.replaced:
-            output = self.recorder.replaced[self.tap]
-        self.recorder.record(self.tap, output)
-        return output
-
-
-class _InputHook:
-    def __init__(self, recorder: _Recorder, tap: Tap) -> None:
-        self.recorder, self.tap = recorder, tap
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
-        if not self.recorder.active:
-            return None
-        value = self.recorder.replaced.get(self.tap, args[0])
-        # An activation that works in place would overwrite what was read.
-        self.recorder.record(self.tap, value.clone() if getattr(module, "inplace", False) else value)
-        return (value, *args[1:]) if self.tap in self.recorder.replaced else None
+    attention: Mapping[Tap, Attention] = field(default_factory=dict[Tap, Attention])
 
 
 class Capture:
@@ -90,7 +45,7 @@ class Capture:
         self.model = model
         self.role = role
         self.taps = tuple(dict.fromkeys(taps))
-        self._recorder = _Recorder()
+        self._recorder = Recorder()
         self._handles: list[RemovableHandle] = []
         self._last: tuple[Tap, int] | None = None
         modules = dict(model.named_modules())
@@ -98,17 +53,10 @@ class Capture:
             if tap.module not in modules:
                 raise CaptureError(_no_such_module(tap.module, modules, role))
         for tap in self.taps:
-            module = modules[tap.module]
-            # The first of its hooks, so that the value is the module's own, whatever other hooks make of it.
-            handle = (
-                module.register_forward_hook(_OutputHook(self._recorder, tap))
-                if tap.site == "output"
-                else module.register_forward_pre_hook(_InputHook(self._recorder, tap))
-            )
-            self._handles.append(handle)
+            self._handles += read_module(modules[tap.module], tap, self._recorder)
 
     def run(
-        self, image: Tensor, *, until_last_tap: bool = False, replaced: Mapping[Tap, Tensor] | None = None
+        self, image: Tensor, *, until_last_tap: bool = False, replaced: Mapping[Tap, Replacement] | None = None
     ) -> Reading:
         """Run the network once.
 
@@ -119,26 +67,32 @@ class Capture:
             replaced: values that the network goes on with in place of its own.
         """
         recorder = self._recorder
-        recorder.values, recorder.replaced = {}, replaced or {}
+        recorder.values, recorder.attention, recorder.replaced = {}, {}, replaced or {}
         recorder.active = True
         if torch.compiler.is_compiling():
             logits = as_logits(self.model(image), self.role)
-            recorder.active = False
-        else:
-            recorder.calls.clear()
-            recorder.stop_after = self._last if until_last_tap else None
-            try:
-                logits = as_logits(self.model(image), self.role)
-            except _Stop:
-                logits = None
-            finally:
-                recorder.active = False
-                values, recorder.values, recorder.replaced = recorder.values, {}, {}
-            return Reading(logits, values)
-        values, recorder.values, recorder.replaced = recorder.values, {}, {}
-        return Reading(logits, values)
+            return self._take(logits)
+        recorder.calls.clear()
+        recorder.stop_after = self._last if until_last_tap else None
+        logits = None
+        try:
+            logits = as_logits(self.model(image), self.role)
+            recorder.keep_for_backward(logits)
+        except Stop:
+            pass
+        finally:
+            reading = self._take(logits)
+        return reading
 
-    def probe(self, image: Tensor, *, gradient: bool, replaced: Mapping[Tap, Tensor] | None = None) -> Reading:
+    def _take(self, logits: Tensor | None) -> Reading:
+        """What was read, out of the recorder's hands."""
+        recorder = self._recorder
+        recorder.active = False
+        reading = Reading(logits, recorder.values, recorder.attention)
+        recorder.values, recorder.attention, recorder.replaced = {}, {}, {}
+        return reading
+
+    def probe(self, image: Tensor, *, gradient: bool, replaced: Mapping[Tap, Replacement] | None = None) -> Reading:
         """Run the network once and prove that every tap gives what it promises.
 
         Args:
@@ -151,16 +105,19 @@ class Capture:
                 or carries no gradient.
         """
         order: list[Tap] = []
-        versions: dict[Tap, int] = {}
+        versions: dict[Tap, list[int]] = {}
         record = self._recorder.record
 
         def watch(tap: Tap, value: Any) -> None:
-            if not isinstance(value, Tensor):
+            read = _tensors(value)
+            if not read:
                 raise CaptureError(
                     f"{tap} of the {self.role} gives a {type(value).__name__}, not a tensor; name a module inside it"
                 )
+            if isinstance(value, Attention):
+                self._prove_attention(tap, value)
             order.append(tap)
-            versions[tap] = _version(value)
+            versions[tap] = [_version(tensor) for tensor in read]
             record(tap, value)
 
         self._recorder.record = watch
@@ -176,24 +133,39 @@ class Capture:
         finally:
             self._recorder.record = record
         for tap in self.taps:
-            if tap not in reading.values:
+            value = reading.attention.get(tap) if tap.is_attention else reading.values.get(tap)
+            if value is None:
                 raise CaptureError(
                     f"{tap} of the {self.role} never ran; its network was compiled before (compile the distiller "
                     "instead), or it does not use this module in its forward pass"
+                    + (" or makes no such call there" if tap.is_attention else "")
                 )
-            value = reading.values[tap]
-            if _version(value) != versions[tap]:
+            if [_version(tensor) for tensor in _tensors(value)] != versions[tap]:
                 raise CaptureError(
                     f"{tap} of the {self.role} is overwritten in place after it was read; read the input of the module "
                     "that overwrites it (pre-activation), or build that module with inplace=False"
                 )
-            if gradient and not value.requires_grad and tap not in (replaced or {}):
+            if gradient and not all(tensor.requires_grad for tensor in _tensors(value)) and tap not in (replaced or {}):
                 raise CaptureError(
                     f"{tap} of the {self.role} carries no gradient, so nothing could be learned there: its parameters "
                     "are frozen, it is detached, or checkpointed with use_reentrant=True (use use_reentrant=False)"
                 )
         self._last = (order[-1], order.count(order[-1])) if order else None
         return reading
+
+    def _prove_attention(self, tap: Tap, attention: Attention) -> None:
+        """Refuse what no method could use: maps that are drawn anew each time, and calls of other dimensions."""
+        if self.role == "teacher" and attention.dropout:
+            raise CaptureError(
+                f"{tap} of the teacher drops {attention.dropout:.0%} of its weights at random: put its attention "
+                "dropout to 0, so that every image has one attention map"
+            )
+        for tensor in _tensors(attention):
+            if tensor.ndim != 4:
+                raise CaptureError(
+                    f"{tap} of the {self.role} is computed on tensors of shape {tuple(tensor.shape)}; wanted are "
+                    "(batch, heads, tokens, channels)"
+                )
 
     def close(self) -> None:
         """Take every hook off the network."""
@@ -213,6 +185,13 @@ def as_logits(output: Any, role: str) -> Tensor:
         shape = f" of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else ""
         raise CaptureError(f"the {role} returns a {type(output).__name__}{shape}; wanted is a tensor (batch, classes)")
     return logits
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """What must carry a gradient, and not change, of what was read."""
+    if isinstance(value, Attention):
+        return [each for each in (value.query, value.key, value.weights) if each is not None]
+    return [value] if isinstance(value, Tensor) else []
 
 
 def _version(value: Tensor) -> int:

@@ -7,6 +7,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
+Site = Literal["output", "input", "attention", "softmax", "map"]
 Layout = Literal["nchw", "nhwc", "tokens"]
 
 
@@ -21,20 +22,30 @@ class Tap:
     Args:
         module: dotted path of a submodule, as in `named_modules()`.
         site: its `output`, or its first positional `input` (the way to read a value before the activation that
-            follows). A module called several times in one forward counts with its last call.
+            follows); or attention: a call of torch's fused kernel (`attention`) or of a softmax (`softmax`) inside the
+            module, or its first positional input where that is an attention map (`map`). A module called several times
+            in one forward counts with its last call.
         layout: how the value is laid out: `nchw`, `nhwc`, or `tokens` (batch, prefix + h·w, channels). A value of three
             dimensions always counts as tokens, one of four dimensions never.
-        prefix_tokens: tokens before those of the patches (class, distillation, registers); only for `tokens`.
-        grid: rows and columns of the patches; None means a square grid; only for `tokens`.
+        prefix_tokens: tokens before those of the patches (class, distillation, registers); only for `tokens` and
+            attention.
+        grid: rows and columns of the patches; None means a square grid; likewise.
     """
 
     module: str
-    site: Literal["output", "input"] = "output"
+    site: Site = "output"
     layout: Layout = "nchw"
     prefix_tokens: int = 0
     grid: tuple[int, int] | None = None
 
+    @property
+    def is_attention(self) -> bool:
+        """Whether an attention layer is read here, not a value."""
+        return self.site in ("attention", "softmax", "map")
+
     def __str__(self) -> str:
+        if self.is_attention:
+            return f"attention of {self.module}"
         return self.module if self.site == "output" else f"input of {self.module}"
 
 

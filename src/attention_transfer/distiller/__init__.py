@@ -9,14 +9,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attention_transfer.capture import CaptureError, Tap, can_be_differentiated, noise, undisturbed
+from attention_transfer.capture import CaptureError, Replacement, Tap, can_be_differentiated, noise, undisturbed
 from attention_transfer.data.batch import Batch
-from attention_transfer.distiller.bound import Bound, bind, why_no_gradient
+from attention_transfer.distiller.bound import Bound, bind, check_methods, why_no_gradient
 from attention_transfer.distiller.network import Network, Seen, Wanted
 from attention_transfer.methods import Method, Observed, Phase, Term
 from attention_transfer.methods.limits import limited_gradients, sum_of
 from attention_transfer.methods.maps import at_least_float32
-from attention_transfer.models import Input, Renormalise, check_pair, describe
+from attention_transfer.models import Input, Renormalise, check_pair, describe, with_attention
 
 TASK = "ce"
 
@@ -93,10 +93,16 @@ class Distiller(nn.Module):
         self.task_weight = task_weight
         self.phase = Phase("all")
         self._epoch = self._phase_start = 0
+        check_methods(methods)
+        self.teacher_images = Renormalise(student_input, teacher_input).to(example)
         student_description = describe(student)
         teacher_description = describe(teacher) if teacher is not None else None
+        if any(method.reads_attention for method in methods):
+            student_description = with_attention(student_description, student, example, "student")
+            if teacher is not None and teacher_description is not None:
+                seen = self.teacher_images(example)
+                teacher_description = with_attention(teacher_description, teacher, seen, "teacher")
         self._bound = bind(methods, teacher_description, student_description)
-        self.teacher_images = Renormalise(student_input, teacher_input).to(example)
         # In a tuple, so that nn.Module does not register it: it must stay out of parameters() and state_dict().
         self._teacher = () if teacher is None else (teacher,)
         self._teacher_frozen: list[tuple[nn.Parameter, bool]] = []
@@ -248,10 +254,14 @@ class Distiller(nn.Module):
         loss = sum_of([term.weighted for term in terms.values()])
         return Output(loss, terms, student.reading.logits, teacher_logits)
 
-    def _replacements(self, teacher: Seen | None, parts: nn.ModuleDict) -> dict[Tap, Tensor]:
-        replaced: dict[Tap, Tensor] = {}
+    def _replacements(self, teacher: Seen | None, parts: nn.ModuleDict) -> dict[Tap, Replacement]:
+        replaced: dict[Tap, Replacement] = {}
         for bound in self._bound:
-            replaced |= bound.method.replace(self._of_teacher(teacher, bound), part(parts, bound.name))
+            given = bound.method.replace(self._of_teacher(teacher, bound), bound.reads, part(parts, bound.name))
+            twice = sorted(str(tap) for tap in given.keys() & replaced.keys())
+            if twice:
+                raise ValueError(f"two methods replace {', '.join(twice)} of the student: leave one of them out")
+            replaced |= given
         return replaced
 
     def _of_teacher(self, seen: Seen | None, bound: Bound) -> Observed:

@@ -30,13 +30,26 @@ class Bound:
     def of_teacher(self) -> Wanted:
         """What it reads of the teacher."""
         reads = self.reads
-        return Wanted(reads.teacher, reads.teacher_logits, self._pooled(reads.teacher), reads.teacher_gradient)
+        return Wanted(
+            reads.teacher,
+            reads.teacher_logits,
+            self._pooled(reads.teacher),
+            reads.teacher_gradient,
+            attention=reads.teacher_attention,
+        )
 
     @property
     def of_student(self) -> Wanted:
         """What it reads of the student."""
         reads = self.reads
-        return Wanted(reads.student, True, self._pooled(reads.student), reads.student_gradient, reads.flipped_gradient)
+        return Wanted(
+            reads.student,
+            True,
+            self._pooled(reads.student),
+            reads.student_gradient,
+            reads.flipped_gradient,
+            reads.student_attention,
+        )
 
     def _pooled(self, taps: tuple[Tap, ...]) -> tuple[Tap, ...]:
         return taps if self.reads.heads else ()
@@ -47,17 +60,24 @@ def bind(methods: Sequence[Method], teacher: Description | None, student: Descri
 
     Raises:
         ValueError: if the networks lack what a method reads.
-        TypeError: for anything but a sequence of methods.
     """
-    if not isinstance(methods, Sequence) or not all(isinstance(method, Method) for method in methods):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(
-            f"methods must be a list of methods such as [AttentionTransfer(weight=1000.0)], not {methods!r}"
-        )
     decided = [method.resolved(teacher, student) for method in methods]
     return [
         Bound(method, name, method.reads(teacher, student), None if method.schedule.constant else torch.tensor(0.0))
         for method, name in zip(decided, _names(decided), strict=True)
     ]
+
+
+def check_methods(methods: Sequence[Method]) -> None:
+    """Refuse anything but a sequence of methods.
+
+    Raises:
+        TypeError: for it.
+    """
+    if not isinstance(methods, Sequence) or not all(isinstance(method, Method) for method in methods):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"methods must be a list of methods such as [AttentionTransfer(weight=1000.0)], not {methods!r}"
+        )
 
 
 def why_no_gradient(term: str, error: str) -> str:

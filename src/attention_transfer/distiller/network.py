@@ -12,6 +12,7 @@ from attention_transfer.capture import (
     Capture,
     CaptureError,
     Reading,
+    Replacement,
     Tap,
     as_logits,
     input_gradient,
@@ -36,6 +37,7 @@ class Wanted:
         pooled: those of the taps whose mean the linear head must take; where there are any, the head is read too.
         gradient: whether the gradient of the loss with respect to the image is.
         flipped_gradient: whether that of the mirrored image is.
+        attention: attention layers, in the order in which the method receives them.
     """
 
     taps: tuple[Tap, ...] = ()
@@ -43,10 +45,11 @@ class Wanted:
     pooled: tuple[Tap, ...] = ()
     gradient: bool = False
     flipped_gradient: bool = False
+    attention: tuple[Tap, ...] = ()
 
     @property
     def anything(self) -> bool:
-        return bool(self.taps) or self.logits or self.differentiated
+        return bool(self.taps or self.attention) or self.logits or self.differentiated
 
     @property
     def differentiated(self) -> bool:
@@ -62,6 +65,7 @@ class Wanted:
             tuple(dict.fromkeys(tap for wanted in each for tap in wanted.pooled)),
             any(wanted.gradient for wanted in each),
             any(wanted.flipped_gradient for wanted in each),
+            tuple(dict.fromkeys(tap for wanted in each for tap in wanted.attention)),
         )
 
 
@@ -105,9 +109,9 @@ class Network:
         self.model, self.role, self.wanted, self.head = model, role, wanted, head
         self._transform = transform or nn.Identity()
         self._proving = False
-        self._capture = Capture(model, wanted.taps, role)
+        self._capture = Capture(model, (*wanted.taps, *wanted.attention), role)
 
-    def read(self, image: Tensor, label: Tensor | None, replaced: Mapping[Tap, Tensor] | None = None) -> Seen:
+    def read(self, image: Tensor, label: Tensor | None, replaced: Mapping[Tap, Replacement] | None = None) -> Seen:
         """Run it once, and differentiate it if that is wanted.
 
         Args:
@@ -119,7 +123,7 @@ class Network:
             image, label, lambda x: self._capture.run(x, until_last_tap=not self._to_its_end, replaced=replaced)
         )
 
-    def probe(self, image: Tensor, label: Tensor | None, replaced: Mapping[Tap, Tensor] | None = None) -> Seen:
+    def probe(self, image: Tensor, label: Tensor | None, replaced: Mapping[Tap, Replacement] | None = None) -> Seen:
         """The same on noise, with proof of everything that is read.
 
         Raises:
@@ -156,6 +160,7 @@ class Network:
             head,
             seen.gradient if wanted.gradient else None,
             seen.flipped_gradient if wanted.flipped_gradient else None,
+            tuple(reading.attention[tap] for tap in wanted.attention),
         )
 
     def close(self) -> None:
@@ -193,6 +198,7 @@ class Network:
                 reading,
                 logits=None if reading.logits is None else reading.logits.detach(),
                 values={tap: value.detach() for tap, value in reading.values.items()},
+                attention={tap: attention.detach() for tap, attention in reading.attention.items()},
             )
         return Seen(reading, gradient, flipped)
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attention_transfer.capture import Tap
+from attention_transfer.capture import Attention, Replacement, Tap
 from attention_transfer.data.batch import Batch
 from attention_transfer.models.description import Description
 
@@ -103,6 +103,8 @@ class Reads:
         teacher_gradient: whether it needs the gradient of the teacher's cross-entropy with respect to the image.
         student_gradient: likewise of the student, differentiable once more.
         flipped_gradient: likewise of the student on mirrored images, mirrored back.
+        teacher_attention: attention layers of the teacher, in the order in which the method receives them.
+        student_attention: of the student, likewise.
     """
 
     teacher: tuple[Tap, ...] = ()
@@ -114,6 +116,8 @@ class Reads:
     teacher_gradient: bool = False
     student_gradient: bool = False
     flipped_gradient: bool = False
+    teacher_attention: tuple[Tap, ...] = ()
+    student_attention: tuple[Tap, ...] = ()
 
     @property
     def input_gradient(self) -> bool:
@@ -145,6 +149,7 @@ class Observed:
         gradient: ∂(cross-entropy of each image)/∂(image), of the shape of the image as the student receives it; None
             where nothing asked for it.
         flipped_gradient: the same of the mirrored image, mirrored back.
+        attention: one per attention layer of `Reads`, in its order, as the network computed it itself.
     """
 
     logits: Float[Tensor, "b k"] | None
@@ -152,6 +157,7 @@ class Observed:
     head: Head | None = None
     gradient: Float[Tensor, "b c h w"] | None = None
     flipped_gradient: Float[Tensor, "b c h w"] | None = None
+    attention: tuple[Attention, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -184,6 +190,7 @@ class Method(ABC):
 
     key: ClassVar[str]
     teacher_mode: ClassVar[Literal["eval", "train"]] = "eval"
+    reads_attention: ClassVar[bool] = False
     phases: ClassVar[tuple[Phase, ...]] = ()
 
     weight: float = 1.0
@@ -215,9 +222,19 @@ class Method(ABC):
         del teacher, student
         return None
 
-    def replace(self, teacher: Observed, parts: nn.Module | None) -> Mapping[Tap, Tensor]:
-        """Values that the student is given in place of its own, by tap of the student."""
-        del teacher, parts
+    def replace(self, teacher: Observed, reads: Reads, parts: nn.Module | None) -> Mapping[Tap, Replacement]:
+        """What the student is given in place of its own, by tap of the student.
+
+        Args:
+            teacher: what was read of it.
+            reads: what `reads` returned, so that values can be given their places.
+            parts: what `parts` returned.
+
+        Returns:
+            For a tap of a value, the value; for an attention layer, a function from the student's own call to the one
+            that is computed instead.
+        """
+        del teacher, reads, parts
         return {}
 
     @abstractmethod

@@ -1,5 +1,6 @@
 """Networks: ours by name, everybody's by library and name, and what can be read from any of them."""
 
+from attention_transfer.models.attention import attention_layers, with_attention
 from attention_transfer.models.build import TransformersClassifier, bare, build
 from attention_transfer.models.description import Description, Input, Stage
 from attention_transfer.models.external import describe
@@ -18,6 +19,7 @@ __all__ = [
     "Stage",
     "TransformersClassifier",
     "WeightsError",
+    "attention_layers",
     "bare",
     "build",
     "check_pair",
@@ -26,4 +28,5 @@ __all__ = [
     "open_model",
     "read_weights",
     "save_model",
+    "with_attention",
 ]

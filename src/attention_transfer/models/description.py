@@ -49,6 +49,10 @@ class Description:
             whoever uses it proves it (`prove_class_maps`).
         architecture: qualified name of the network's class, without a wrapper of ours; equal for networks that differ
             in depth and width only.
+        attention: its layers of self-attention, input to output. These three are found by running the network, and
+            only where somebody asks for them (`with_attention`).
+        attention_elsewhere: places outside of its blocks, or where a few queries look at all tokens.
+        attention_unread: blocks that hold attention of which nothing could be read.
     """
 
     stages: tuple[Stage, ...]
@@ -57,6 +61,9 @@ class Description:
     convolutional: bool = True
     pooled: Tap | None = None
     architecture: str = ""
+    attention: tuple[Tap, ...] = ()
+    attention_elsewhere: tuple[Tap, ...] = ()
+    attention_unread: tuple[str, ...] = ()
 
     def tap(self, module: str, site: Literal["output", "input"] = "output") -> Tap:
         """A place named by the user, with the layout that the stages of this network have."""

@@ -62,9 +62,9 @@ def _stages(model: nn.Module) -> tuple[tuple[Stage, ...], Layout | None]:
     layout = _layout(model, found)
     stages: list[Stage] = []
     if layout is not None:
-        grid = _grid(model) if layout == "tokens" else None
+        grid = attention_grid(model) if layout == "tokens" else None
         for index, path in enumerate(found.paths):
-            prefix = _prefix_tokens(model, index) if layout == "tokens" else 0
+            prefix = prefix_tokens(model, index) if layout == "tokens" else 0
             output = Tap(path, "output", layout, prefix, grid)
             stages.append(Stage(output, before_activation(model, output)))
     return tuple(stages), layout
@@ -121,7 +121,7 @@ def _layout(model: nn.Module, found: FoundStages) -> Layout | None:
     return None if attention and _library(model) not in ("timm", "torchvision", "transformers") else "nchw"
 
 
-def _prefix_tokens(model: nn.Module, stage: int) -> int:
+def prefix_tokens(model: nn.Module, stage: int) -> int:
     """Tokens before those of the patches at one stage."""
     model = _wrapped(model)
     if any(hasattr(model, name) for name in _LATE_CLASS_TOKEN) or stage < getattr(model, "local_up_to_layer", 0):
@@ -136,7 +136,7 @@ def _prefix_tokens(model: nn.Module, stage: int) -> int:
     return counts
 
 
-def _grid(model: nn.Module) -> tuple[int, int] | None:
+def attention_grid(model: nn.Module) -> tuple[int, int] | None:
     """Rows and columns of the patches; None where they depend on the image (then they are square)."""
     model = _wrapped(model)
     embed = getattr(model, "patch_embed", None)
@@ -187,7 +187,7 @@ def _pooled(model: nn.Module, head: str | None, stages: tuple[Stage, ...]) -> Ta
     if head is None or any(hasattr(inner, name) for name in _SCRAMBLED):
         return None
     wrapper = "" if inner is model else "wrapped."
-    usual = stages[-1].output if stages else Tap("", prefix_tokens=_prefix_tokens(model, 0))
+    usual = stages[-1].output if stages else Tap("", prefix_tokens=prefix_tokens(model, 0))
     ends = [stage.output.module.removeprefix(wrapper) for stage in stages]
     pooled = find_pooled(inner, head.removeprefix(wrapper), ends, usual)
     return replace(pooled, module=wrapper + pooled.module) if pooled is not None else None

@@ -1,0 +1,193 @@
+"""The hooks themselves. Each knows one module, and works only while its network is being read."""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
+
+from attention_transfer.capture.attention import Attention
+from attention_transfer.capture.recorder import Recorder
+from attention_transfer.capture.tap import Tap
+
+SOFTMAXES = (torch.softmax, Tensor.softmax, functional.softmax)
+
+
+def read_module(module: nn.Module, tap: Tap, recorder: Recorder) -> list[RemovableHandle]:
+    """Attach what reads a place of one module, and replaces what is read there."""
+    if tap.site == "output":
+        # The first of its hooks, so that the value is the module's own, whatever other hooks make of it.
+        return [module.register_forward_hook(_OutputHook(recorder, tap))]
+    if tap.site == "input":
+        return [module.register_forward_pre_hook(_InputHook(recorder, tap))]
+    if tap.site == "map":
+        return [module.register_forward_pre_hook(_MapHook(recorder, tap))]
+    enter = _EnterHook(recorder, tap)
+    return [
+        module.register_forward_pre_hook(enter, prepend=True),
+        # Left also where the network is stopped or fails.
+        module.register_forward_hook(_LeaveHook(enter), always_call=True),
+    ]
+
+
+class _OutputHook:
+    def __init__(self, recorder: Recorder, tap: Tap) -> None:
+        self.recorder, self.tap = recorder, tap
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        replaced = self.recorder.here()
+        if replaced is None:
+            return None
+        output = replaced.get(self.tap, output)
+        if self.recorder.active:
+            self.recorder.record(self.tap, output)
+        return output
+
+
+class _InputHook:
+    def __init__(self, recorder: Recorder, tap: Tap) -> None:
+        self.recorder, self.tap = recorder, tap
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
+        replaced = self.recorder.here()
+        if replaced is None:
+            return None
+        value: Any = replaced.get(self.tap, args[0])
+        if self.recorder.active:
+            # An activation that works in place would overwrite what was read.
+            self.recorder.record(self.tap, value.clone() if getattr(module, "inplace", False) else value)
+        return (value, *args[1:]) if self.tap in replaced else None
+
+
+class _MapHook(_InputHook):
+    """Reads an attention map where a network hands it from one module to the next."""
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
+        replaced = self.recorder.here()
+        if replaced is None:
+            return None
+        given = _answer(_written_out(args[0], self.tap), self.tap, self.recorder, replaced)
+        return None if given is None else (given.map().to(args[0].dtype), *args[1:])
+
+
+class _EnterHook:
+    """Intercepts attention inside one module, from the beginning of its forward pass."""
+
+    def __init__(self, recorder: Recorder, tap: Tap) -> None:
+        self.recorder, self.tap = recorder, tap
+        self.entered: list[_Interception | None] = []
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        replaced = self.recorder.here()
+        mode = None if replaced is None else _Interception(self.recorder, self.tap, replaced)
+        if mode is not None:
+            mode.__enter__()
+        self.entered.append(mode)
+
+
+class _LeaveHook:
+    """Its end."""
+
+    def __init__(self, enter: _EnterHook) -> None:
+        self.enter = enter
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        mode = self.enter.entered.pop() if self.enter.entered else None
+        if mode is not None:
+            mode.__exit__(None, None, None)
+
+
+class _Interception(TorchFunctionMode):
+    """Between a module and torch: sees each call, and answers those of attention."""
+
+    def __init__(self, recorder: Recorder, tap: Tap, replaced: Mapping[Tap, Any]) -> None:
+        super().__init__()
+        self.recorder, self.tap, self.replaced = recorder, tap, replaced
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is functional.multi_head_attention_forward:
+            # While a call is answered its mode is off; what torch's own module calls inside must be seen too.
+            with self:
+                return open_multi_head_attention(*args, **kwargs)
+        if self.tap.site == "attention" and func is functional.scaled_dot_product_attention:
+            given = _answer(fused_call(*args, **kwargs, tap=self.tap), self.tap, self.recorder, self.replaced)
+            return func(*args, **kwargs) if given is None else given.result()
+        result = func(*args, **kwargs)
+        if self.tap.site == "softmax" and func in SOFTMAXES:
+            given = _answer(_written_out(result, self.tap), self.tap, self.recorder, self.replaced)
+            return result if given is None else given.map().to(result.dtype)
+        return result
+
+
+def fused_call(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    *,
+    tap: Tap,
+) -> Attention:
+    """What a call of torch's `scaled_dot_product_attention` computes."""
+    if enable_gqa:
+        groups = query.shape[-3] // key.shape[-3]
+        key, value = (each.repeat_interleave(groups, -3) for each in (key, value))
+    bias = attn_mask
+    if is_causal:
+        seen = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
+        bias = seen if bias is None else bias
+    if bias is not None and bias.dtype == torch.bool:
+        bias = torch.zeros_like(bias, dtype=query.dtype).masked_fill(~bias, float("-inf"))
+    return Attention(
+        query,
+        key,
+        value,
+        scale=query.shape[-1] ** -0.5 if scale is None else scale,
+        bias=bias,
+        dropout=dropout_p,
+        prefix_tokens=tap.prefix_tokens,
+        grid=tap.grid,
+    )
+
+
+def _written_out(weights: Tensor, tap: Tap) -> Attention:
+    return Attention(weights=weights, prefix_tokens=tap.prefix_tokens, grid=tap.grid)
+
+
+def _answer(own: Attention, tap: Tap, recorder: Recorder, replaced: Mapping[Tap, Any]) -> Attention | None:
+    """Record a call, and give what the network goes on with instead; None for its own."""
+    if recorder.active:
+        recorder.record(tap, own)
+    return replaced[tap](own) if tap in replaced else None
+
+
+def _without_dispatch() -> Callable[..., Any]:
+    """torch's function behind `nn.MultiheadAttention`, entered without asking the modes that are on.
+
+    They would otherwise be given the whole function again, and never what it calls.
+    """
+    function = functional.multi_head_attention_forward
+    assert isinstance(function, FunctionType)
+    scope = {**function.__globals__, "has_torch_function": _nobody}
+    return FunctionType(function.__code__, scope, function.__name__, function.__defaults__, function.__closure__)
+
+
+def _nobody(tensors: Sequence[Any]) -> bool:
+    return False
+
+
+open_multi_head_attention = _without_dispatch()

@@ -1,0 +1,143 @@
+"""The attention layers of a network: which there are, and which of them can be read."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attention_transfer.capture import FoundAttention, Tap, find_attention, noise
+from attention_transfer.models.description import Description
+from attention_transfer.models.external import attention_grid, prefix_tokens
+from attention_transfer.models.structure import has_attention
+
+_NUMBERED = re.compile(r"(.*?)(\d+)")
+# What says most about a layer comes first: query and key, the map as it is used, a softmax on the way to it.
+_BEST_FIRST = ("attention", "map", "softmax")
+# They mix channels, not tokens, by maps that look alike (XCiT, EdgeNeXt, DaViT).
+_OVER_CHANNELS = re.compile("XCA|CrossCovarianceAttn|ChannelAttention.*")
+
+
+def with_attention(
+    description: Description, model: nn.Module, image: Float[Tensor, "b 3 h w"], role: str
+) -> Description:
+    """A network's description with its attention layers, found by running it once on noise.
+
+    A layer is a place of self-attention inside a numbered block. Calls outside of blocks (attention pooling) and those
+    of a few queries over all tokens (class attention) are listed apart; so are blocks that hold attention of which
+    nothing could be read.
+
+    Args:
+        description: of the network.
+        model: left as it was.
+        image: of the shape, type and device of training, as this network receives it; its values are not looked at.
+        role: `teacher` or `student`, for messages.
+
+    Raises:
+        CaptureError: if it cannot run on such images.
+    """
+    batch = noise(image)
+    seen: dict[str, list[FoundAttention]] = {}
+    for found in find_attention(model, batch, role):
+        if not _over_channels(model, found.module):
+            seen.setdefault(_block(found.module) or found.module, []).append(found)
+    layers: list[FoundAttention] = []
+    elsewhere: list[FoundAttention] = []
+    for block, places in seen.items():
+        best = min((place.site for place in places), key=_BEST_FIRST.index)
+        for place in places:
+            if place.site == best:
+                whole = place.is_self_attention and place.calls == 1 and _block(block) != ""
+                (layers if whole else elsewhere).append(place)
+    # In blocks of class attention there is nothing else to read.
+    read = [place.module for place in (*layers, *(place for place in elsewhere if place.shape[2] == 1))]
+    return replace(
+        description,
+        attention=tuple(_tap(model, place, index, len(batch)) for index, place in enumerate(layers)),
+        attention_elsewhere=tuple(Tap(place.module, place.site) for place in elsewhere),
+        attention_unread=tuple(
+            block for block in _attention_blocks(model) if not any(_within(module, block) for module in read)
+        ),
+    )
+
+
+def attention_layers(description: Description, role: str, named: Sequence[str] | None = None) -> tuple[Tap, ...]:
+    """The attention layers of a network, input to output.
+
+    Args:
+        description: with attention, see `with_attention`.
+        role: `teacher` or `student`, for messages.
+        named: modules chosen by the user instead of all layers: the attention module, its softmax, or the module that
+            its map is handed to. They may lie outside of blocks.
+
+    Raises:
+        ValueError: if there are none, if blocks hold attention that cannot be read, or a name is not among the places
+            where attention was seen.
+    """
+    if named is not None:
+        places = {tap.module: tap for tap in (*description.attention, *description.attention_elsewhere)}
+        strange = [name for name in named if name not in places]
+        if strange or not named:
+            raise ValueError(
+                f"no attention of the {role} can be read at {', '.join(strange) or '(no name given)'}; it was seen at "
+                f"{_listed(list(places)) or 'no module'}"
+            )
+        return tuple(places[name] for name in named)
+    if description.attention_unread:
+        raise ValueError(
+            f"the {role} has {len(description.attention_unread)} blocks whose attention cannot be read, "
+            f"{_listed(description.attention_unread)}, beside {len(description.attention)} that can: it is written by "
+            "hand there, in a form that is neither torch's fused attention nor one softmax over (batch, heads, "
+            "queries, keys). Open the network with fused attention (transformers: attn_implementation='sdpa'), or name "
+            f"the layers to use; attention was seen at {_listed(_places(description)) or 'no module'}"
+        )
+    if not description.attention:
+        elsewhere = f"; outside of blocks there is {_listed(_places(description))}" if _places(description) else ""
+        raise ValueError(
+            f"the {role} has no self-attention layers, so no attention patterns can be transferred: use a vision "
+            f"transformer, or a method for networks of convolutions such as AttentionTransfer{elsewhere}"
+        )
+    return description.attention
+
+
+def _places(description: Description) -> list[str]:
+    return [tap.module for tap in (*description.attention, *description.attention_elsewhere)]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (", …" if len(names) > 6 else "")
+
+
+def _over_channels(model: nn.Module, path: str) -> bool:
+    """Whether a module, or the one that it belongs to, mixes channels."""
+    owners = (path, path.rpartition(".")[0])
+    return any(_OVER_CHANNELS.fullmatch(type(model.get_submodule(owner)).__name__) for owner in owners)
+
+
+def _block(path: str) -> str:
+    """The innermost numbered module that a module lies in, such as `blocks.3` or `encoder_layer_3`; empty for none."""
+    names = path.split(".")
+    numbered = [i for i, name in enumerate(names) if _NUMBERED.fullmatch(name)]
+    return ".".join(names[: numbered[-1] + 1]) if numbered else ""
+
+
+def _attention_blocks(model: nn.Module) -> list[str]:
+    """Numbered modules that hold attention and no smaller ones that do."""
+    holding = [
+        path for path, module in model.named_modules() if path and _block(path) == path and has_attention(module)
+    ]
+    return [path for path in holding if not any(other != path and _within(other, path) for other in holding)]
+
+
+def _within(path: str, block: str) -> bool:
+    return path == block or path.startswith(f"{block}.")
+
+
+def _tap(model: nn.Module, place: FoundAttention, index: int, batch: int) -> Tap:
+    # Windows lie in the batch; they hold neither class tokens nor the grid of the image.
+    windows = place.shape[0] != batch
+    prefix, grid = (0, None) if windows else (prefix_tokens(model, index), attention_grid(model))
+    if grid is not None and grid[0] * grid[1] + prefix != place.shape[2]:
+        grid = None
+    return Tap(place.module, place.site, "tokens", prefix, grid)
