@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import pytest
 import torch
@@ -360,7 +360,9 @@ def test_images_of_a_size_that_a_network_was_not_built_for_are_refused(small_pai
 class TeacherInTraining(SoftTargets):
     """Soft targets of a teacher whose batch norm follows the batch."""
 
-    teacher_mode: ClassVar = "train"
+    @property
+    def teacher_mode(self) -> Literal["eval", "train", "same noise"]:
+        return "train"
 
 
 def test_a_method_may_ask_for_a_teacher_in_training_mode(small_pair: Pair) -> None:

@@ -2,21 +2,22 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attention_transfer.capture import CaptureError, Replacement, Tap, can_be_differentiated, noise, undisturbed
+from attention_transfer.capture import Replacement, Tap, noise, undisturbed
 from attention_transfer.data.batch import Batch
-from attention_transfer.distiller.bound import Bound, bind, check_methods, why_no_gradient
+from attention_transfer.distiller.bound import Bound, bind, check_methods, described
+from attention_transfer.distiller.deployed import Deployed
 from attention_transfer.distiller.network import Network, Seen, Wanted
+from attention_transfer.distiller.reached import parameters_reached
 from attention_transfer.methods import Method, Observed, Phase, Term
 from attention_transfer.methods.limits import limited_gradients, sum_of
 from attention_transfer.methods.maps import at_least_float32
-from attention_transfer.models import Input, Renormalise, check_pair, describe, with_attention
+from attention_transfer.models import Input, Renormalise, check_pair
 
 TASK = "ce"
 
@@ -93,15 +94,13 @@ class Distiller(nn.Module):
         self.task_weight = task_weight
         self.phase = Phase("all")
         self._epoch = self._phase_start = 0
+        self._same_noise = self._replaces = False
         check_methods(methods)
         self.teacher_images = Renormalise(student_input, teacher_input).to(example)
-        student_description = describe(student)
-        teacher_description = describe(teacher) if teacher is not None else None
-        if any(method.reads_attention for method in methods):
-            student_description = with_attention(student_description, student, example, "student")
-            if teacher is not None and teacher_description is not None:
-                seen = self.teacher_images(example)
-                teacher_description = with_attention(teacher_description, teacher, seen, "teacher")
+        student_description = described(student, example, methods, "student")
+        teacher_description = (
+            None if teacher is None else described(teacher, self.teacher_images(example), methods, "teacher")
+        )
         self._bound = bind(methods, teacher_description, student_description)
         # In a tuple, so that nn.Module does not register it: it must stay out of parameters() and state_dict().
         self._teacher = () if teacher is None else (teacher,)
@@ -148,6 +147,18 @@ class Distiller(nn.Module):
         if index is None and any(bound.reads.index for bound in self._bound):
             raise ValueError("index is needed by a method: give the images' places in their data set as third argument")
         return self._step(images, labels, index)
+
+    def predict(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
+        """Logits of the student as it is used after training: by itself, or where a method replaces something in it,
+        with what the teacher gives for these images.
+
+        Args:
+            images: as the student expects them.
+        """
+        teacher = self._read_teacher(images, None) if self._replaces else None
+        logits = self._student.read(images, None, self._replacements(teacher, self.parts)).reading.logits
+        assert logits is not None
+        return logits
 
     def backward(self, out: Output) -> None:
         """Accumulate the gradient of a step; the same as `out.loss.backward()` unless a term limits its gradient."""
@@ -216,6 +227,12 @@ class Distiller(nn.Module):
         """The frozen teacher."""
         return self._teacher[0] if self._teacher else None
 
+    @property
+    def deployed(self) -> nn.Module:
+        """The network as it is used after training: the student itself, or where a method replaces something in it,
+        one module that runs student and teacher. Good for measuring only; it gives logits and no terms."""
+        return Deployed(self, self.predict) if self._replaces else self.student
+
     def detach(self) -> None:
         """Leave both networks without a hook, and the teacher's parameters as trainable as they came."""
         self._student.close()
@@ -246,13 +263,23 @@ class Distiller(nn.Module):
     # ------------------------------------------------------------------ inside
 
     def _step(self, images: Tensor, labels: Tensor | None, index: Tensor | None) -> Output:
-        teacher = self._taught_by.read(images, labels) if self._taught_by is not None else None
+        teacher = self._read_teacher(images, labels)
         student = self._student.read(images, labels, self._replacements(teacher, self.parts))
         assert student.reading.logits is not None
         terms = self._terms(Batch(images, labels, index), teacher, student, self.parts)
         teacher_logits = teacher.reading.logits if teacher is not None and self.reads_teacher_logits else None
         loss = sum_of([term.weighted for term in terms.values()])
         return Output(loss, terms, student.reading.logits, teacher_logits)
+
+    def _read_teacher(self, images: Tensor, labels: Tensor | None) -> Seen | None:
+        if self._taught_by is None:
+            return None
+        if not self._same_noise:
+            return self._taught_by.read(images, labels)
+        accelerators = [] if images.device.type == "cpu" else [images.device.index or 0]
+        # Given back afterwards: the student draws the same numbers.
+        with torch.random.fork_rng(accelerators, device_type="cuda" if not accelerators else images.device.type):
+            return self._taught_by.read(images, labels)
 
     def _replacements(self, teacher: Seen | None, parts: nn.ModuleDict) -> dict[Tap, Replacement]:
         replaced: dict[Tap, Replacement] = {}
@@ -312,6 +339,7 @@ class Distiller(nn.Module):
             if module is not None:
                 parts[bound.name] = module.to(image.device)
         replaced = self._replacements(teacher, parts)
+        self._replaces = bool(replaced)
         if replaced:
             student = self._student.probe(image, label, replaced)
         assert student.reading.logits is not None
@@ -322,22 +350,7 @@ class Distiller(nn.Module):
         named |= {f"parts.{name}": p for name, p in parts.named_parameters() if p.requires_grad}
         if not named:
             raise ValueError("nothing to train: every parameter of the student is frozen")
-        for name, term in terms.items():
-            if not term.value.requires_grad:
-                raise CaptureError(f"the term {name!r} does not depend on any trainable parameter of the student")
-        reached: dict[str, frozenset[str]] = {}
-        for name, term in terms.items():
-            if not can_be_differentiated(term.value):
-                raise CaptureError(why_no_gradient(name, "it has no second derivative"))
-            try:
-                gradients = torch.autograd.grad(term.value, list(named.values()), retain_graph=True, allow_unused=True)
-            except RuntimeError as error:
-                raise CaptureError(why_no_gradient(name, str(error))) from error
-            pairs = zip(named, cast(list[Tensor | None], gradients), strict=True)
-            reached[name] = frozenset(path for path, gradient in pairs if gradient is not None)
-            if not reached[name]:
-                raise CaptureError(f"the term {name!r} does not depend on any trainable parameter")
-        return parts, reached
+        return parts, parameters_reached(terms, named)
 
     @property
     def _needs_labels(self) -> bool:
@@ -352,7 +365,9 @@ class Distiller(nn.Module):
 
     def _set_teacher_mode(self) -> None:
         if self.teacher is not None:
-            self.teacher.train(any(bound.method.teacher_mode == "train" for bound in self._bound))
+            modes = {bound.method.teacher_mode for bound in self._bound}
+            self._same_noise = "same noise" in modes and self.training
+            self.teacher.train("train" in modes or self._same_noise)
 
 
 def part(parts: nn.ModuleDict, name: str) -> nn.Module | None:

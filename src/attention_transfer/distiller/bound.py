@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from attention_transfer.capture import Tap
-from attention_transfer.distiller.network import Wanted
+from attention_transfer.distiller.network import Role, Wanted
 from attention_transfer.methods import Method, Reads
-from attention_transfer.models import Description
+from attention_transfer.models import Description, describe, with_attention
 
 
 @dataclass
@@ -80,11 +81,19 @@ def check_methods(methods: Sequence[Method]) -> None:
         )
 
 
-def why_no_gradient(term: str, error: str) -> str:
-    """What to say where a term cannot be differentiated."""
-    if "Checkpointing" in error:
-        return "the student is checkpointed with use_reentrant=True, which hides its parameters: use False"
-    return f"the gradient of the term {term!r} cannot be computed: {error}"
+def described(model: nn.Module, image: Float[Tensor, "b 3 h w"], methods: Sequence[Method], role: Role) -> Description:
+    """What can be read from a network, its attention layers included where a method reads them.
+
+    Args:
+        model: the network.
+        image: of the kind that it receives.
+        methods: all of them.
+        role: for messages.
+    """
+    description = describe(model)
+    if any(method.reads_attention for method in methods):
+        return with_attention(description, model, image, role)
+    return description
 
 
 def _names(methods: Sequence[Method]) -> list[str]:

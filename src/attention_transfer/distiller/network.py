@@ -116,7 +116,7 @@ class Network:
 
         Args:
             image: as the student receives it.
-            label: class numbers or probabilities; needed for gradients.
+            label: class numbers or probabilities; None where no gradient is wanted this time.
             replaced: values that it goes on with in place of its own.
         """
         return self._run(
@@ -172,8 +172,7 @@ class Network:
         return self.role == "student" or self.wanted.logits or self.wanted.differentiated
 
     def _run(self, image: Tensor, label: Tensor | None, run: Callable[[Tensor], Reading]) -> Seen:
-        if self.wanted.differentiated:
-            assert label is not None
+        if self.wanted.differentiated and label is not None:
             # torch's annotation of `disable` forgets that methods are bound.
             return self._run_differentiated(image, label, run)  # pyright: ignore[reportAttributeAccessIssue]
         with nullcontext() if self.role == "student" else torch.no_grad():

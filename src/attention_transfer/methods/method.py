@@ -189,7 +189,6 @@ class Method(ABC):
     """
 
     key: ClassVar[str]
-    teacher_mode: ClassVar[Literal["eval", "train"]] = "eval"
     reads_attention: ClassVar[bool] = False
     phases: ClassVar[tuple[Phase, ...]] = ()
 
@@ -199,6 +198,12 @@ class Method(ABC):
     def __post_init__(self) -> None:
         if not 0 <= self.weight < float("inf"):
             raise ValueError(f"the weight of {self.key} must be a finite number of at least 0, not {self.weight}")
+
+    @property
+    def teacher_mode(self) -> Literal["eval", "train", "same noise"]:
+        """How the teacher runs: as when it is used; as in training; or in training with the student, and drawing the
+        same random numbers, so that drop path drops the same residuals of networks that are built alike."""
+        return "eval"
 
     def resolved(self, teacher: Description | None, student: Description) -> "Method":
         """The same method with every setting that depends on the two networks decided."""

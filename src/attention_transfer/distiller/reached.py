@@ -1,0 +1,44 @@
+"""Which parameters each term of a loss moves."""
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from attention_transfer.capture import CaptureError, can_be_differentiated
+from attention_transfer.methods import Term
+
+
+def parameters_reached(terms: Mapping[str, Term], named: Mapping[str, nn.Parameter]) -> dict[str, frozenset[str]]:
+    """Names of the parameters that each term has a gradient for.
+
+    Args:
+        terms: by name; their graph is kept.
+        named: everything that is trained.
+
+    Raises:
+        CaptureError: for a term that reaches none of them, or cannot be differentiated.
+    """
+    for name, term in terms.items():
+        if not term.value.requires_grad:
+            raise CaptureError(f"the term {name!r} does not depend on any trainable parameter of the student")
+    reached: dict[str, frozenset[str]] = {}
+    for name, term in terms.items():
+        if not can_be_differentiated(term.value):
+            raise CaptureError(_why_no_gradient(name, "it has no second derivative"))
+        try:
+            gradients = torch.autograd.grad(term.value, list(named.values()), retain_graph=True, allow_unused=True)
+        except RuntimeError as error:
+            raise CaptureError(_why_no_gradient(name, str(error))) from error
+        pairs = zip(named, cast(list[Tensor | None], gradients), strict=True)
+        reached[name] = frozenset(path for path, gradient in pairs if gradient is not None)
+        if not reached[name]:
+            raise CaptureError(f"the term {name!r} does not depend on any trainable parameter")
+    return reached
+
+
+def _why_no_gradient(term: str, error: str) -> str:
+    if "Checkpointing" in error:
+        return "the student is checkpointed with use_reentrant=True, which hides its parameters: use False"
+    return f"the gradient of the term {term!r} cannot be computed: {error}"
