@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from attention_transfer import Data, Experiment, Training
+from attention_transfer import Data, Experiment, Optimisation, Training
 from attention_transfer.data.cluttered_digits import NUM_IMAGES
 from attention_transfer.experiment import from_json, to_json
 from attention_transfer.report.groups import MeasuredRun
@@ -49,7 +49,17 @@ def test_new_settings_survive_json():
     experiment = Experiment(
         "test",
         "resnet8",
-        data=Data(train_classes=3, train_fraction=0.5, augment="trivial-augment"),
+        data=Data(
+            train_classes=3,
+            train_fraction=0.5,
+            augment="trivial-augment",
+            auto_augment="rand-m9-mstd0.5-inc1",
+            random_erasing=0.25,
+            mixup=0.8,
+            cutmix=1.0,
+            label_smoothing=0.1,
+        ),
+        optimisation=Optimisation(optimizer="adamw", betas=(0.9, 0.95), layer_decay=0.75, cosine_after_warmup=True),
         training=Training(epochs=4, snapshot_epochs=(0, 4)),
     )
     assert from_json(json.loads(json.dumps(to_json(experiment)))) == experiment
@@ -75,6 +85,7 @@ def test_a_committed_run_would_group_with_the_same_experiment_written_today(run:
         Data("cifar100", train_classes=1, train_fraction=0.0001),
         Data("cifar10", train_fraction=0.1, augment="reflect-crop-flip"),
         Data("cifar100", train_classes=100, augment="trivial-augment", validation_fraction=0.1),
+        Data("folder:$IMAGENET", num_workers=8, auto_augment="rand-m9-mstd0.5-inc1", mixup=0.8, label_smoothing=0.1),
     ],
 )
 def test_the_tiny_form_keeps_what_it_can_of_the_selection(data: Data, monkeypatch: pytest.MonkeyPatch):
@@ -82,6 +93,8 @@ def test_the_tiny_form_keeps_what_it_can_of_the_selection(data: Data, monkeypatc
     tiny = Experiment("test", "resnet8", data=data, training=Training(epochs=9, snapshot_epochs=(0, 4, 9))).tiny()
     assert tiny.training.snapshot_epochs == (0, 1)
     assert tiny.data.augment == data.augment
+    assert (tiny.data.changes, tiny.data.mixing) == (data.changes, data.mixing)
+    assert (tiny.data.num_workers, tiny.data.validation_fraction) == (0, 0.0)
     assert tiny.data.train_fraction == (data.train_fraction and max(data.train_fraction, 0.01))
     dataset = load_data(tiny.data, 0)
     assert 2 <= len(dataset.train) <= 64

@@ -1,6 +1,7 @@
 """From a split to batches: gathered, augmented and normalised where the network is."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -8,10 +9,12 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from attention_transfer.data.batch import Batch
+from attention_transfer.data.changes import Changes
 from attention_transfer.data.dataset import DataSet, Split
 from attention_transfer.data.files import delivered, stored
+from attention_transfer.data.mixing import Mixing
 from attention_transfer.data.order import Plan
-from attention_transfer.data.preparation import Augmentation, Preparation
+from attention_transfer.data.preparation import Augmentation, Cut, Preparation
 from attention_transfer.data.sources import Files, Memory
 
 
@@ -22,6 +25,8 @@ def loader(
     batch_size: int,
     train: bool,
     augment: Augmentation | Literal["auto"] = "auto",
+    changes: Changes | None = None,
+    mixing: Mixing | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
     num_workers: int = 0,
@@ -43,6 +48,8 @@ def loader(
             one operation of TrivialAugment; `random-resized-crop` takes crops of random area and shape, and mirrors
             likewise. `auto` is the last for photographs and `crop-flip` for the rest, but `crop` where mirror images
             leave their class.
+        changes: what further happens to training images; None means nothing.
+        mixing: how training images and labels are mixed with those of their batch; None means not at all.
         seed: of order and augmentation.
         device: where batches are made; images in memory are moved there once, as bytes.
         num_workers: processes that decode files; they change nothing in what is delivered.
@@ -67,14 +74,12 @@ def loader(
     if augment == "auto":
         augment = "random-resized-crop" if dataset.photographs else "crop-flip" if dataset.mirrored else "crop"
     if not train:
-        augment = "none"
+        augment, changes, mixing = "none", None, None
     device = torch.device(device)
     preparation = Preparation(
-        augment=augment,
-        side=dataset.image_size,
+        Cut(augment, dataset.image_size, seed, changes or Changes(), dataset.mean),
         mean=torch.tensor(dataset.mean, device=device).reshape(1, 3, 1, 1),
         std=torch.tensor(dataset.std, device=device).reshape(1, 3, 1, 1),
-        seed=seed,
         memory_format=torch.channels_last if channels_last else torch.contiguous_format,
     )
     if isinstance(split.images, tuple):
@@ -82,19 +87,28 @@ def loader(
         source = Files(split.images, form, num_workers, device)
     else:
         source = Memory(split, device)
-    return Loader(source, torch.from_numpy(split.labels).to(device), plan, preparation)
+    labels = torch.from_numpy(split.labels).to(device)
+    return Loader(source, labels, plan, preparation, mixing or Mixing(), dataset.num_classes)
 
 
 class Loader:
     """Batches of a split, epoch by epoch; made by `loader`. Nothing in it changes, so there is no state to save."""
 
     def __init__(
-        self, source: Memory | Files, labels: Int64[Tensor, " n"], plan: Plan, preparation: Preparation
+        self,
+        source: Memory | Files,
+        labels: Int64[Tensor, " n"],
+        plan: Plan,
+        preparation: Preparation,
+        mixing: Mixing,
+        num_classes: int,
     ) -> None:
         self._source = source
         self._labels = labels
         self._plan = plan
         self._preparation = preparation
+        self._mixing = mixing
+        self._num_classes = num_classes
 
     @property
     def num_batches(self) -> int:
@@ -113,6 +127,28 @@ class Loader:
             return
         # One transfer per epoch: a transfer per step would make the host wait for the accelerator.
         indices = torch.cat(batches).to(self._labels.device).split([len(batch) for batch in batches])
+        squares = self._squares(batches, indices, epoch)
+        for step, (index, square) in enumerate(zip(indices, squares, strict=True), start=start):
+            images, labels = self._preparation(square, index, epoch), self._labels[index]
+            if self._mixing.softens:
+                images, labels = self._mixing(
+                    images,
+                    labels,
+                    self._num_classes,
+                    seed=self._plan.seed,
+                    epoch=epoch,
+                    step=step,
+                    rank=self._plan.rank,
+                )
+            yield Batch(images, labels, index)
+
+    def _squares(
+        self, batches: Sequence[Int64[Tensor, " _"]], indices: Sequence[Int64[Tensor, " _"]], epoch: int
+    ) -> Iterator[Tensor]:
+        """Pixels of the batches, cut; `indices` are their positions on the device."""
+        cut = self._preparation.cut
+        if isinstance(self._source, Files) and cut.changes.of_pixels:
+            # One image at a time, on a CPU in any case: by the processes that decode.
+            return self._source.finished_batches(batches, partial(cut, epoch=epoch))
         pixels = self._source.batches(indices if isinstance(self._source, Memory) else batches)
-        for index, (images, sizes) in zip(indices, pixels, strict=True):
-            yield Batch(self._preparation(images, sizes, index, epoch), self._labels[index], index)
+        return (cut(images, sizes, index, epoch) for index, (images, sizes) in zip(indices, pixels, strict=True))

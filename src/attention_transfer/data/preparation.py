@@ -8,30 +8,29 @@ from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
 from attention_transfer.data.augment import mirrors, regions, resample, resize, shifts, window
+from attention_transfer.data.changes import Changes
 from attention_transfer.data.trivial_augment import trivial_augment
 
 Augmentation = Literal["none", "crop", "crop-flip", "reflect-crop-flip", "trivial-augment", "random-resized-crop"]
 
 
 @dataclass(frozen=True)
-class Preparation:
-    """Turns stored pixels into what a network receives.
+class Cut:
+    """What is done to stored pixels before they are normalised; plain numbers, so that other processes can do it too.
 
     Args:
         augment: what is done to the images.
         side: of the squares that are made, in pixels.
-        mean: per channel, images in 0…1.
-        std: per channel, images in 0…1.
         seed: of the augmentation.
-        memory_format: of the result.
+        changes: what follows; those of pixels.
+        mean: per channel, images in 0…1, with which changes fill what they uncover.
     """
 
     augment: Augmentation
     side: int
-    mean: Float32[Tensor, "1 3 1 1"]
-    std: Float32[Tensor, "1 3 1 1"]
     seed: int
-    memory_format: torch.memory_format
+    changes: Changes
+    mean: tuple[float, float, float]
 
     def __call__(
         self,
@@ -39,8 +38,8 @@ class Preparation:
         sizes: Int64[Tensor, "b 2"] | None,
         index: Int64[Tensor, " b"],
         epoch: int,
-    ) -> Float32[Tensor, "b 3 s s"]:
-        """Prepares one batch.
+    ) -> Tensor:
+        """Squares of one batch, (b, 3, s, s): bytes, or floats in 0…255 where they were resampled last.
 
         Args:
             images: canvases, with the image in the upper left corner.
@@ -49,11 +48,8 @@ class Preparation:
             epoch: its number.
         """
         if self.augment == "random-resized-crop":
-            x = self._crop_resized(images, sizes, index, epoch)
-        else:
-            x = self._shift(images, sizes, index, epoch)
-        x = x.to(torch.float32, memory_format=self.memory_format)
-        return x.sub_(255 * self.mean).div_(255 * self.std)
+            return self._crop_resized(images, sizes, index, epoch)
+        return self._shift(images, sizes, index, epoch)
 
     def _crop_resized(
         self,
@@ -61,13 +57,17 @@ class Preparation:
         sizes: Int64[Tensor, "b 2"] | None,
         index: Int64[Tensor, " b"],
         epoch: int,
-    ) -> Float32[Tensor, "b 3 s s"]:
+    ) -> Tensor:
         if sizes is None:
             heights, widths = (torch.full_like(index, side) for side in images.shape[1:3])
         else:
             heights, widths = sizes.unbind(1)
         region = regions(index, heights, widths, seed=self.seed, epoch=epoch)
-        return resample(images, region, self.side, mirrors(index, seed=self.seed, epoch=epoch))
+        squares = resample(images, region, self.side, mirrors(index, seed=self.seed, epoch=epoch))
+        if not self.changes.of_pixels:
+            return squares
+        pixels = squares.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+        return self._changed(pixels, index, epoch).permute(0, 3, 1, 2)
 
     def _shift(
         self,
@@ -93,6 +93,43 @@ class Preparation:
             images = window(images, top, left, side, mirrored, border, sizes)
         if self.augment == "trivial-augment":
             images = trivial_augment(images, index, seed=self.seed, epoch=epoch)
+        images = self._changed(images, index, epoch)
         if side == self.side:
             return images.permute(0, 3, 1, 2)
         return resize(images, self.side)
+
+    def _changed(
+        self, images: UInt8[Tensor, "b h w 3"], index: Int64[Tensor, " b"], epoch: int
+    ) -> UInt8[Tensor, "b h w 3"]:
+        if not self.changes.of_pixels:
+            return images
+        return self.changes.change_pixels(images, index, self.mean, seed=self.seed, epoch=epoch)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Turns stored pixels into what a network receives.
+
+    Args:
+        cut: what is done before normalisation.
+        mean: per channel, images in 0…1.
+        std: per channel, images in 0…1.
+        memory_format: of the result.
+    """
+
+    cut: Cut
+    mean: Float32[Tensor, "1 3 1 1"]
+    std: Float32[Tensor, "1 3 1 1"]
+    memory_format: torch.memory_format
+
+    def __call__(self, squares: Tensor, index: Int64[Tensor, " b"], epoch: int) -> Float32[Tensor, "b 3 s s"]:
+        """Prepares one batch.
+
+        Args:
+            squares: as they were cut.
+            index: positions in the split.
+            epoch: its number.
+        """
+        x = squares.to(torch.float32, memory_format=self.memory_format)
+        x = x.sub_(255 * self.mean).div_(255 * self.std)
+        return self.cut.changes.erase(x, index, seed=self.cut.seed, epoch=epoch)

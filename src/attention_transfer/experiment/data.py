@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 import tyro
 
+from attention_transfer.data.changes import Changes
 from attention_transfer.data.dataset import check_validation_fraction
+from attention_transfer.data.mixing import Mixing
 from attention_transfer.data.request import Request
 from attention_transfer.data.selection import Selection
 from attention_transfer.experiment.requirement import require
@@ -25,6 +27,15 @@ class Data:
             photographs and `crop` for digits, which must not be mirrored. Crops of small images are shifted by up to an
             eighth of the side and filled with black, by `reflect-crop-flip` with the image's reflection.
             `trivial-augment` changes each image further after `crop-flip`.
+        auto_augment: what timm further does to training images after cropping and mirroring, in its words:
+            `rand-m9-mstd0.5-inc1` is RandAugment as transformers are fine-tuned with it; `augmix-…`, `original`, `v0`
+            and `3a` are others. Images are changed one by one on the host: for image files by `num_workers` processes.
+        colour_jitter: strength of a random change of brightness, contrast and saturation, where no `auto_augment` is.
+        random_erasing: probability that a rectangle of a training image is replaced by noise.
+        mixup: α of Beta(α, α), from which the proportion is drawn in which images of a batch are blended, and their
+            labels with them.
+        cutmix: α likewise, where a rectangle is taken from the other image; with both, batches get one or the other.
+        label_smoothing: probability that is spread evenly over all classes, in training only.
         validation_fraction: share of the training images, 0 ≤ f < 1, set aside by (seed, index) for validation.
         train_classes: learn only from images of the first so many classes, in the data set's order; networks keep all
             classes, and the test images of the others are also measured apart, as `unseen`. None learns from all.
@@ -42,6 +53,12 @@ class Data:
     augment: Literal[
         "auto", "none", "crop", "crop-flip", "reflect-crop-flip", "trivial-augment", "random-resized-crop"
     ] = "auto"
+    auto_augment: str | None = None
+    colour_jitter: float | None = None
+    random_erasing: float | None = None
+    mixup: float | None = None
+    cutmix: float | None = None
+    label_smoothing: float | None = None
     validation_fraction: float = 0.0
     train_classes: int | None = None
     train_fraction: float | None = None
@@ -51,6 +68,7 @@ class Data:
 
     def __post_init__(self) -> None:
         # The data room says what it cannot deliver; settings are refused before it is asked.
+        _ = self.changes, self.mixing
         check_validation_fraction(self.validation_fraction)
         Request(image_size=self.image_size, selection=Selection(None, self.train_fraction, self.train_limit))
         require(
@@ -58,3 +76,13 @@ class Data:
         )
         require(self.test_limit is None or self.test_limit >= 1, "test_limit", "at least 1", self.test_limit)
         require(self.num_workers >= 0, "num_workers", "at least 0", self.num_workers)
+
+    @property
+    def changes(self) -> Changes:
+        """What happens to each training image beyond `augment`."""
+        return Changes(self.auto_augment, self.colour_jitter, self.random_erasing)
+
+    @property
+    def mixing(self) -> Mixing:
+        """What happens to each training batch."""
+        return Mixing(self.mixup, self.cutmix, self.label_smoothing)

@@ -70,14 +70,18 @@ class Experiment:
             methods=tuple(_tiny(method, side / (data.image_size or side)) for method in self.methods),
             untrained_teacher=teacher is not None,
             # The largest networks need half a second an image for all that is done with it.
-            data=Data(
+            data=replace(
+                data,
+                name=Data().name,
+                root=None,
                 image_size=side,
-                augment=data.augment,
+                validation_fraction=0.0,
                 # Of the ten digits; a hundredth of one class is still a batch.
                 train_classes=None if data.train_classes is None else min(data.train_classes, 5),
                 train_fraction=None if data.train_fraction is None else max(data.train_fraction, 0.01),
                 train_limit=16,
                 test_limit=16,
+                num_workers=0,
             ),
             training=replace(
                 self.training,

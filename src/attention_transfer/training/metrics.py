@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -32,8 +32,7 @@ class RunningMeans:
         if labels is not None:
             logits = out.student_logits.detach().float()
             values["loss"] = functional.cross_entropy(logits, labels)
-            hard = labels if labels.ndim == 1 else labels.argmax(1)
-            values["top1"] = 100 * (logits.argmax(1) == hard).float().mean()
+            values["top1"] = 100 * (logits.argmax(1) == likeliest(labels)).float().mean()
         for name, value in values.items():
             addend = value.double() * count if value.device.type == "cpu" else value.float() * count
             self._sums[name] = self._sums[name] + addend if name in self._sums else addend
@@ -123,6 +122,11 @@ class FiniteGuard:
                 f"weights or running statistics are not finite after epoch {epoch + 1}, though every loss was: lower "
                 "the learning rate. The last checkpoint is from before"
             )
+
+
+def likeliest(labels: Int64[Tensor, " b"] | Float[Tensor, "b k"]) -> Int64[Tensor, " b"]:
+    """Class numbers; of class probabilities, the largest: the label of most of a mixed image."""
+    return labels if labels.ndim == 1 else labels.argmax(1)
 
 
 def scores(logits: Float[Tensor, "b k"], labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

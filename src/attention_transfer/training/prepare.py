@@ -174,6 +174,7 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
             f"{method.key}: {name}={getattr(method, name)} means {getattr(decided, name)} here" for name in changed
         ]
     _refuse_to_compile(experiment, student, teacher)
+    _refuse_to_mix(experiment, student, teacher)
     distiller.to(place.device).to(memory_format=place.memory_format)  # pyright: ignore[reportCallIssue]
     train = loader(
         dataset.train,
@@ -181,6 +182,8 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
         batch_size=experiment.training.batch_size,
         train=True,
         augment=experiment.data.augment,
+        changes=experiment.data.changes,
+        mixing=experiment.data.mixing,
         seed=experiment.seed,
         device=place.device,
         num_workers=experiment.data.num_workers,
@@ -198,6 +201,16 @@ def _refuse_to_compile(experiment: Experiment, student: OpenedModel, teacher: Op
         raise ValueError(
             f"{', '.join(twice)} needs the gradient of a gradient, and torch.compile cannot differentiate twice: leave "
             "out --compile, or the method"
+        )
+
+
+def _refuse_to_mix(experiment: Experiment, student: OpenedModel, teacher: OpenedModel | None) -> None:
+    described = None if teacher is None else teacher.description
+    places = [method.key for method in experiment.methods if method.reads(described, student.description).index]
+    if experiment.data.mixing.mixes and places:
+        raise ValueError(
+            f"{', '.join(places)} goes by the place of each image in its data set, and a mixed image has two: leave "
+            "out --mixup and --cutmix, or the method"
         )
 
 

@@ -1,0 +1,40 @@
+"""Seeds for libraries that draw from the global generators, which are given back as they were."""
+
+import random
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+_POSITIVE = 2**63 - 1
+
+
+@contextmanager
+def forked(device: torch.device | None = None) -> Generator[None]:
+    """Whatever is drawn inside leaves Python's, NumPy's and torch's generators as they were.
+
+    Args:
+        device: whose generator is used beside the CPU's; None or a CPU means no other.
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    accelerator = None if device is None or device.type == "cpu" else device
+    devices = [] if accelerator is None else [accelerator.index or 0]
+    try:
+        with torch.random.fork_rng(devices=devices, device_type="cuda" if accelerator is None else accelerator.type):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def seed_generators(number: int) -> None:
+    """Let all generators start from a hash of what the numbers will belong to.
+
+    Args:
+        number: 64 bits of it.
+    """
+    number &= _POSITIVE
+    random.seed(number)
+    np.random.seed(number & 0xFFFFFFFF)
+    torch.manual_seed(number)
