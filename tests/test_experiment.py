@@ -28,6 +28,7 @@ RUNS = Path(__file__).parents[1] / "docs" / "results" / "runs"
         (Data, {"validation_fraction": 1.0}, "validation_fraction must be 0 ≤ f < 1, .* not 1.0"),
         (Data, {"validation_fraction": float("nan")}, "validation_fraction must be 0 ≤ f < 1, .* not nan"),
         (Data, {"image_size": 7}, "image_size must be at least 8 pixels, not 7"),
+        (Training, {"ema_decay": 1.0}, "ema_decay must be 0 < d < 1, not 1.0"),
         (Training, {"snapshot_epochs": (2, 1)}, r"snapshot_epochs must be numbers of .* ascending, not \(2, 1\)"),
         (Training, {"snapshot_epochs": (1, 1)}, "snapshot_epochs must be numbers of finished epochs, at least 0"),
         (Training, {"snapshot_epochs": (-1, 1)}, "snapshot_epochs must be numbers of finished epochs, at least 0"),
@@ -60,7 +61,7 @@ def test_new_settings_survive_json():
             label_smoothing=0.1,
         ),
         optimisation=Optimisation(optimizer="adamw", betas=(0.9, 0.95), layer_decay=0.75, cosine_after_warmup=True),
-        training=Training(epochs=4, snapshot_epochs=(0, 4)),
+        training=Training(epochs=4, snapshot_epochs=(0, 4), ema_decay=0.999),
     )
     assert from_json(json.loads(json.dumps(to_json(experiment)))) == experiment
 

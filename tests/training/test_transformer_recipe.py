@@ -75,7 +75,7 @@ def recipe(make: Make, images: Path, monkeypatch: pytest.MonkeyPatch) -> Experim
             "cosine_after_warmup": True,
             "min_learning_rate": 1e-4,
         },
-        training={"epochs": 3, "checkpoint_every_steps": 2},
+        training={"epochs": 3, "checkpoint_every_steps": 2, "ema_decay": 0.7},
     )
 
 

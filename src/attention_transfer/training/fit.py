@@ -5,6 +5,7 @@ import random
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from attention_transfer.experiment import Experiment, from_json, to_json
 from attention_transfer.methods import Phase
 from attention_transfer.models import Input, save_model
 from attention_transfer.runs import RunFolder, is_run, whole_file
+from attention_transfer.training.averaging import WeightAverage
 from attention_transfer.training.checkpoint import read_checkpoint
 from attention_transfer.training.device import environment
 from attention_transfer.training.distributed import Process, joined, wrap
@@ -33,6 +35,8 @@ from attention_transfer.training.progress import Reporter
 # Loss on training images, of student and teacher, is measured on at most so many: as many as a usual test split has.
 MEASURED_TRAIN_IMAGES = 10_000
 EVALUATION_BATCH = 256
+# A share of the initial weights in their average that is worth a word.
+_REMEMBERED = 0.01
 
 
 def fit(experiment: Experiment, folder: Path, reporter: Reporter | None = None) -> None:
@@ -121,6 +125,8 @@ class _Loop:
         self.epoch, self.first_batch, self.seconds = 0, 0, 0.0
         self.started, self.earlier_seconds = time.perf_counter(), 0.0
         self.means = RunningMeans()
+        decay = experiment.training.ema_decay
+        self.average = None if decay is None else WeightAverage(self.distiller.student, decay)
         self.optimizer: torch.optim.Optimizer
         self.scheduler: Scheduler
         self.module: nn.Module
@@ -129,6 +135,7 @@ class _Loop:
         """Train to the end and write the student."""
         state = self._resume()
         if state is None:
+            self._say_what_the_average_keeps()
             self._keep_snapshot()
         if self.process.writes:
             self.run_folder.write_environment(
@@ -203,6 +210,8 @@ class _Loop:
         if clip is not None:
             torch.nn.utils.clip_grad_norm_(self.distiller.trainable_parameters(), clip)
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
 
     def _row(self) -> dict[str, Any]:
         row: dict[str, Any] = {
@@ -214,7 +223,7 @@ class _Loop:
         }
         due = (self.epoch + 1) % self.experiment.training.evaluate_every_epochs == 0 or self.epoch + 1 == self.epochs
         if due and self.process.writes:
-            row |= self._measure(self.distiller.student, teacher=False, train=False)
+            row |= self._measure_student(train=False)
         self.process.wait()
         row["seconds"] = self.seconds
         return row
@@ -234,6 +243,14 @@ class _Loop:
             if train or name != "train"
         }
 
+    def _measure_student(self, *, train: bool) -> dict[str, Any]:
+        """As the student will be kept; where that is an average, under `unaveraged` also as it was trained."""
+        trained = self._measure(self.distiller.student, teacher=False, train=train)
+        if self.average is None:
+            return trained
+        with self.average.in_place():
+            return self._measure(self.distiller.student, teacher=False, train=train) | {"unaveraged": trained}
+
     # ------------------------------------------------------------------ what lasts
 
     def _checkpoint(self, epoch: int, first_batch: int) -> None:
@@ -247,6 +264,7 @@ class _Loop:
                 "total_seconds": self._total_seconds(),
                 "distiller": self.distiller.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
+                "average": None if self.average is None else self.average.state(),
             }
             with whole_file(self.run_folder.checkpoint) as path:
                 torch.save(state, path)
@@ -262,15 +280,26 @@ class _Loop:
 
     def _save_student(self, folder: Path) -> None:
         dataset, opened = self.prepared.dataset, self.prepared.student
-        save_model(
-            self.distiller.student,
-            folder,
-            opened.name,
-            opened.num_classes,
-            opened.image_size,
-            Input(dataset.mean, dataset.std),
-            {"classes": list(dataset.classes)},
-        )
+        averaged = {} if self.average is None else {"ema_decay": self.average.decay}
+        with nullcontext() if self.average is None else self.average.in_place():
+            save_model(
+                self.distiller.student,
+                folder,
+                opened.name,
+                opened.num_classes,
+                opened.image_size,
+                Input(dataset.mean, dataset.std),
+                {"classes": list(dataset.classes), **averaged},
+            )
+
+    def _say_what_the_average_keeps(self) -> None:
+        steps = self.epochs * self.prepared.train.num_batches
+        share = 0.0 if self.average is None else self.average.decay**steps
+        if share > _REMEMBERED:
+            self.reporter.line(
+                f"note: after {steps} steps the average with ema_decay {self.experiment.training.ema_decay} still "
+                f"consists of the initial student to {share:.0%}: lower it for so short a training"
+            )
 
     def _total_seconds(self) -> float:
         return self.earlier_seconds + time.perf_counter() - self.started
@@ -285,6 +314,8 @@ class _Loop:
         self.epoch, self.first_batch, self.seconds = state["epoch"], state["first_batch"], state["seconds"]
         self.earlier_seconds = state["total_seconds"]
         self.distiller.load_state_dict(state["distiller"])
+        if self.average is not None:
+            self.average.load(state["average"])
         self.means.load(state["means"], self.prepared.place.device)
         if self.process.writes:
             self.run_folder.truncate(self.epoch)
@@ -298,7 +329,8 @@ class _Loop:
         student, teacher = self.distiller.student, self.prepared.teacher
         dataset = self.prepared.dataset
         fits = teacher is not None and teacher.num_classes == dataset.num_classes
-        measured = self._measure(student, teacher=False, train=True)
+        measured = self._measure_student(train=True)
+        unaveraged = measured.pop("unaveraged", None)
         summary = {
             "epochs": self.epochs,
             "steps": self.epochs * self.prepared.train.num_batches,
@@ -306,6 +338,7 @@ class _Loop:
             "wall_seconds": sum(row["seconds"] for row in self.run_folder.read_metrics()),
             "total_seconds": self._total_seconds(),
             "student": measured,
+            **({} if unaveraged is None else {"student_unaveraged": unaveraged}),
             "teacher": self._measure(teacher.module, teacher=True, train=True)
             if teacher is not None and fits
             else None,

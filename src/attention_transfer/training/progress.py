@@ -52,5 +52,9 @@ class Reporter:
         for split in ("train", "validation", "test", "unseen"):
             if row.get(split):
                 parts.append(f"{split} {row[split]['top1']:.2f} %")
+        if row.get("unaveraged", {}).get("test"):
+            parts.append(f"unaveraged test {row['unaveraged']['test']['top1']:.2f} %")
+        if row.get("neighbours"):
+            parts.append(f"nearest neighbours {row['neighbours']['top1']:.2f} %")
         parts.append(f"{row['seconds']:.0f} s")
         self.line("  ".join(parts))
