@@ -19,6 +19,7 @@ ORDER = [
     {"models"},
     {"methods"},
     {"distiller"},
+    {"pretraining"},
     {"experiment", "recipes"},
     {"training"},
     {"analysis"},

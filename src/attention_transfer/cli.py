@@ -61,6 +61,13 @@ def train(arguments: Sequence[str]) -> None:
     command(arguments)
 
 
+def pretrain(arguments: Sequence[str]) -> None:
+    """Pre-train a vision transformer without labels, by masked autoencoding: pretrain MODEL [flags]."""
+    from attention_transfer.commands.pretrain import command
+
+    command(arguments)
+
+
 def evaluate(arguments: Sequence[str]) -> None:
     """Measure a model on a data set: evaluate MODEL [--data NAME]."""
     from attention_transfer.commands.evaluate import command
@@ -133,6 +140,7 @@ def quickstart(arguments: Sequence[str]) -> None:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train,
+    "pretrain": pretrain,
     "evaluate": evaluate,
     "compare": compare,
     "sweep": sweep,

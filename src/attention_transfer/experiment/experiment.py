@@ -8,6 +8,8 @@ from attention_transfer.experiment.optimisation import Optimisation
 from attention_transfer.experiment.requirement import require
 from attention_transfer.experiment.training import Training
 from attention_transfer.methods import ClassAttention, Method
+from attention_transfer.models.naming import split_weights
+from attention_transfer.pretraining import MaskedAutoencoding
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Experiment:
             themselves (run folders, published weights), or where they are those of the data.
         teacher_std: per channel, likewise.
         seed: of initialisation, order, augmentation and everything else that is random.
+        pretraining: learn by this, without labels and teacher; None learns from them.
     """
 
     recipe: str
@@ -40,6 +43,7 @@ class Experiment:
     data: Data = field(default_factory=Data)
     optimisation: Optimisation = field(default_factory=Optimisation)
     training: Training = field(default_factory=Training)
+    pretraining: MaskedAutoencoding | None = None
 
     def __post_init__(self) -> None:
         require(0 <= self.task_weight < math.inf, "task_weight", "at least 0", self.task_weight)
@@ -49,6 +53,8 @@ class Experiment:
             raise ValueError(
                 f"without methods a task_weight of {self.task_weight} only scales the learning rate: give 1"
             )
+        if self.pretraining is not None and (self.methods or self.teacher is not None):
+            raise ValueError("a pre-training has neither teacher nor methods: leave them out")
         last = max(self.training.snapshot_epochs or (0,))
         require(last <= self.epochs, "snapshot_epochs", f"within the {self.epochs} epochs of the run", last)
 
@@ -60,12 +66,12 @@ class Experiment:
 
     def tiny(self) -> "Experiment":
         """The same experiment made so small that it runs in seconds: two steps on digits, an untrained teacher."""
-        teacher = self.teacher.partition("@")[0] if self.teacher is not None else None
+        teacher = split_weights(self.teacher)[0] if self.teacher is not None else None
         data, snapshots = self.data, self.training.snapshot_epochs
         side = min(data.image_size or 32, 64)
         return replace(
             self,
-            student=self.student.partition("@")[0],
+            student=split_weights(self.student)[0],
             teacher=teacher,
             methods=tuple(_tiny(method, side / (data.image_size or side)) for method in self.methods),
             untrained_teacher=teacher is not None,

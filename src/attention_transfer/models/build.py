@@ -1,7 +1,7 @@
 """Networks by name: ours, `timm:NAME`, `torchvision:NAME` and `hf:NAME`."""
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -10,11 +10,14 @@ from torch import Tensor, nn
 
 from attention_transfer.models.description import Input
 from attention_transfer.models.external import describe
+from attention_transfer.models.naming import Name, parse_name
 from attention_transfer.models.zoo import MODELS
 
 _IMAGENET_CLASSES = 1000
 # Their auxiliary heads turn the logits of training into a tuple.
 _AUXILIARY_HEADS = ("googlenet", "inception_v3")
+# How constructors of these libraries refuse arguments.
+_REFUSALS = (TypeError, ValueError, AssertionError, RuntimeError, KeyError, AttributeError, ZeroDivisionError)
 _HF_MISSING = "models of hf: need transformers: pip install 'attention-transfer[hf]'"
 
 
@@ -44,23 +47,26 @@ def build(name: str, num_classes: int | None, *, image_size: int | None = None, 
     """A network by name, its weights drawn from the global generator unless pretrained.
 
     Args:
-        name: one of `MODELS`; `timm:NAME`; `torchvision:NAME`; or `hf:NAME`, a folder or a name on the hub.
+        name: one of `MODELS`; `timm:NAME`; `torchvision:NAME`; or `hf:NAME`, a folder or a name on the hub. The latter
+            three may be followed by arguments for what their library calls, as in
+            `timm:vit_tiny_patch16_224(img_size=32, patch_size=4)`; for `hf`, they change the model's configuration.
         num_classes: size of the last layer; None keeps a pretrained network's own. Another size than a pretrained
-            network's own gives it a fresh last layer.
+            network's own gives it a fresh last layer. 0 leaves the last layer out (timm only).
         image_size: side of the images in pixels, for networks whose weights depend on it; others ignore it.
         pretrained: load the weights that its library publishes (needs the network once).
 
     Raises:
-        ValueError: for a name that nobody knows (with the closest ones), a missing library, or an unfit size.
+        ValueError: for a name that nobody knows (with the closest ones), arguments that its library refuses (in its
+            words), a missing library, or an unfit size.
     """
     check_name(name)
-    library, _, inner = ("", "", name) if name in MODELS else name.partition(":")
+    parsed = parse_name(name)
     if num_classes is None and not pretrained:
         raise ValueError(f"a new {name!r} needs its number of classes: give num_classes")
-    if num_classes is not None and num_classes < 1:
+    if num_classes is not None and num_classes < (0 if parsed.library == "timm" else 1):
         raise ValueError(f"a classifier has at least one class, not {num_classes}")
-    if library:
-        return _LIBRARIES[library](inner, num_classes, image_size, pretrained)
+    if parsed.library:
+        return _LIBRARIES[parsed.library](parsed, num_classes, image_size, pretrained)
     if pretrained or num_classes is None:
         raise ValueError(f"{name!r} has no published weights: write {name}@FILE with a weights file")
     return MODELS[name](num_classes)
@@ -75,13 +81,18 @@ def check_name(name: str) -> None:
     """Refuse names that nobody knows; those on the Hugging Face hub are not looked up.
 
     Raises:
-        ValueError: naming the closest ones that exist.
+        ValueError: naming the closest ones that exist, or what is wrong with the arguments.
     """
-    library, separator, inner = name.partition(":")
-    if not separator:
-        if name not in MODELS:
+    parsed = parse_name(name)
+    library, inner = parsed.library, parsed.inner
+    if not library:
+        if inner not in MODELS:
             more = "; models of other libraries are written timm:NAME, torchvision:NAME or hf:NAME"
-            raise _unknown(name, MODELS, more)
+            raise _unknown(inner, MODELS, more)
+        if name != inner:
+            raise ValueError(
+                f"{inner} takes no arguments: write {inner} alone; those of timm:, torchvision: and hf: do"
+            )
     elif library not in _LIBRARIES:
         wanted = ", ".join(f"{known}:NAME" for known in _LIBRARIES)
         raise ValueError(f"unknown library {library!r} in {name!r}: wanted is {wanted}")
@@ -90,20 +101,21 @@ def check_name(name: str) -> None:
 
         # Those are places that timm fetches from, not names in its list.
         if not inner.startswith(("hf-hub:", "hf_hub:", "local-dir:")) and not timm.is_model(inner.partition(".")[0]):
-            raise _unknown(name, [f"timm:{known}" for known in timm.list_models()])
+            raise _unknown(f"timm:{inner}", [f"timm:{known}" for known in timm.list_models()])
     elif library == "torchvision":
         known = _torchvision_names()
         if inner not in known:
-            raise _unknown(name, [f"torchvision:{model}" for model in known])
+            raise _unknown(f"torchvision:{inner}", [f"torchvision:{model}" for model in known])
 
 
-def takes_image_size(name: str, image_size: int) -> bool:
+def takes_image_size(name: Name, image_size: int) -> bool:
     """Whether a network of timm is built for one size of images."""
     import timm
 
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         try:
-            timm.create_model(name, img_size=image_size)
+            options: dict[str, Any] = {**name.arguments, "img_size": image_size}
+            timm.create_model(name.inner, **options)
         except TypeError:
             return False
     return True
@@ -114,38 +126,73 @@ def _unknown(name: str, known: Iterable[str], more: str = "") -> ValueError:
     return ValueError(f"unknown model {name!r}" + (f"; close to it: {', '.join(close)}" if close else "") + more)
 
 
-def _build_timm(name: str, num_classes: int | None, image_size: int | None, pretrained: bool) -> nn.Module:
+def _build_timm(name: Name, num_classes: int | None, image_size: int | None, pretrained: bool) -> nn.Module:
     import timm
 
-    sizes: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
-    if image_size is None:
-        return timm.create_model(name, pretrained=pretrained, **sizes)
+    options: dict[str, Any] = dict(name.arguments) | ({} if num_classes is None else {"num_classes": num_classes})
+    side = _side(name, "img_size", image_size)
+    if side is not None:
+        try:
+            model = timm.create_model(name.inner, pretrained=pretrained, **(options | {"img_size": side}))
+        except TypeError as error:
+            if "img_size" in name.arguments or "img_size" not in str(error):
+                raise _refused(name, error) from error
+        except (AssertionError, RuntimeError, ZeroDivisionError) as error:
+            more = f" with {', '.join(name.arguments)}" if name.arguments else ""
+            raise ValueError(f"timm:{name.inner} cannot be built for images of {side} pixels{more}: {error}") from error
+        else:
+            # timm leaves the size of its published weights there.
+            sides = tuple(cast("tuple[int, int]", side)) if isinstance(side, Sequence) else (side, side)
+            cast("dict[str, Any]", model.pretrained_cfg)["input_size"] = (3, *sides)
+            return model
     try:
-        model = timm.create_model(name, pretrained=pretrained, img_size=image_size, **sizes)
-    except TypeError as error:
-        if "img_size" not in str(error):
+        return timm.create_model(name.inner, pretrained=pretrained, **options)
+    except _REFUSALS as error:
+        if not name.arguments:
             raise
-        return timm.create_model(name, pretrained=pretrained, **sizes)
-    except (AssertionError, RuntimeError) as error:
-        raise ValueError(f"timm:{name} cannot be built for images of {image_size} pixels: {error}") from error
-    # timm leaves the size of its published weights there.
-    cast("dict[str, Any]", model.pretrained_cfg)["input_size"] = (3, image_size, image_size)
-    return model
+        raise _refused(name, error) from error
 
 
-def _build_torchvision(name: str, num_classes: int | None, image_size: int | None, pretrained: bool) -> nn.Module:
+def _side(name: Name, key: str, image_size: int | None) -> Any:
+    """The side that a network is built for: said by its arguments, or else by its images.
+
+    Raises:
+        ValueError: if they contradict each other.
+    """
+    said = name.arguments.get(key)
+    if said is None or image_size is None or said in (image_size, (image_size, image_size), [image_size, image_size]):
+        return image_size if said is None else said
+    raise ValueError(
+        f"{name.library}:{name.inner} is written with {key}={said}, but is to be built for images of {image_size} "
+        f"pixels: leave {key} out, or bring the images to its size (--image-size)"
+    )
+
+
+def _refused(name: Name, error: Exception) -> ValueError:
+    given = ", ".join(f"{key}={value!r}" for key, value in name.arguments.items()) or "its arguments"
+    return ValueError(f"{name.library}:{name.inner} cannot be built with {given}: {error}")
+
+
+def _build_torchvision(name: Name, num_classes: int | None, image_size: int | None, pretrained: bool) -> nn.Module:
     import torchvision
 
     options: dict[str, Any] = {}
-    if name in _AUXILIARY_HEADS:
+    if name.inner in _AUXILIARY_HEADS:
         options = {"aux_logits": False} if pretrained else {"aux_logits": False, "init_weights": True}
-    if image_size is not None and name.startswith("vit_"):
-        options["image_size"] = image_size
-    if not pretrained:
-        return torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
-    model = torchvision.models.get_model(name, weights="DEFAULT", **options)
+    options |= name.arguments
+    side = _side(name, "image_size", image_size)
+    if side is not None and name.inner.startswith("vit_"):
+        options["image_size"] = side
+    try:
+        if not pretrained:
+            return torchvision.models.get_model(name.inner, weights=None, num_classes=num_classes, **options)
+        model = torchvision.models.get_model(name.inner, weights="DEFAULT", **options)
+    except _REFUSALS as error:
+        if not name.arguments:
+            raise
+        raise _refused(name, error) from error
     if num_classes not in (None, _IMAGENET_CLASSES):
-        _replace_head(model, num_classes, name)
+        _replace_head(model, num_classes, name.inner)
     return model
 
 
@@ -166,24 +213,32 @@ def _replace_head(model: nn.Module, num_classes: int, name: str) -> None:
     model.set_submodule(path, nn.Linear(old.in_features, num_classes, bias=True))
 
 
-def _build_transformers(name: str, num_classes: int | None, image_size: int | None, pretrained: bool) -> nn.Module:
+def _build_transformers(parsed: Name, num_classes: int | None, image_size: int | None, pretrained: bool) -> nn.Module:
     try:
         from transformers import AutoConfig, AutoModelForImageClassification
     except ImportError as error:
         raise ValueError(_HF_MISSING) from error
 
+    name = parsed.inner
+    image_size = _side(parsed, "image_size", image_size)
     try:
-        config = AutoConfig.from_pretrained(name)
+        config, unknown = cast(
+            "tuple[Any, dict[str, Any]]",
+            AutoConfig.from_pretrained(name, return_unused_kwargs=True, **parsed.arguments),
+        )
     except (OSError, ValueError) as error:
         raise ValueError(
             f"hf:{name}: neither a folder with a config.json nor reachable on the hub ({error})"
         ) from error
+    if unknown:
+        raise ValueError(f"hf:{name} has no {', '.join(unknown)} in its configuration")
     expected = _preprocessing(name) if pretrained else None
     if not pretrained:
         return from_transformers_config(config.to_dict(), num_classes, image_size)
-    sizes: dict[str, Any] = {} if num_classes is None else {"num_labels": num_classes}
+    if num_classes is not None:
+        config.num_labels = num_classes
     model, report = AutoModelForImageClassification.from_pretrained(
-        name, ignore_mismatched_sizes=True, output_loading_info=True, **sizes
+        name, config=config, ignore_mismatched_sizes=True, output_loading_info=True
     )
     wrapper = TransformersClassifier(model, expected)
     # transformers fills what does not fit with noise; only the last layer may be new.
@@ -235,7 +290,7 @@ def _preprocessing(name: str) -> Input | None:
     return Input((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
 
 
-_LIBRARIES: dict[str, Callable[[str, int | None, int | None, bool], nn.Module]] = {
+_LIBRARIES: dict[str, Callable[[Name, int | None, int | None, bool], nn.Module]] = {
     "timm": _build_timm,
     "torchvision": _build_torchvision,
     "hf": _build_transformers,

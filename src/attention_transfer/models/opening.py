@@ -1,7 +1,7 @@
 """Trained networks: saved bare, and opened from whatever a user has (a name, a file, a run folder)."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,11 +13,14 @@ from torch import Tensor, nn
 from attention_transfer.models.build import bare, build, check_name, from_transformers_config, is_name, takes_image_size
 from attention_transfer.models.description import Description, Input
 from attention_transfer.models.external import describe
+from attention_transfer.models.naming import parse_name, split_weights, written
 from attention_transfer.models.weights import WeightsError, fit_weights, read_weights, without_wrappers
 from attention_transfer.models.zoo import MODELS
 from attention_transfer.runs import STUDENT_CONFIG, STUDENT_WEIGHTS, whole_file, write_whole
 
 PRETRAINED = "pretrained"
+_TOKEN_NORM = {"norm.weight", "norm.bias"}
+_POOLED_NORM = {"fc_norm.weight", "fc_norm.bias"}
 
 
 @dataclass(frozen=True)
@@ -27,11 +30,13 @@ class OpenedModel:
     Args:
         module: the network, in evaluation mode if trained.
         name: how `build` calls it.
-        num_classes: size of its logits.
+        num_classes: size of its logits; 0 where its weights have no last layer, as after a pre-training without labels:
+            it then gives pooled features.
         input: the images it was trained on; None where nobody says, as with a file of weights.
         description: what can be read from it.
         trained: whether its weights come from somewhere.
         image_size: side in pixels that it was built for; None where it takes any, or its library's own.
+        notes: what was left out of the weights or added to them, for the user to read.
     """
 
     module: nn.Module
@@ -41,6 +46,7 @@ class OpenedModel:
     description: Description
     trained: bool
     image_size: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 def open_model(
@@ -52,7 +58,7 @@ def open_model(
         spec: one of
 
             * `NAME`: a new network, as `build` makes it;
-            * `NAME@FILE`: with the weights of a file;
+            * `NAME@FILE`: with the weights of a file; a network of timm may lack its last layer there;
             * `NAME@pretrained`: with the weights that its library publishes;
             * a run folder: the student trained there;
             * a weights file: of the one network of ours that it fits.
@@ -75,10 +81,10 @@ def open_model(
         if path.name == STUDENT_WEIGHTS and (path.parent / STUDENT_CONFIG).is_file():
             return _open_folder(path.parent, classes)
         return _open_file(path, classes)
-    name, separator, source = spec.partition("@")
-    if separator:
+    name, source = split_weights(spec)
+    if source is not None:
         check_name(name)
-    if separator and source == PRETRAINED:
+    if source == PRETRAINED:
         try:
             module = build(name, classes, image_size=image_size, pretrained=True)
         except OSError as error:
@@ -89,10 +95,10 @@ def open_model(
         classes = classes or _count_classes(module, image_size)
         # What a library publishes, it also describes.
         return _opened(module, name, classes, image_size, trained=True, expects=describe(module).input)
-    if separator:
+    if source is not None:
         file = Path(source).expanduser()
         return _open_named(name, file, read_weights(file), classes, image_size)
-    if not is_name(spec) and ("/" in spec or path.suffix):
+    if not is_name(name) and ("/" in spec or path.suffix):
         raise ValueError(f"{spec!r} is neither a model's name nor an existing file or folder")
     check_name(name)
     if num_classes is None:
@@ -116,7 +122,7 @@ def save_model(
         model: the network, not compiled and not wrapped for several processes (their prefixes are taken off).
         folder: an existing folder; what was saved there before is replaced, each file whole or not at all.
         name: how `build` calls it.
-        num_classes: size of its logits.
+        num_classes: size of its logits; 0 for one without its last layer.
         image_size: side in pixels that it was built for, as given to `build`.
         input: how its images are normalised.
         extra: more to remember, JSON.
@@ -155,11 +161,12 @@ def _opened(
     *,
     trained: bool,
     expects: Input | None = None,
+    notes: tuple[str, ...] = (),
 ) -> OpenedModel:
     if trained:
         module.eval()
     description = describe(module)
-    return OpenedModel(module, name, num_classes, expects, description, trained, image_size)
+    return OpenedModel(module, name, num_classes, expects, description, trained, image_size, notes)
 
 
 def _open_folder(folder: Path, new_classes: int | None) -> OpenedModel:
@@ -213,17 +220,32 @@ def _open_named(
 
     head = _class_tensors(make)
     sizes = {weights[key].shape[axis] for key, axis in head.items() if key in weights and weights[key].ndim > axis}
-    if len(sizes) != 1:
+    headless = not head.keys() & weights.keys() and parse_name(name).library == "timm"
+    if len(sizes) != 1 and not headless:
         # Anything will do to say what is missing.
         fit_weights(make(next(iter(sizes), 1)), weights, str(file))
         raise WeightsError(f"{file} does not say how many classes {name} has: its last layers have {sorted(sizes)}")
-    classes = new_classes or sizes.pop()
+    classes = new_classes or (0 if headless else sizes.pop())
     module = make(classes)
-    fit_weights(module, weights, str(file), head if new_classes else ())
+    leave_out, notes = set(head) if new_classes else set[str](), ()
+    if headless and _norms_after_pooling(module, weights, head):
+        weights = {key: value for key, value in weights.items() if key not in _TOKEN_NORM}
+        leave_out |= _POOLED_NORM
+        notes = (
+            f"{file} norms every token (norm), {name} what is left after pooling (fc_norm): the norm of the file is "
+            "left out, and that of the network starts anew",
+        )
+    fit_weights(module, weights, str(file), leave_out)
     beside = file.parent / STUDENT_CONFIG
     # Other files do not say which images they were trained on, whatever their library's own weights expect.
     expects = _expected(_read_config(beside)) if file.name == STUDENT_WEIGHTS and beside.is_file() else None
-    return _opened(module, name, classes, image_size, trained=True, expects=expects)
+    return _opened(module, name, classes, image_size, trained=True, expects=expects, notes=notes)
+
+
+def _norms_after_pooling(module: nn.Module, weights: Mapping[str, Tensor], head: Iterable[str]) -> bool:
+    """Whether weights fit but for the last norm, which timm calls otherwise where it comes after the pooling."""
+    ours = bare(module).state_dict().keys()
+    return weights.keys() - ours == _TOKEN_NORM and ours - weights.keys() - set(head) == _POOLED_NORM
 
 
 def _open_file(file: Path, new_classes: int | None) -> OpenedModel:
@@ -281,16 +303,18 @@ def _count_classes(module: nn.Module, image_size: int | None) -> int:
 
 def _instructions(name: str, num_classes: int, image_size: int | None) -> str:
     """Python that loads the saved weights, in plain torch wherever their library is another's."""
-    library, separator, inner = name.partition(":")
-    size = f", img_size={image_size}" if image_size else ""
-    if not separator:
+    parsed = parse_name(name)
+    arguments = dict(parsed.arguments)
+    if not parsed.library:
         make = f"attention_transfer.models.build({name!r}, {num_classes})"
-    elif library == "timm":
-        size = size if image_size and takes_image_size(inner, image_size) else ""
-        make = f"timm.create_model({inner!r}, num_classes={num_classes}{size})"
-    elif library == "torchvision":
-        size = f", image_size={image_size}" if image_size and inner.startswith("vit_") else ""
-        make = f"torchvision.models.get_model({inner!r}, num_classes={num_classes}{size})"
+    elif parsed.library == "timm":
+        if image_size and takes_image_size(parsed, image_size):
+            arguments = {"img_size": image_size} | arguments
+        make = f"timm.create_model({parsed.inner!r}, num_classes={num_classes}{written(arguments)})"
+    elif parsed.library == "torchvision":
+        if image_size and parsed.inner.startswith("vit_"):
+            arguments = {"image_size": image_size} | arguments
+        make = f"torchvision.models.get_model({parsed.inner!r}, num_classes={num_classes}{written(arguments)})"
     else:
         config = f"json.loads(pathlib.Path({STUDENT_CONFIG!r}).read_text())['transformers_config']"
         auto = "transformers.AutoModelForImageClassification"

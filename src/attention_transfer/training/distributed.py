@@ -10,6 +10,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from attention_transfer.distiller import Distiller
+from attention_transfer.pretraining import MaskedAutoencoder
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def joined(device: str = "auto") -> Generator[Process]:
         distributed.destroy_process_group()
 
 
-def wrap(distiller: Distiller, process: Process) -> nn.Module:
+def wrap(distiller: Distiller | MaskedAutoencoder, process: Process) -> nn.Module:
     """The distiller as each process runs it: gradients averaged over all, parameters that no term reaches left out.
 
     Args:

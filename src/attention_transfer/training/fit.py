@@ -17,10 +17,11 @@ from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
 from attention_transfer.data import Loader
-from attention_transfer.distiller import Output
+from attention_transfer.distiller import Distiller, Output
 from attention_transfer.experiment import Experiment, from_json, to_json
 from attention_transfer.methods import Phase
 from attention_transfer.models import Input, save_model
+from attention_transfer.pretraining import MaskedAutoencoder
 from attention_transfer.runs import RunFolder, is_run, whole_file
 from attention_transfer.training.averaging import WeightAverage
 from attention_transfer.training.checkpoint import read_checkpoint
@@ -28,8 +29,10 @@ from attention_transfer.training.device import environment
 from attention_transfer.training.distributed import Process, joined, wrap
 from attention_transfer.training.evaluate import evaluate
 from attention_transfer.training.metrics import FiniteGuard, RunningMeans
+from attention_transfer.training.neighbours import measure_neighbours
 from attention_transfer.training.optim import make_optimizer, make_scheduler, peak_learning_rate
 from attention_transfer.training.prepare import Prepared, evenly, prepare
+from attention_transfer.training.prepare_pretraining import prepare_pretraining
 from attention_transfer.training.progress import Reporter
 
 # Loss on training images, of student and teacher, is measured on at most so many: as many as a usual test split has.
@@ -64,14 +67,15 @@ def fit(experiment: Experiment, folder: Path, reporter: Reporter | None = None) 
             return
         # A folder that is a run already is checked (and locked) before anything is loaded, a new one made after.
         run = RunFolder.create_or_resume(folder, wanted) if process.writes and is_run(folder) else None
-        prepared = prepare(experiment, process)
+        prepared = (prepare if experiment.pretraining is None else prepare_pretraining)(experiment, process)
         if process.writes and run is None:
             run = RunFolder.create_or_resume(folder, wanted)
         process.wait()
         with run or RunFolder(folder) as writable:
             for note in prepared.notes:
                 reporter.line(f"note: {note}")
-            if experiment.training.compile and not prepared.distiller.reads_teacher_logits:
+            distiller = prepared.distiller
+            if experiment.training.compile and isinstance(distiller, Distiller) and not distiller.reads_teacher_logits:
                 reporter.line(
                     "note: compiled, the teacher cannot stop after its last layer read; what is unread is dropped"
                 )
@@ -236,6 +240,8 @@ class _Loop:
         return {name: self.prepared.evaluation(split, EVALUATION_BATCH) for name, split in splits.items()}
 
     def _measure(self, network: nn.Module, *, teacher: bool, train: bool) -> dict[str, Any]:
+        if isinstance(self.distiller, MaskedAutoencoder):
+            return measure_neighbours(self.prepared, self.distiller.student)
         images = self.distiller.teacher_images if teacher else None
         return {
             name: evaluate(network, loader, self.prepared.place, images).row()
@@ -350,9 +356,11 @@ class _Loop:
         self._save_student(self.run_folder.path)
         self.run_folder.write_summary(summary)
         scored = ", ".join(
-            f"{name} top-1 {measured[name]['top1']:.2f} %" for name in ("test", "unseen") if name in measured
+            f"{name} top-1 {measured[name]['top1']:.2f} %"
+            for name in ("test", "unseen", "neighbours")
+            if measured.get(name)
         )
-        self.reporter.line(f"finished {self.run_folder.path}: {scored}")
+        self.reporter.line(f"finished {self.run_folder.path}" + (f": {scored}" if scored else ""))
 
 
 def _seed_step(seed: int, epoch: int, step: int, rank: int) -> None:

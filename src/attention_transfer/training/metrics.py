@@ -29,7 +29,8 @@ class RunningMeans:
         """Take in one step."""
         count = len(out.student_logits)
         values = {f"term/{name}": term.value.detach() for name, term in out.terms.items()}
-        if labels is not None:
+        # A network that is pre-trained has logits of no classes.
+        if labels is not None and out.student_logits.shape[1]:
             logits = out.student_logits.detach().float()
             values["loss"] = functional.cross_entropy(logits, labels)
             values["top1"] = 100 * (logits.argmax(1) == likeliest(labels)).float().mean()

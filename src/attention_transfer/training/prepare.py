@@ -12,6 +12,7 @@ from attention_transfer.distiller import Distiller
 from attention_transfer.experiment import Data, Experiment
 from attention_transfer.models import Input, OpenedModel, WeightsError, open_model
 from attention_transfer.models.untrained import settle_norms
+from attention_transfer.pretraining import MaskedAutoencoder
 from attention_transfer.training.device import Place, choose_place
 from attention_transfer.training.distributed import Process
 from attention_transfer.training.optim import make_optimizer
@@ -24,7 +25,7 @@ class Prepared:
     Args:
         dataset: its splits.
         place: device, arithmetic, memory format.
-        distiller: student, teacher and methods, on the place's device.
+        distiller: student, teacher and methods, on the place's device; or what pre-trains the student.
         student: as it was opened, for saving.
         teacher: as it was opened, if there is one.
         train: batches to learn from.
@@ -34,7 +35,7 @@ class Prepared:
 
     dataset: DataSet
     place: Place
-    distiller: Distiller
+    distiller: Distiller | MaskedAutoencoder
     student: OpenedModel
     teacher: OpenedModel | None
     train: Loader
@@ -146,16 +147,20 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
     student = open_model(expand(experiment.student), dataset.num_classes, image_size=dataset.image_size)
     notes: list[str] = []
     if student.num_classes != dataset.num_classes:
-        notes.append(f"the student's weights have {student.num_classes} classes: it starts with a new last layer")
+        notes.append(
+            f"the student's weights have {student.num_classes or 'no'} classes: it starts with a new last layer"
+        )
         student = open_model(
             expand(experiment.student), dataset.num_classes, image_size=dataset.image_size, new_head=True
         )
+    notes += student.notes
     # Built once for its errors; the loop makes one for each phase.
     make_optimizer({"student": student.module}, experiment.optimisation)
     place = choose_place(experiment.training, student.description.convolutional, process.local_rank)
     teacher = _open_teacher(experiment, dataset)
     if teacher is not None and teacher.input is None and experiment.teacher_mean is None:
         notes.append(f"the teacher's normalisation is unknown: taken to be that of {dataset.name}")
+    notes += teacher.notes if teacher is not None else ()
     given = Input(dataset.mean, dataset.std)
     distiller = Distiller(
         student.module,
@@ -168,6 +173,11 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
         if teacher is None
         else expected_input(teacher, given, experiment.teacher_mean, experiment.teacher_std),
     )
+    if teacher is not None and not teacher.num_classes and distiller.reads_teacher_logits:
+        raise ValueError(
+            f"the teacher {experiment.teacher!r} has no last layer, and some method learns from its logits: choose "
+            "methods that read its attention or features, or a teacher that was trained with labels"
+        )
     for method, decided in zip(experiment.methods, distiller.methods, strict=True):
         changed = [f.name for f in fields(method) if getattr(method, f.name) != getattr(decided, f.name)]
         notes += [
@@ -176,7 +186,13 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
     _refuse_to_compile(experiment, student, teacher)
     _refuse_to_mix(experiment, student, teacher)
     distiller.to(place.device).to(memory_format=place.memory_format)  # pyright: ignore[reportCallIssue]
-    train = loader(
+    train = training_batches(experiment, dataset, place, process)
+    return Prepared(dataset, place, distiller, student, teacher, train, experiment.data.num_workers, tuple(notes))
+
+
+def training_batches(experiment: Experiment, dataset: DataSet, place: Place, process: Process) -> Loader:
+    """Batches to learn from, as an experiment says."""
+    return loader(
         dataset.train,
         dataset,
         batch_size=experiment.training.batch_size,
@@ -191,7 +207,6 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
         rank=process.rank,
         world_size=process.world_size,
     )
-    return Prepared(dataset, place, distiller, student, teacher, train, experiment.data.num_workers, tuple(notes))
 
 
 def _refuse_to_compile(experiment: Experiment, student: OpenedModel, teacher: OpenedModel | None) -> None:

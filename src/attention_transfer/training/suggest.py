@@ -9,6 +9,7 @@ from itertools import islice
 import torch
 
 from attention_transfer.distiller import TASK
+from attention_transfer.distiller import Distiller
 from attention_transfer.experiment import Experiment
 from attention_transfer.methods import Method
 from attention_transfer.training.metrics import likeliest
@@ -230,6 +231,7 @@ def _teacher_top1(prepared: Prepared, batches: int) -> float | None:
     teacher = prepared.teacher
     if teacher is None or teacher.num_classes != prepared.dataset.num_classes:
         return None
+    assert isinstance(prepared.distiller, Distiller)
     teacher.module.eval()
     hits, count = 0, 0
     for batch in islice(prepared.train.epoch(0), batches):

@@ -1,0 +1,108 @@
+"""How models are written: `LIBRARY:NAME(argument=value, …)@WEIGHTS`, read without running anything."""
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# What is said elsewhere: by the data, by what follows the @, or by nobody.
+_RESERVED = ("num_classes", "num_labels", "pretrained", "weights", "checkpoint_path", "pretrained_cfg", "cache_dir")
+
+
+@dataclass(frozen=True)
+class Name:
+    """A model's name in its parts.
+
+    Args:
+        library: `timm`, `torchvision`, `hf`, or what stands before the colon; empty for networks of ours.
+        inner: what that library calls it.
+        arguments: for its constructor (for `hf`, its configuration), in the order in which they were written.
+    """
+
+    library: str
+    inner: str
+    arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+def split_weights(spec: str) -> tuple[str, str | None]:
+    """The name in a model's specification, and what follows its `@`; None where there is none.
+
+    Args:
+        spec: such as `NAME`, `NAME(argument="a@b")@FILE` or `NAME@pretrained`.
+    """
+    end = _end_of_arguments(spec)
+    name, separator, source = spec[end:].partition("@")
+    return spec[:end] + name, source if separator else None
+
+
+def parse_name(name: str) -> Name:
+    """The parts of a name, which need not exist.
+
+    Args:
+        name: as `split_weights` gives it.
+
+    Raises:
+        ValueError: for arguments that are not `key=value` with literal values, or that are said elsewhere.
+    """
+    end = _end_of_arguments(name)
+    start = name.index("(") if end else len(name)
+    library, colon, inner = name[:start].partition(":")
+    if not colon:
+        library, inner = "", library
+    # A local folder of transformers may be called anything.
+    if library == "hf" and Path(name.partition(":")[2]).expanduser().exists():
+        return Name(library, name.partition(":")[2])
+    if end and end != len(name):
+        raise ValueError(f"nothing but @WEIGHTS can follow the arguments of {name!r}")
+    if not end and "(" in inner and library != "hf":
+        raise ValueError(f"the arguments of {name!r} cannot be read: write NAME(key=value, …), closed by a parenthesis")
+    return Name(library, inner.strip(), _arguments(name, name[start:]))
+
+
+def written(arguments: Mapping[str, Any]) -> str:
+    """Arguments as Python writes them in a call, each preceded by a comma."""
+    return "".join(f", {key}={value!r}" for key, value in arguments.items())
+
+
+def _end_of_arguments(text: str) -> int:
+    """Where the parenthesis closes that follows a name, plus one; 0 where there are no arguments."""
+    start = text.find("(")
+    if start < 0 or "@" in text[:start]:
+        return 0
+    for end, character in enumerate(text[start:], start=start + 1):
+        if character == ")" and text[end : end + 1] in ("", "@") and _is_call(text[start:end]):
+            return end
+    return 0
+
+
+def _is_call(parentheses: str) -> bool:
+    try:
+        return isinstance(ast.parse(f"f{parentheses}", mode="eval").body, ast.Call)
+    except (SyntaxError, ValueError):
+        return False
+
+
+def _arguments(name: str, parentheses: str) -> dict[str, Any]:
+    if not parentheses:
+        return {}
+    call = ast.parse(f"f{parentheses}", mode="eval").body
+    assert isinstance(call, ast.Call)
+    if call.args or any(keyword.arg is None for keyword in call.keywords):
+        raise ValueError(f"the arguments of {name!r} must all be written key=value")
+    found: dict[str, Any] = {}
+    for keyword in call.keywords:
+        key = str(keyword.arg)
+        try:
+            value = ast.literal_eval(keyword.value)
+        except ValueError as error:
+            raise ValueError(
+                f"{key}={ast.unparse(keyword.value)} of {name!r} is no plain value: give a number, a string in quotes, "
+                "True, False, None, or a tuple, list or dictionary of these"
+            ) from error
+        if key in found:
+            raise ValueError(f"{key} is given twice in {name!r}")
+        if key in _RESERVED:
+            raise ValueError(f"{key} cannot be an argument in {name!r}: the data and what follows an @ decide it")
+        found[key] = value
+    return found

@@ -1,0 +1,40 @@
+"""What a pre-training is, as data."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class MaskedAutoencoding:
+    """Learn without labels: hide most patches of an image and reconstruct them from the rest.
+
+    He et al., Masked Autoencoders Are Scalable Vision Learners (CVPR 2022, arXiv:2111.06377). The decoder is smaller
+    here than theirs (8 blocks of width 512), as small images and networks want it; it is dropped afterwards.
+
+    Args:
+        mask_ratio: share of the patches that are hidden, 0 < r < 1; at least one is hidden and one is seen.
+        normalise_patches: reconstruct pixels less the mean of their patch, over its deviation (section 3 there).
+        decoder_width: size of the decoder's tokens, a multiple of `decoder_heads` and of 4.
+        decoder_depth: its blocks.
+        decoder_heads: of its attention.
+        decoder_positions: `sin-cos` are fixed, `learned` start from these.
+    """
+
+    mask_ratio: float = 0.75
+    normalise_patches: bool = True
+    decoder_width: int = 64
+    decoder_depth: int = 1
+    decoder_heads: int = 2
+    decoder_positions: Literal["sin-cos", "learned"] = "sin-cos"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(f"mask_ratio must be 0 < r < 1, a share of the patches, not {self.mask_ratio}")
+        for name in ("decoder_width", "decoder_depth", "decoder_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.decoder_width % self.decoder_heads or self.decoder_width % 4:
+            raise ValueError(
+                f"decoder_width must be a multiple of decoder_heads ({self.decoder_heads}) and of 4, not "
+                f"{self.decoder_width}"
+            )
