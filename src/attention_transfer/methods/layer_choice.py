@@ -1,0 +1,96 @@
+"""Which layers of a deep network take part, and which layer of the teacher each of the student's is paired with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from attention_transfer.capture import Tap
+from attention_transfer.methods.method import spread
+
+
+@dataclass(frozen=True)
+class Layers:
+    """A choice of layers; all of them unless told otherwise.
+
+    Section 4.1 of Li et al. (NeurIPS 2024, arXiv:2411.09702) transfers the first or the last k layers.
+
+    Args:
+        first: only the student's first so many.
+        last: only its last so many.
+        student: only these of the student, by number from 0; negative ones count from the end.
+        teacher: their partners in the teacher, one each; the same numbers if None.
+        match: how layers find their partners where `teacher` does not say: `same` wants networks of equal depth;
+            `spread` spreads the layers of the deeper network evenly over those of the other.
+        student_modules: modules to use as layers of the student in place of those that are found, input to output.
+        teacher_modules: of the teacher, likewise.
+
+    Raises:
+        ValueError: for choices that contradict each other.
+    """
+
+    first: int | None = None
+    last: int | None = None
+    student: tuple[int, ...] | None = None
+    teacher: tuple[int, ...] | None = None
+    match: Literal["same", "spread"] = "same"
+    student_modules: tuple[str, ...] | None = None
+    teacher_modules: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("first", "last", "student") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} both choose layers: give one of them")
+        for name in ("first", "last"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise ValueError(f"{name} must be at least 1 layer, not {count}")
+        if self.student is not None and (not self.student or len(set(self.student)) < len(self.student)):
+            raise ValueError(f"student must name layers, each once, not {self.student}")
+        if self.teacher is not None and (self.student is None or len(self.teacher) != len(self.student)):
+            wanted = "the layers that they teach in student" if self.student is None else f"{len(self.student)} layers"
+            raise ValueError(f"teacher names {len(self.teacher)} layers; give {wanted}, one for one")
+
+    def pairs(self, student: Sequence[Tap], teacher: Sequence[Tap]) -> tuple[tuple[Tap, ...], tuple[Tap, ...]]:
+        """The layers that take part, of student and of teacher, one for one.
+
+        Args:
+            student: all its layers, input to output.
+            teacher: likewise.
+
+        Raises:
+            ValueError: for a layer that does not exist, or networks of different depth that nothing matches.
+        """
+        if self.teacher is not None:
+            assert self.student is not None
+            return _at(student, self.student, "student"), _at(teacher, self.teacher, "teacher")
+        if self.match == "spread":
+            ours, theirs = spread(student, teacher)
+        else:
+            if len(student) != len(teacher):
+                raise ValueError(
+                    f"the student has {len(student)} layers, the teacher {len(teacher)}: spread them "
+                    '(match="spread"), or pair them by number with student and teacher'
+                )
+            ours, theirs = tuple(student), tuple(teacher)
+        numbers = self._numbers(len(ours))
+        return _at(ours, numbers, "student"), _at(theirs, numbers, "teacher")
+
+    def _numbers(self, count: int) -> tuple[int, ...]:
+        if self.student is not None:
+            return self.student
+        for name in ("first", "last"):
+            wanted = getattr(self, name)
+            if wanted is not None and wanted > count:
+                raise ValueError(f"{name} asks for {wanted} layers; there are {count}")
+        start = count - self.last if self.last is not None else 0
+        return tuple(range(start, count if self.first is None else self.first))
+
+
+def _at(layers: Sequence[Tap], numbers: Sequence[int], role: str) -> tuple[Tap, ...]:
+    strange = [number for number in numbers if not -len(layers) <= number < len(layers)]
+    if strange:
+        raise ValueError(
+            f"the {role} has no layer {', '.join(map(str, strange))}: it has {len(layers)}, numbered from 0 to "
+            f"{len(layers) - 1}"
+        )
+    return tuple(layers[number] for number in numbers)
