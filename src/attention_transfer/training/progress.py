@@ -56,7 +56,5 @@ class Reporter:
             parts.append(f"unaveraged test {row['unaveraged']['test']['top1']:.2f} %")
         if row.get("neighbours"):
             parts.append(f"nearest neighbours {row['neighbours']['top1']:.2f} %")
-        if row.get("neighbours"):
-            parts.append(f"nearest neighbours {row['neighbours']['top1']:.2f} %")
         parts.append(f"{row['seconds']:.0f} s")
         self.line("  ".join(parts))
