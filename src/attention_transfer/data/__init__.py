@@ -15,6 +15,9 @@ from attention_transfer.data.cub200 import cub200
 from attention_transfer.data.dataset import DataSet, Split, check_validation_fraction, with_validation
 from attention_transfer.data.folder import SIDE as FOLDER_SIDE
 from attention_transfer.data.folder import folder
+from attention_transfer.data.inaturalist import ARCHIVES as INATURALIST_YEARS
+from attention_transfer.data.inaturalist import SIDE as INATURALIST_SIDE
+from attention_transfer.data.inaturalist import inaturalist
 from attention_transfer.data.loading import Loader, loader
 from attention_transfer.data.request import Request
 from attention_transfer.data.scenes import SIDE as SCENES_SIDE
@@ -37,6 +40,7 @@ DATA: dict[str, Callable[[Request], DataSet]] = {
     "cub200": cub200,
     "stl10": stl10,
     "scenes": scenes,
+    **{f"inaturalist-{year}": inaturalist(year) for year in INATURALIST_YEARS},
 }
 
 OWN_SIDES: dict[str, int | None] = {
@@ -49,6 +53,7 @@ OWN_SIDES: dict[str, int | None] = {
     "cub200": CUB200_SIDE,
     "stl10": STL10_SIDE,
     "scenes": SCENES_SIDE,
+    **{f"inaturalist-{year}": INATURALIST_SIDE for year in INATURALIST_YEARS},
 }
 """Sides of the images that they deliver where nobody asks for another; None where only their files say."""
 
@@ -67,8 +72,8 @@ def load(
     """Reads a data set.
 
     Args:
-        name: `cluttered-digits`, `cifar10`, `cifar100`, `npz:PATH`, `folder:PATH`, `tiny-imagenet`, `cub200`, `stl10`
-            or `scenes`.
+        name: `cluttered-digits`, `cifar10`, `cifar100`, `npz:PATH`, `folder:PATH`, `tiny-imagenet`, `cub200`, `stl10`,
+            `scenes`, `inaturalist-2017`, `inaturalist-2018` or `inaturalist-2019`.
         root: folder that holds, or receives, the named ones; None means the user's cache.
         image_size: side in pixels, at least 8, that images are delivered with; None keeps the data set's own.
         validation_fraction: share of the selected training images, 0 ≤ f < 1, set aside for validation.
