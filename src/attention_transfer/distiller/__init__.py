@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attention_transfer.capture import Replacement, Tap, noise, undisturbed
+from attention_transfer.capture import Replacement, Tap, attention_kernel, noise, undisturbed
 from attention_transfer.data.batch import Batch
 from attention_transfer.distiller.bound import Bound, bind, check_methods, described
 from attention_transfer.distiller.deployed import Deployed
@@ -101,6 +101,7 @@ class Distiller(nn.Module):
         teacher_description = (
             None if teacher is None else described(teacher, self.teacher_images(example), methods, "teacher")
         )
+        self._tokens = max(student_description.tokens, teacher_description.tokens if teacher_description else 0)
         self._bound = bind(methods, teacher_description, student_description)
         # In a tuple, so that nn.Module does not register it: it must stay out of parameters() and state_dict().
         self._teacher = () if teacher is None else (teacher,)
@@ -146,7 +147,8 @@ class Distiller(nn.Module):
             raise ValueError("labels are needed: task_weight is not 0, or a method reads them")
         if index is None and any(bound.reads.index for bound in self._bound):
             raise ValueError("index is needed by a method: give the images' places in their data set as third argument")
-        return self._step(images, labels, index)
+        with attention_kernel(images.device, self._tokens):
+            return self._step(images, labels, index)
 
     def predict(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
         """Logits of the student as it is used after training: by itself, or where a method replaces something in it,

@@ -1,8 +1,7 @@
 """Masked autoencoding of timm's vision transformers."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int64
@@ -10,9 +9,8 @@ from timm.models import checkpoint_seq  # pyright: ignore[reportPrivateImportUsa
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from attention_transfer.capture import noise, undisturbed
+from attention_transfer.capture import attention_kernel, noise, undisturbed
 from attention_transfer.distiller import Output
 from attention_transfer.methods import Phase, Term
 from attention_transfer.pretraining.decoder import Decoder
@@ -20,7 +18,6 @@ from attention_transfer.pretraining.patches import normalised, num_seen, patches
 from attention_transfer.pretraining.settings import MaskedAutoencoding
 
 RECONSTRUCTION = "reconstruction"
-_SHORT, _WRITTEN_OUT = 32, 256  # tokens up to which attention is written out on a CPU: in float32 and in bfloat16
 
 
 class MaskedAutoencoder(nn.Module):
@@ -102,7 +99,7 @@ class MaskedAutoencoder(nn.Module):
             raise ValueError("index is needed: the images' places in their data set decide which patches are hidden")
         order = random_order(index, self.num_patches, seed=self._seed, epoch=cast(Tensor, self.epoch))
         encoded = self.encode(images, order[:, : self.num_seen])
-        with _attention(images, self.num_patches):
+        with attention_kernel(images.device, self.num_patches):
             predicted = self.decoder(encoded, order)
         # The loss is float32 whatever the networks computed in.
         with torch.autocast(images.device.type, enabled=False):
@@ -125,7 +122,7 @@ class MaskedAutoencoder(nn.Module):
         prefix = encoder.num_prefix_tokens
         x = torch.cat([tokens[:, :prefix], take(tokens[:, prefix:], places)], dim=1)
         x = encoder.norm_pre(x)
-        with _attention(images, x.shape[1]):
+        with attention_kernel(images.device, x.shape[1]):
             x = checkpoint_seq(encoder.blocks, x) if encoder.grad_checkpointing else encoder.blocks(x)
         return encoder.norm(x)
 
@@ -174,17 +171,6 @@ class MaskedAutoencoder(nn.Module):
         gradients = torch.autograd.grad(self(image, None, index).loss, list(named.values()), allow_unused=True)
         reached = cast("tuple[Tensor | None, ...]", gradients)
         return tuple(name for name, gradient in zip(named, reached, strict=True) if gradient is None)
-
-
-def _attention(images: Tensor, tokens: int) -> AbstractContextManager[Any]:
-    """How attention is computed: on a CPU written out where that is faster than the fused kernel.
-
-    Measured with torch 2.15 and heads of size 32: 17 tokens take 11 ms in place of 17 in float32 and 10 in place of 68
-    in bfloat16, 65 tokens 66 in place of 44 and 66 in place of 129. The gradient is what takes long.
-    """
-    if images.device.type != "cpu" or tokens > (_WRITTEN_OUT if torch.is_autocast_enabled("cpu") else _SHORT):
-        return nullcontext()
-    return sdpa_kernel(SDPBackend.MATH)
 
 
 def _checked(encoder: nn.Module, example: Tensor) -> VisionTransformer:
