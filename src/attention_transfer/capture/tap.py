@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 Site = Literal["output", "input", "attention", "softmax", "map"]
-Layout = Literal["nchw", "nhwc", "tokens"]
+Layout = Literal["nchw", "nhwc", "tokens", "raw"]
 
 
 class CaptureError(ValueError):
@@ -26,7 +26,8 @@ class Tap:
             module, or its first positional input where that is an attention map (`map`). A module called several times
             in one forward counts with its last call.
         layout: how the value is laid out: `nchw`, `nhwc`, or `tokens` (batch, prefix + h·w, channels). A value of three
-            dimensions always counts as tokens, one of four dimensions never.
+            dimensions always counts as tokens, one of four dimensions never. `raw` is for methods that take the value
+            as the network laid it out.
         prefix_tokens: tokens before those of the patches (class, distillation, registers); only for `tokens` and
             attention.
         grid: rows and columns of the patches; None means a square grid; likewise.
@@ -51,11 +52,13 @@ class Tap:
 
 def spatial(value: Tensor, tap: Tap) -> Float[Tensor, "b c h w"]:
     """A captured value as (batch, channels, height, width), whatever the network's layout; a view, prefix tokens
-    dropped.
+    dropped. What is read `raw` stays as it is.
 
     Raises:
         CaptureError: if it has neither three nor four dimensions, or its tokens do not fill a grid.
     """
+    if tap.layout == "raw":
+        return value
     if value.ndim == 4:
         return value.permute(0, 3, 1, 2) if tap.layout == "nhwc" else value
     if value.ndim != 3:
