@@ -69,7 +69,7 @@ def pretrain(arguments: Sequence[str]) -> None:
 
 
 def evaluate(arguments: Sequence[str]) -> None:
-    """Measure a model on a data set: evaluate MODEL [--data NAME]."""
+    """Measure models on a data set, several also as an ensemble: evaluate MODEL... [--data NAME]."""
     from attention_transfer.commands.evaluate import command
 
     command(arguments)

@@ -45,7 +45,7 @@ def measure(
             which is given, or the split does not exist.
     """
     dataset = load_data(data, seed)
-    chosen = _split(dataset, split)
+    chosen = chosen_split(dataset, split)
     (subject,) = open_subjects([model], dataset, settings, mean, std)
     if subject.opened.num_classes != dataset.num_classes:
         raise ValueError(f"{model} has {subject.opened.num_classes} classes, {dataset.name} has {dataset.num_classes}")
@@ -53,7 +53,12 @@ def measure(
     return evaluate(subject.module, images, subject.place, subject.prepare), subject.notes
 
 
-def _split(dataset: DataSet, name: SplitName) -> Split:
+def chosen_split(dataset: DataSet, name: SplitName) -> Split:
+    """A split by name.
+
+    Raises:
+        ValueError: the data set has none of that name as it was loaded.
+    """
     if name not in dataset.splits:
         raise ValueError(_NOT_THERE[name])
     return dataset.splits[name]

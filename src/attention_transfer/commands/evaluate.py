@@ -1,22 +1,31 @@
-"""`evaluate MODEL --data NAME`: top-1, top-5 and loss of any model on any data."""
+"""`evaluate MODEL... --data NAME`: top-1, top-5 and loss of any model on any data; of several, also together."""
 
+import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, cast
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
 
 import tyro
 
 from attention_transfer.commands.own_data import own_data
 from attention_transfer.experiment import Data, Training
+from attention_transfer.runs import RunFolder, is_run
+from attention_transfer.training.evaluate import Score
+from attention_transfer.training.prepare import expand
 
 
 @dataclass(frozen=True)
 class Flags:
     """Measure a model: a run on its own data unless told otherwise, anything else on cluttered digits.
 
+    Several models are measured as an ensemble too, whose class probabilities are the mean of theirs; the result is also
+    kept among the findings of the first of them that is a run.
+
     Args:
-        model: a run folder, a weights file of one of our models, or a name with @FILE or @pretrained behind it.
+        models: run folders, weights files of our models, or names with @FILE or @pretrained behind them.
         split: which images; `unseen` are the test images of the classes that --train-classes leaves out.
         batch_size: images at a time.
         device: `auto` takes an accelerator if there is one.
@@ -24,10 +33,11 @@ class Flags:
         mean: per channel, of the model's images given pixels in 0…1, where its weights do not say.
         std: per channel, likewise.
         seed: chooses the validation images, as it did in training.
+        output: file that also receives the result, as JSON.
         json: print the result as JSON.
     """
 
-    model: Annotated[str, tyro.conf.Positional]
+    models: Annotated[tuple[str, ...], tyro.conf.Positional]
     data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=Data)
     split: Literal["test", "validation", "train", "unseen"] = "test"
     batch_size: int = 256
@@ -36,6 +46,7 @@ class Flags:
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     seed: int = 0
+    output: Path | None = None
     json: bool = False
 
 
@@ -45,19 +56,50 @@ def command(arguments: Sequence[str]) -> None:
         Flags,
         prog="attention-transfer evaluate",
         args=list(arguments),
-        default=Flags(model=cast(str, tyro.MISSING), data=own_data(arguments)),
+        default=Flags(models=cast("tuple[str, ...]", tyro.MISSING), data=own_data(arguments)),
         config=(tyro.conf.AvoidSubcommands,),
     )
+    settings = Training(batch_size=flags.batch_size, device=flags.device, precision=flags.precision)
+    content, lines = (_alone if len(flags.models) == 1 else _together)(flags, settings)
+    if flags.output is not None:
+        flags.output.parent.mkdir(parents=True, exist_ok=True)
+        flags.output.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    if flags.json:
+        print(json.dumps(content))
+    else:
+        print("\n".join(lines))
+
+
+def _alone(flags: Flags, settings: Training) -> tuple[dict[str, Any], list[str]]:
+    """What is to be kept, and what is to be read."""
     from attention_transfer.analysis.measure import measure
 
-    settings = Training(batch_size=flags.batch_size, device=flags.device, precision=flags.precision)
-    score, notes = measure(flags.model, flags.data, flags.split, settings, flags.seed, flags.mean, flags.std)
-    if flags.json:
-        print(json.dumps(score.row() | {"model": flags.model, "data": flags.data.name, "split": flags.split}))
-        return
-    for note in notes:
-        print(f"note: {note}")
-    print(
-        f"{flags.model} on {flags.split} of {flags.data.name} ({score.count:,} images): "
-        f"top-1 {score.top1:.2f} %  top-5 {score.top5:.2f} %  loss {score.loss:.4f}"
-    )
+    (model,) = flags.models
+    score, notes = measure(model, flags.data, flags.split, settings, flags.seed, flags.mean, flags.std)
+    content = score.row() | {"model": model, "data": flags.data.name, "split": flags.split}
+    line = f"{model} on {flags.split} of {flags.data.name} ({score.count:,} images): {_numbers(score)}"
+    return content, [*(f"note: {note}" for note in notes), line]
+
+
+def _together(flags: Flags, settings: Training) -> tuple[dict[str, Any], list[str]]:
+    """Likewise of an ensemble, which a run keeps as a finding."""
+    from attention_transfer.analysis.ensemble import measure_together
+
+    found = measure_together(flags.models, flags.data, flags.split, settings, flags.seed, flags.mean, flags.std)
+    content = {"data": flags.data.name, "split": flags.split} | found.row()
+    lines = [f"note: {note}" for note in found.notes]
+    lines.append(f"on {flags.split} of {flags.data.name} ({found.together.count:,} images):")
+    lines += [f"{name}: {_numbers(score)}" for name, score in zip(found.models, found.members, strict=True)]
+    lines.append(f"mean of their probabilities: {_numbers(found.together)}")
+    lines.append(f"they name the same class on {found.mean_agreement:.2f} % of the images, on average over pairs")
+    run = next((place for place in map(expand, found.models) if is_run(place)), None)
+    if run is not None:
+        members = hashlib.blake2b("\n".join(found.models).encode(), digest_size=4).hexdigest()
+        name = f"ensemble-of-{len(found.models)}-{members}-{flags.data.name}-{flags.split}"
+        path = RunFolder(run).write_finding(re.sub(r"[^a-zA-Z0-9_.-]+", "-", name), content)
+        lines.append(f"kept as {path}")
+    return content, lines
+
+
+def _numbers(score: Score) -> str:
+    return f"top-1 {score.top1:.2f} %  top-5 {score.top5:.2f} %  loss {score.loss:.4f}"
