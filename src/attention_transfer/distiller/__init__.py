@@ -15,7 +15,7 @@ from attention_transfer.distiller.deployed import Deployed
 from attention_transfer.distiller.network import Network, Seen, Wanted
 from attention_transfer.distiller.reached import parameters_reached
 from attention_transfer.distiller.unused import UnusedRows
-from attention_transfer.methods import Method, Observed, Phase, Term
+from attention_transfer.methods import Method, Observed, Phase, Reads, Term
 from attention_transfer.methods.limits import limited_gradients, sum_of
 from attention_transfer.methods.maps import at_least_float32
 from attention_transfer.models import Input, Renormalise, check_pair
@@ -231,6 +231,16 @@ class Distiller(nn.Module):
     def methods(self) -> tuple[Method, ...]:
         """What is transferred, with every setting that depended on the two networks decided."""
         return tuple(bound.method for bound in self._bound)
+
+    @property
+    def reads(self) -> tuple[Reads, ...]:
+        """What each of the methods reads."""
+        return tuple(bound.reads for bound in self._bound)
+
+    @property
+    def replaces(self) -> bool:
+        """Whether a method replaces something in the student, which then needs its teacher for ever."""
+        return self._replaces
 
     @property
     def teacher(self) -> nn.Module | None:

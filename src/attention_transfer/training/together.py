@@ -1,0 +1,118 @@
+"""Students that compute with what their teacher gives: kept with it, and opened as one network."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from attention_transfer.capture import Tap
+from attention_transfer.distiller import Distiller
+from attention_transfer.experiment import Experiment, from_json, to_json
+from attention_transfer.models import Description, Input, OpenedModel, Stage, open_model, save_model
+from attention_transfer.runs import STUDENT_CONFIG, STUDENT_WEIGHTS, whole_file
+
+USED_WITH = "used_with"
+_TEACHER, _PARTS = "teacher", "parts.safetensors"
+_STUDENT_IN_DEPLOYED = "distiller.student."
+
+
+def save_teacher_beside(
+    distiller: Distiller,
+    experiment: Experiment,
+    run: Path,
+    folder: Path,
+    teacher: OpenedModel,
+    teacher_input: Input,
+) -> dict[str, Any]:
+    """Keep what a student needs beside its own weights, and say so.
+
+    The teacher lies in the run folder once, bare like a student; what methods learned lies beside the student.
+
+    Args:
+        distiller: of the run.
+        experiment: whose methods replace something in the student.
+        run: the run folder.
+        folder: where the student is saved; the run folder or one inside it.
+        teacher: as it was opened.
+        teacher_input: how its images are normalised.
+
+    Returns:
+        What the student's JSON must hold so that `together` finds everything.
+    """
+    beside = run / _TEACHER
+    if not (beside / STUDENT_WEIGHTS).exists():
+        beside.mkdir(exist_ok=True)
+        save_model(teacher.module, beside, teacher.name, teacher.num_classes, teacher.image_size, teacher_input)
+    parts = {name: value.detach().cpu().clone() for name, value in distiller.parts.state_dict().items()}
+    with whole_file(folder / _PARTS) as temporary:
+        safetensors.torch.save_file(parts, temporary)
+    return {
+        USED_WITH: {
+            "teacher": Path(os.path.relpath(beside, folder)).as_posix(),
+            "parts": _PARTS,
+            "methods": to_json(experiment)["methods"],
+            "why": "the student computes with what the teacher gives; alone, its replaced layers were never trained",
+        }
+    }
+
+
+def together(opened: OpenedModel, folder: Path, image_size: int) -> OpenedModel:
+    """The network that a student was trained to be: with its teacher where it needs one, else itself.
+
+    Args:
+        opened: the student of a run, or of a snapshot.
+        folder: that it was opened from.
+        image_size: side of the student's images, in pixels.
+
+    Raises:
+        ValueError: if the teacher that should lie beside it does not fit or is gone.
+    """
+    known = _used_with(folder)
+    if known is None:
+        return opened
+    teacher = open_model(str(folder / known["teacher"]))
+    methods = from_json({"recipe": "", "student": opened.name, "methods": known["methods"]}).methods
+    distiller = Distiller(
+        opened.module,
+        teacher.module,
+        methods,
+        example=torch.empty(2, 3, image_size, image_size),
+        student_input=opened.input,
+        teacher_input=teacher.input,
+    )
+    distiller.parts.load_state_dict(safetensors.torch.load_file(folder / known["parts"]))
+    return replace(opened, module=distiller.deployed.eval(), description=_inside(opened.description))
+
+
+def note_on_its_own(folder: Path) -> str | None:
+    """What to say where a student that needs its teacher is opened without it; None for any other folder."""
+    if _used_with(folder) is None:
+        return None
+    return f"{folder} was trained to compute with its teacher's attention; opened alone, its own was never trained"
+
+
+def _used_with(folder: Path) -> Mapping[str, Any] | None:
+    file = folder / STUDENT_CONFIG
+    return json.loads(file.read_text(encoding="utf-8")).get(USED_WITH) if file.is_file() else None
+
+
+def _inside(description: Description) -> Description:
+    """A student's description, as it is found in the network that runs student and teacher."""
+
+    def moved(tap: Tap) -> Tap:
+        return replace(tap, module=_STUDENT_IN_DEPLOYED + tap.module)
+
+    def stage(each: Stage) -> Stage:
+        return Stage(moved(each.output), None if each.pre_activation is None else moved(each.pre_activation))
+
+    return replace(
+        description,
+        stages=tuple(stage(each) for each in description.stages),
+        head=None if description.head is None else _STUDENT_IN_DEPLOYED + description.head,
+        pooled=None if description.pooled is None else moved(description.pooled),
+    )
