@@ -31,6 +31,9 @@ class Optimisation:
         cosine_after_warmup: whether the cosine begins where the warm-up ends, as MAE's fine-tuning has it; None (no)
             lets it begin with the first step, hidden at first by the warm-up.
         min_learning_rate: absolute end of the cosine, scaled by `layer_decay` like every other rate.
+        hold_without_gradient: whether rows of weights whose gradient is exactly zero in a step are left alone by it;
+            None (no) lets weight decay wear them off, as the authors of attention copy did with queries and keys that
+            nothing trains.
         clip_gradient_norm: largest norm of the whole gradient; None leaves it alone.
     """
 
@@ -47,6 +50,7 @@ class Optimisation:
     warmup_epochs: float = 0.0
     cosine_after_warmup: bool | None = None
     min_learning_rate: float = 0.0
+    hold_without_gradient: bool | None = None
     clip_gradient_norm: float | None = None
 
     def __post_init__(self) -> None:

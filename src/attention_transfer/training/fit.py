@@ -28,6 +28,7 @@ from attention_transfer.training.checkpoint import read_checkpoint
 from attention_transfer.training.device import environment
 from attention_transfer.training.distributed import Process, joined, wrap
 from attention_transfer.training.evaluate import evaluate
+from attention_transfer.training.holding import held_without_gradient
 from attention_transfer.training.metrics import FiniteGuard, RunningMeans
 from attention_transfer.training.neighbours import measure_neighbours
 from attention_transfer.training.optim import make_optimizer, make_scheduler, peak_learning_rate
@@ -210,10 +211,13 @@ class _Loop:
         self.distiller.backward(out)
         gradients = [p.grad for p in self.distiller.trainable_parameters() if p.grad is not None]
         self.guard.check(self.epoch, step, out, gradients)
-        clip = self.experiment.optimisation.clip_gradient_norm
+        optimisation = self.experiment.optimisation
+        clip = optimisation.clip_gradient_norm
         if clip is not None:
             torch.nn.utils.clip_grad_norm_(self.distiller.trainable_parameters(), clip)
-        self.optimizer.step()
+        moving = self.distiller.trainable_parameters()
+        with held_without_gradient(moving) if optimisation.hold_without_gradient else nullcontext():
+            self.optimizer.step()
         if self.average is not None:
             self.average.update()
 
