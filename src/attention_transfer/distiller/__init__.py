@@ -14,7 +14,6 @@ from attention_transfer.distiller.bound import Bound, bind, check_methods, descr
 from attention_transfer.distiller.deployed import Deployed
 from attention_transfer.distiller.network import Network, Seen, Wanted
 from attention_transfer.distiller.reached import parameters_reached
-from attention_transfer.distiller.unused import UnusedRows
 from attention_transfer.methods import Method, Observed, Phase, Reads, Term
 from attention_transfer.methods.limits import limited_gradients, sum_of
 from attention_transfer.methods.maps import at_least_float32
@@ -96,7 +95,6 @@ class Distiller(nn.Module):
         self.phase = Phase("all")
         self._epoch = self._phase_start = 0
         self._same_noise = self._replaces = False
-        self._unused: UnusedRows | None = None
         check_methods(methods)
         self.teacher_images = Renormalise(student_input, teacher_input).to(example)
         student_description = described(student, example, methods, "student")
@@ -174,12 +172,6 @@ class Distiller(nn.Module):
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
-
-    def after_step(self) -> None:
-        """To be called after each step of the optimiser: undoes what weight decay did to weights that nothing uses,
-        where a method asks for it."""
-        if self._unused is not None:
-            self._unused.restore()
 
     # ------------------------------------------------------------------ what is trained
 
@@ -360,8 +352,6 @@ class Distiller(nn.Module):
                 parts[bound.name] = module.to(image.device)
         replaced = self._replacements(teacher, parts)
         self._replaces = bool(replaced)
-        if any(bound.method.restores_unused for bound in self._bound):
-            self._unused = UnusedRows(self.student, student.reading.attention, replaced)
         if replaced:
             student = self._student.probe(image, label, replaced)
         assert student.reading.logits is not None

@@ -205,11 +205,6 @@ class Method(ABC):
         same random numbers, so that drop path drops the same residuals of networks that are built alike."""
         return "eval"
 
-    @property
-    def restores_unused(self) -> bool:
-        """Whether weights that its replacements leave without use keep their values, weight decay or not."""
-        return False
-
     def resolved(self, teacher: Description | None, student: Description) -> "Method":
         """The same method with every setting that depends on the two networks decided."""
         del teacher, student
