@@ -64,6 +64,7 @@ class DataSet:
         photographs: whether training crops are of random size and shape (`augment="auto"`).
         mirrored: whether a mirror image still belongs to its class (`augment="auto"`).
         train_classes: training images show only the first so many classes; None means all.
+        labelled: whether the labels mean anything; without them there is one class, and there are no test images.
     """
 
     name: str
@@ -77,6 +78,7 @@ class DataSet:
     photographs: bool
     mirrored: bool = True
     train_classes: int | None = None
+    labelled: bool = True
 
     @property
     def num_classes(self) -> int:

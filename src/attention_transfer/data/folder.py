@@ -1,4 +1,4 @@
-"""A user's own image files: a folder with `train/` and `val/`, each with one folder per class."""
+"""A user's own image files: a folder with `train/` and `val/`, each with one folder per class, or without labels."""
 
 from pathlib import Path
 
@@ -18,12 +18,17 @@ def folder(request: Request) -> DataSet:
     pixels count as small images, which are shifted rather than cropped at random sizes. Training images are in an
     order in which classes take turns.
 
+    A folder with neither `train` nor `val` holds images without labels: all that lie in it, at any depth, are training
+    images, in the order of their names, and none is a test image. Only a pre-training can learn from these.
+
     Raises:
         ValueError: a folder is missing or empty, the classes of `train` and `val` differ, or files cannot be decoded.
     """
     place = request.place
     image_size = request.image_size or SIDE
     photographs = image_size > PHOTOGRAPH_SIDE
+    if not any((place / part).is_dir() for part in ("train", "val")) and (paths := _images(place)):
+        return _unlabelled(request, paths, image_size, photographs=photographs)
     names = {part: _classes(place / part) for part in ("train", "val")}
     if names["train"] != names["val"]:
         only = [
@@ -59,6 +64,33 @@ def folder(request: Request) -> DataSet:
     )
 
 
+def _unlabelled(request: Request, paths: list[Path], image_size: int, *, photographs: bool) -> DataSet:
+    everything = Listing(paths, np.zeros(len(paths), dtype=np.int64))
+    train = read(
+        request.selection.of(everything, 1),
+        stored(image_size, photographs=photographs),
+        image_size=image_size,
+        photographs=photographs,
+        what=f"images in {request.place}",
+    )
+    return DataSet(
+        name=f"folder:{request.path}",
+        classes=("unlabelled",),
+        train=train,
+        validation=None,
+        test=train.subset(np.zeros(0, dtype=np.int64)),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        image_size=image_size,
+        photographs=photographs,
+        labelled=False,
+    )
+
+
+def _images(place: Path) -> list[Path]:
+    return sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
 def _classes(place: Path) -> tuple[str, ...]:
     if not place.is_dir():
         raise ValueError(
@@ -74,7 +106,7 @@ def _listing(place: Path, names: tuple[str, ...]) -> Listing:
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(names):
-        files = sorted(path for path in (place / name).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        files = _images(place / name)
         if not files:
             raise ValueError(f"{place / name} holds no images: add some, or remove the class from train and val")
         paths += files

@@ -31,7 +31,7 @@ def split_weights(spec: str) -> tuple[str, str | None]:
     Args:
         spec: such as `NAME`, `NAME(argument="a@b")@FILE` or `NAME@pretrained`.
     """
-    end = _end_of_arguments(spec)
+    _, end = _span(spec)
     name, separator, source = spec[end:].partition("@")
     return spec[:end] + name, source if separator else None
 
@@ -45,8 +45,9 @@ def parse_name(name: str) -> Name:
     Raises:
         ValueError: for arguments that are not `key=value` with literal values, or that are said elsewhere.
     """
-    end = _end_of_arguments(name)
-    start = name.index("(") if end else len(name)
+    start, end = _span(name)
+    if not end:
+        start = len(name)
     library, colon, inner = name[:start].partition(":")
     if not colon:
         library, inner = "", library
@@ -65,22 +66,25 @@ def written(arguments: Mapping[str, Any]) -> str:
     return "".join(f", {key}={value!r}" for key, value in arguments.items())
 
 
-def _end_of_arguments(text: str) -> int:
-    """Where the parenthesis closes that follows a name, plus one; 0 where there are no arguments."""
-    start = text.find("(")
-    if start < 0 or "@" in text[:start]:
-        return 0
-    for end, character in enumerate(text[start:], start=start + 1):
-        if character == ")" and text[end : end + 1] in ("", "@") and _is_call(text[start:end]):
-            return end
-    return 0
+def _span(text: str) -> tuple[int, int]:
+    """Where the arguments after a name begin and end, parentheses included; zeros where there are none."""
+    name = text[: text.find("@")] if "@" in text else text
+    first = name.find("(")
+    # A folder's own name may end with a parenthesis too.
+    for start in [first, *(place + 1 for place in range(len(name)) if name[place : place + 2] == ")(")]:
+        for end in range(start + 1, len(text) + 1):
+            ends = text[end - 1] == ")" and text[end : end + 1] in ("", "@")
+            if start >= 0 and ends and _is_call(text[start:end]):
+                return start, end
+    return 0, 0
 
 
 def _is_call(parentheses: str) -> bool:
     try:
-        return isinstance(ast.parse(f"f{parentheses}", mode="eval").body, ast.Call)
+        call = ast.parse(f"f{parentheses}", mode="eval").body
     except (SyntaxError, ValueError):
         return False
+    return isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
 
 
 def _arguments(name: str, parentheses: str) -> dict[str, Any]:

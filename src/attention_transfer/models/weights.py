@@ -21,6 +21,7 @@ _WRAPPERS = ("module.", "_orig_mod.")
 # Counted by BatchNorm only since torch 0.4.1, and used only where its momentum is None.
 _OPTIONAL = "num_batches_tracked"
 _SHOWN = 10
+_POSITIONS = ("pos_embed", "encoder.pos_embedding")  # what timm and torchvision call position embeddings
 
 
 class WeightsError(ValueError):
@@ -95,6 +96,11 @@ def fit_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str, le
         hint = ""
         if isinstance(model, TransformersClassifier):
             hint = "\n  (what save_pretrained() wrote is opened as hf:FOLDER@pretrained)"
+        elif any(name.startswith(_POSITIONS) for name in differing):
+            hint = (
+                "\n  (position embeddings belong to a number of patches: name the model with the img_size and "
+                "patch_size that its weights were trained with, as in timm:NAME(img_size=32, patch_size=4)@FILE)"
+            )
         raise WeightsError("\n".join([f"{source} does not fit {type(network).__name__}:", *lines]) + hint)
     # Some networks look at the version that their state dict carries and files of tensors do not.
     versioned = OrderedDict(given)

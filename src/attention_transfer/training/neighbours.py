@@ -28,11 +28,11 @@ def measure_neighbours(prepared: Prepared, encoder: VisionTransformer) -> dict[s
         encoder: in any mode, which it keeps.
 
     Returns:
-        `neighbours` with `top1` in percent, `neighbours`, `train_count` and `count`; nothing where there is but one
-        class.
+        `neighbours` with `top1` in percent, `neighbours`, `train_count` and `count`; nothing where images have no
+        labels.
     """
     dataset = prepared.dataset
-    if dataset.num_classes < 2:
+    if not dataset.labelled:
         return {}
     known, asked = evenly(dataset.train, TRAIN_IMAGES), evenly(dataset.test, TEST_IMAGES)
     (train, labels), (test, truth) = (_features(prepared, encoder, split) for split in (known, asked))

@@ -16,6 +16,7 @@ from attention_transfer.pretraining import MaskedAutoencoder
 from attention_transfer.training.device import Place, choose_place
 from attention_transfer.training.distributed import Process
 from attention_transfer.training.optim import make_optimizer
+from attention_transfer.training.together import notes_on_its_own, together
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Prepared:
         train: batches to learn from.
         num_workers: processes that decode photographs.
         notes: what was assumed where nobody said, for the user to read.
+        teacher_input: how the teacher's images are normalised, if there is one.
     """
 
     dataset: DataSet
@@ -41,6 +43,7 @@ class Prepared:
     train: Loader
     num_workers: int
     notes: tuple[str, ...]
+    teacher_input: Input | None = None
 
     def evaluation(self, split: Split, batch_size: int) -> Loader:
         """Batches of a split in order, without augmentation."""
@@ -55,11 +58,17 @@ class Prepared:
         )
 
 
-def load_data(data: Data, seed: int) -> DataSet:
+def load_data(data: Data, seed: int, *, labelled: bool = True) -> DataSet:
     """The data set that an experiment names.
 
+    Args:
+        data: as configured.
+        seed: of the choice of validation images.
+        labelled: whether labels are needed.
+
     Raises:
-        ValueError: if it cannot be had, or the limits leave a split without images.
+        ValueError: if it cannot be had, has no labels where they are needed, or the limits leave a split without
+            images.
     """
     dataset = load(
         expand(data.name),
@@ -71,6 +80,11 @@ def load_data(data: Data, seed: int) -> DataSet:
         train_limit=data.train_limit,
         seed=seed,
     )
+    if labelled and not dataset.labelled:
+        raise ValueError(
+            f"{dataset.name} holds images without labels (no train/ and val/ with a folder per class), from which only "
+            "`attention-transfer pretrain` can learn"
+        )
     if data.test_limit is not None:
         dataset = replace(dataset, test=evenly(dataset.test, data.test_limit))
     unseen = dataset.unseen
@@ -102,17 +116,20 @@ def expand(place: str) -> str:
 
 
 def open_at_its_size(spec: str, dataset: DataSet) -> OpenedModel:
-    """A network that is not trained here: built for the images it was made for, to which these are resized.
+    """A network that is not trained here: built for the images it was made for, to which these are resized; with its
+    teacher, where it was trained to compute with one.
 
     Args:
         spec: as on the command line.
         dataset: gives classes and size where the network has none of its own.
     """
+    place = expand(spec)
     try:
-        return open_model(expand(spec), dataset.num_classes)
+        opened = open_model(place, dataset.num_classes)
     except WeightsError:
         # Weights of a transformer trained at the size of these images, which its name does not say.
-        return open_model(expand(spec), dataset.num_classes, image_size=dataset.image_size)
+        opened = open_model(place, dataset.num_classes, image_size=dataset.image_size)
+    return together(opened, Path(place), dataset.image_size)
 
 
 def expected_input(
@@ -153,15 +170,20 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
         student = open_model(
             expand(experiment.student), dataset.num_classes, image_size=dataset.image_size, new_head=True
         )
-    notes += student.notes
+    notes += (*student.notes, *notes_on_its_own(Path(expand(experiment.student))))
     # Built once for its errors; the loop makes one for each phase.
     make_optimizer({"student": student.module}, experiment.optimisation)
     place = choose_place(experiment.training, student.description.convolutional, process.local_rank)
     teacher = _open_teacher(experiment, dataset)
     if teacher is not None and teacher.input is None and experiment.teacher_mean is None:
         notes.append(f"the teacher's normalisation is unknown: taken to be that of {dataset.name}")
-    notes += teacher.notes if teacher is not None else ()
+    if teacher is not None:
+        notes += teacher.notes
+        _refuse_missing_logits(experiment, student, teacher)
     given = Input(dataset.mean, dataset.std)
+    teacher_input = (
+        None if teacher is None else expected_input(teacher, given, experiment.teacher_mean, experiment.teacher_std)
+    )
     distiller = Distiller(
         student.module,
         teacher.module if teacher is not None else None,
@@ -169,25 +191,19 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
         task_weight=experiment.task_weight,
         example=torch.empty(2, 3, dataset.image_size, dataset.image_size),
         student_input=given,
-        teacher_input=None
-        if teacher is None
-        else expected_input(teacher, given, experiment.teacher_mean, experiment.teacher_std),
+        teacher_input=teacher_input,
     )
-    if teacher is not None and not teacher.num_classes and distiller.reads_teacher_logits:
-        raise ValueError(
-            f"the teacher {experiment.teacher!r} has no last layer, and some method learns from its logits: choose "
-            "methods that read its attention or features, or a teacher that was trained with labels"
-        )
     for method, decided in zip(experiment.methods, distiller.methods, strict=True):
         changed = [f.name for f in fields(method) if getattr(method, f.name) != getattr(decided, f.name)]
         notes += [
             f"{method.key}: {name}={getattr(method, name)} means {getattr(decided, name)} here" for name in changed
         ]
-    _refuse_to_compile(experiment, student, teacher)
-    _refuse_to_mix(experiment, student, teacher)
+    _refuse_to_compile(experiment, distiller)
+    _refuse_to_mix(experiment, distiller)
     distiller.to(place.device).to(memory_format=place.memory_format)  # pyright: ignore[reportCallIssue]
     train = training_batches(experiment, dataset, place, process)
-    return Prepared(dataset, place, distiller, student, teacher, train, experiment.data.num_workers, tuple(notes))
+    workers = experiment.data.num_workers
+    return Prepared(dataset, place, distiller, student, teacher, train, workers, tuple(notes), teacher_input)
 
 
 def training_batches(experiment: Experiment, dataset: DataSet, place: Place, process: Process) -> Loader:
@@ -209,9 +225,24 @@ def training_batches(experiment: Experiment, dataset: DataSet, place: Place, pro
     )
 
 
-def _refuse_to_compile(experiment: Experiment, student: OpenedModel, teacher: OpenedModel | None) -> None:
-    described = None if teacher is None else teacher.description
-    twice = [method.key for method in experiment.methods if method.reads(described, student.description).input_gradient]
+def _refuse_missing_logits(experiment: Experiment, student: OpenedModel, teacher: OpenedModel) -> None:
+    """What a network without its last layer gives looks like logits, and may even be as many."""
+    if teacher.num_classes:
+        return
+    descriptions = teacher.description, student.description
+    # What attention there is has not been looked for yet.
+    others = [method for method in experiment.methods if not method.reads_attention]
+    readers = [method.key for method in others if method.reads(*descriptions).teacher_logits]
+    if readers:
+        raise ValueError(
+            f"the teacher {experiment.teacher!r} has no last layer, and {', '.join(readers)} learns from its logits: "
+            "choose methods that read its attention or features, or a teacher that was trained with labels"
+        )
+
+
+def _refuse_to_compile(experiment: Experiment, distiller: Distiller) -> None:
+    pairs = zip(distiller.methods, distiller.reads, strict=True)
+    twice = [method.key for method, reads in pairs if reads.input_gradient]
     if experiment.training.compile and twice:
         raise ValueError(
             f"{', '.join(twice)} needs the gradient of a gradient, and torch.compile cannot differentiate twice: leave "
@@ -219,9 +250,8 @@ def _refuse_to_compile(experiment: Experiment, student: OpenedModel, teacher: Op
         )
 
 
-def _refuse_to_mix(experiment: Experiment, student: OpenedModel, teacher: OpenedModel | None) -> None:
-    described = None if teacher is None else teacher.description
-    places = [method.key for method in experiment.methods if method.reads(described, student.description).index]
+def _refuse_to_mix(experiment: Experiment, distiller: Distiller) -> None:
+    places = [method.key for method, reads in zip(distiller.methods, distiller.reads, strict=True) if reads.index]
     if experiment.data.mixing.mixes and places:
         raise ValueError(
             f"{', '.join(places)} goes by the place of each image in its data set, and a mixed image has two: leave "

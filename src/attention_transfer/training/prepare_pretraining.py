@@ -22,7 +22,7 @@ def prepare_pretraining(experiment: Experiment, process: Process | None = None) 
     """
     process = process or Process()
     assert experiment.pretraining is not None
-    dataset = load_data(experiment.data, experiment.seed)
+    dataset = load_data(experiment.data, experiment.seed, labelled=False)
     torch.manual_seed(experiment.seed)
     opened = open_model(expand(experiment.student), dataset.num_classes, image_size=dataset.image_size)
     if isinstance(opened.module, VisionTransformer):
