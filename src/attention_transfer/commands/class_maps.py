@@ -52,7 +52,7 @@ class Flags:
         seed: chooses the validation images, as it did in training.
     """
 
-    models: Annotated[tuple[str, ...], tyro.conf.Positional]
+    models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL [MODEL ...]")]
     figure: Path
     data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=Data)
     split: Literal["test", "validation", "train"] = "test"

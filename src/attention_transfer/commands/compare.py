@@ -18,7 +18,7 @@ class Flags:
         curves: also draw test and training loss over epochs into this file (PNG).
     """
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
     format: Literal["markdown", "json"] = "markdown"
     curves: Path | None = None
 

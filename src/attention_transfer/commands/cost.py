@@ -38,7 +38,7 @@ class Flags:
         json: print the result as JSON.
     """
 
-    models: Annotated[tuple[str, ...], tyro.conf.Positional]
+    models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL [MODEL ...]")]
     image_size: int | None = None
     num_classes: int | None = None
     batch_size: int = 64

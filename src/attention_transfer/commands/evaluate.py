@@ -37,7 +37,7 @@ class Flags:
         json: print the result as JSON.
     """
 
-    models: Annotated[tuple[str, ...], tyro.conf.Positional]
+    models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL [MODEL ...]")]
     data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=Data)
     split: Literal["test", "validation", "train", "unseen"] = "test"
     batch_size: int = 256

@@ -51,7 +51,7 @@ class Flags:
         json: print the result as JSON.
     """
 
-    models: Annotated[tuple[str, ...], tyro.conf.Positional]
+    models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL [MODEL ...]")]
     data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=Data)
     map: tuple[MapKind, ...] = ("activation",)
     stage: int = -1

@@ -31,7 +31,7 @@ class Flags:
         tiny: shrink everything so that it runs in seconds, to see whether it runs.
     """
 
-    model: Annotated[str, tyro.conf.Positional]
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     pretraining: Annotated[MaskedAutoencoding, tyro.conf.arg(name="")] = field(default_factory=MaskedAutoencoding)
     data: Annotated[Data, tyro.conf.arg(name="")] = field(
         default_factory=lambda: Data(name="cifar100", augment="random-resized-crop")

@@ -38,7 +38,7 @@ class Flags:
         json: print the results as JSON.
     """
 
-    models: Annotated[tuple[str, ...], tyro.conf.Positional]
+    models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL [MODEL ...]")]
     data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=lambda: Data(image_size=_SIDE))
     probe: Annotated[ProbeSettings, tyro.conf.arg(name="")] = field(default_factory=ProbeSettings)
     features: str | None = None
