@@ -155,6 +155,11 @@ class MaskedAutoencoder(nn.Module):
         self.phase = phase
 
     @property
+    def deployed(self) -> nn.Module:
+        """The encoder, which is used by itself."""
+        return self.student
+
+    @property
     def phases(self) -> tuple[Phase, ...]:
         """One, which trains everything."""
         return (Phase("all"),)

@@ -35,6 +35,7 @@ from attention_transfer.training.optim import make_optimizer, make_scheduler, pe
 from attention_transfer.training.prepare import Prepared, evenly, prepare
 from attention_transfer.training.prepare_pretraining import prepare_pretraining
 from attention_transfer.training.progress import Reporter
+from attention_transfer.training.together import save_teacher_beside
 
 # Loss on training images, of student and teacher, is measured on at most so many: as many as a usual test split has.
 MEASURED_TRAIN_IMAGES = 10_000
@@ -255,11 +256,12 @@ class _Loop:
 
     def _measure_student(self, *, train: bool) -> dict[str, Any]:
         """As the student will be kept; where that is an average, under `unaveraged` also as it was trained."""
-        trained = self._measure(self.distiller.student, teacher=False, train=train)
+        deployed = self.distiller.deployed
+        trained = self._measure(deployed, teacher=False, train=train)
         if self.average is None:
             return trained
         with self.average.in_place():
-            return self._measure(self.distiller.student, teacher=False, train=train) | {"unaveraged": trained}
+            return self._measure(deployed, teacher=False, train=train) | {"unaveraged": trained}
 
     # ------------------------------------------------------------------ what lasts
 
@@ -299,8 +301,16 @@ class _Loop:
                 opened.num_classes,
                 opened.image_size,
                 Input(dataset.mean, dataset.std),
-                {"classes": list(dataset.classes), **averaged},
+                {"classes": list(dataset.classes), **averaged, **self._save_teacher(folder)},
             )
+
+    def _save_teacher(self, folder: Path) -> dict[str, Any]:
+        """Keep the teacher too, where the student computes with it; what the student's JSON says about it."""
+        teacher, distiller = self.prepared.teacher, self.distiller
+        if teacher is None or not isinstance(distiller, Distiller) or not distiller.replaces:
+            return {}
+        expects = self.prepared.teacher_input
+        return save_teacher_beside(distiller, self.experiment, self.run_folder.path, folder, teacher, expects)
 
     def _say_what_the_average_keeps(self) -> None:
         steps = self.epochs * self.prepared.train.num_batches
@@ -355,7 +365,7 @@ class _Loop:
             "student_parameters": sum(p.numel() for p in student.parameters()),
             "teacher_parameters": sum(p.numel() for p in teacher.module.parameters()) if teacher is not None else None,
         }
-        # Whoever loads the student needs neither teacher nor hooks.
+        # Whoever loads the student needs no hooks.
         self.distiller.detach()
         self._save_student(self.run_folder.path)
         self.run_folder.write_summary(summary)

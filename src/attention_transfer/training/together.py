@@ -27,7 +27,7 @@ def save_teacher_beside(
     run: Path,
     folder: Path,
     teacher: OpenedModel,
-    teacher_input: Input,
+    teacher_input: Input | None,
 ) -> dict[str, Any]:
     """Keep what a student needs beside its own weights, and say so.
 
@@ -89,11 +89,11 @@ def together(opened: OpenedModel, folder: Path, image_size: int) -> OpenedModel:
     return replace(opened, module=distiller.deployed.eval(), description=_inside(opened.description))
 
 
-def note_on_its_own(folder: Path) -> str | None:
-    """What to say where a student that needs its teacher is opened without it; None for any other folder."""
+def notes_on_its_own(folder: Path) -> tuple[str, ...]:
+    """What to say where a student that needs its teacher goes on without it; nothing for any other folder."""
     if _used_with(folder) is None:
-        return None
-    return f"{folder} was trained to compute with its teacher's attention; opened alone, its own was never trained"
+        return ()
+    return (f"{folder} computed with its teacher's attention; the student's own was never trained there",)
 
 
 def _used_with(folder: Path) -> Mapping[str, Any] | None:
