@@ -105,7 +105,7 @@ def parse(recipe: Experiment, arguments: Sequence[str]) -> tuple[Experiment, Pat
     if len(set(common.methods)) != len(common.methods):
         raise ValueError(f"each method can be named once, not {' '.join(common.methods)}")
     for key, default in available.items():
-        if key not in common.methods and getattr(flags, f"method_{key}") != default:
+        if key not in common.methods and getattr(flags, _column(key)) != default:
             raise ValueError(f"flags of {key} are given, but it is not among --methods {' '.join(common.methods)}")
     said = any(argument.replace("_", "-").startswith("--task-weight") for argument in arguments)
     if set(common.methods) != set(chosen) and recipe.task_weight != 1 and not said:
@@ -113,7 +113,7 @@ def parse(recipe: Experiment, arguments: Sequence[str]) -> tuple[Experiment, Pat
             f"the recipe's task_weight of {recipe.task_weight} goes with its methods ({' '.join(chosen)}): give "
             "--task-weight for yours (1 for the student alone or with attention transfer, 0.1 with kd)"
         )
-    methods = tuple(cast(Method, getattr(flags, f"method_{key}")) for key in common.methods)
+    methods = tuple(cast(Method, getattr(flags, _column(key))) for key in common.methods)
     experiment = replace(
         recipe,
         student=common.student,
@@ -149,10 +149,15 @@ def flags_of(recipe: Experiment) -> type[Any]:
     # An empty name leaves the prefix away.
     columns = [(name, Annotated[kind, tyro.conf.arg(name="")], field(default=value)) for name, kind, value in groups]
     for key, method in _available(recipe).items():
-        columns.append((f"method_{key}", Annotated[type(method), tyro.conf.arg(name=key)], field(default=method)))
+        columns.append((_column(key), Annotated[type(method), tyro.conf.arg(name=key)], field(default=method)))
     made = make_dataclass("Flags", columns, frozen=True)
     made.__doc__ = f"Recipe {recipe.recipe}."
     return made
+
+
+def _column(method: str) -> str:
+    """The field of the flags that holds a method; keys may have hyphens, which fields cannot."""
+    return f"method_{method.replace('-', '_')}"
 
 
 def _available(recipe: Experiment) -> dict[str, Method]:

@@ -113,7 +113,7 @@ class Changes:
         erase = RandomErasing(self.random_erasing, mode="pixel", device=cast(Any, images.device))
         with forked(images.device):
             for image, number in zip(images, _numbers(index, seed, _ERASING, epoch), strict=True):
-                seed_generators(number)
+                seed_generators(number, images.device)
                 erase(image)
         return images
 

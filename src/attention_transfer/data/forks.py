@@ -28,13 +28,19 @@ def forked(device: torch.device | None = None) -> Generator[None]:
         np.random.set_state(numpy)
 
 
-def seed_generators(number: int) -> None:
+def seed_generators(number: int, device: torch.device | None = None) -> None:
     """Let all generators start from a hash of what the numbers will belong to.
 
     Args:
         number: 64 bits of it.
+        device: as for `forked`.
     """
     number &= _POSITIVE
     random.seed(number)
     np.random.seed(number & 0xFFFFFFFF)
-    torch.manual_seed(number)
+    # Those in use alone: torch.manual_seed also notes where it was called from, once per image, for every accelerator.
+    torch.default_generator.manual_seed(number)
+    if device is not None and device.type != "cpu":
+        accelerator = torch.get_device_module(device)
+        # The device at hand need not be the current one.
+        getattr(accelerator, "manual_seed_all", accelerator.manual_seed)(number)

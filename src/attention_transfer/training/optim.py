@@ -71,7 +71,8 @@ def make_scheduler(
         after = bool(optimisation.cosine_after_warmup)
         return CosineLRScheduler(
             optimizer,
-            t_initial=max(1, steps - warmup if after else steps),
+            # timm remarks on a single step, which nothing but the shortest trainings has.
+            t_initial=max(2, steps - warmup if after else steps),
             lr_min=optimisation.min_learning_rate,
             warmup_t=warmup,
             warmup_lr_init=0.0,
