@@ -18,6 +18,7 @@ VIT = "timm:vit_tiny_patch16_224(img_size=16, patch_size=4, embed_dim=24, depth=
 def test_flags_make_a_run_that_opens(images: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     flags = ["--data", f"npz:{images}", "--epochs", "1", "--batch-size", "16", "--threads", "1", "--device", "cpu"]
+    flags += ["--warmup-epochs", "0"]
     command([VIT, *flags, "--mask-ratio", "0.5", "--decoder-width", "16", "--run-folder", str(folder)])
     assert RunFolder(folder).experiment["pretraining"]["mask_ratio"] == 0.5
     assert open_model(str(folder)).num_classes == 0
@@ -60,6 +61,7 @@ def test_a_tiny_run_takes_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[
     [
         (["resnet8", "--tiny"], "vision transformers of timm"),
         ([VIT, "--mask-ratio", "1.5"], "mask_ratio must be 0 < r < 1"),
+        ([VIT, "--epochs", "10"], "a warm-up of 10 epochs leaves nothing of 10: give fewer --warmup-epochs"),
         (["timm:vit_tiny_patch16_224(size=3)", "--tiny"], "unexpected keyword argument 'size'"),
     ],
 )

@@ -14,6 +14,7 @@ from attention_transfer import AttentionTransfer, Data, Experiment, Optimisation
 from attention_transfer.experiment import from_json, to_json
 from attention_transfer.models import open_model
 from attention_transfer.pretraining import MaskedAutoencoding
+from attention_transfer.report.compare import compare
 from attention_transfer.runs import STUDENT_WEIGHTS, RunFolder
 from attention_transfer.training.fit import fit
 from attention_transfer.training.prepare import load_data
@@ -82,6 +83,8 @@ def test_the_loss_falls_and_the_run_says_what_it_did(pretraining: Make, tmp_path
     assert run.summary["student"]["neighbours"] == neighbours
     assert run.summary["teacher"] is None
     assert from_json(run.experiment) == experiment
+    groups = compare([run]).groups
+    assert [(group.name, group.last_epoch) for group in groups] == [("pre-training", None)]
 
 
 @pytest.mark.parametrize("steps", [2, 4])

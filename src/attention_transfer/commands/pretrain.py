@@ -85,6 +85,13 @@ def parse(arguments: Sequence[str]) -> tuple[Experiment, Path]:
     if {"--learning-rate", "--base-learning-rate"} <= given:
         raise ValueError("give --base-learning-rate (for 256 images) or --learning-rate (for the batch), not both")
     optimisation = flags.optimisation
+    if flags.tiny:
+        optimisation = replace(optimisation, warmup_epochs=0)
+    elif optimisation.warmup_epochs >= flags.training.epochs:
+        raise ValueError(
+            f"a warm-up of {optimisation.warmup_epochs:g} epochs leaves nothing of {flags.training.epochs}: give fewer "
+            "--warmup-epochs"
+        )
     if "--learning-rate" not in given:
         rate = flags.base_learning_rate * flags.training.batch_size / _RATE_FOR
         optimisation = replace(optimisation, learning_rate=rate)

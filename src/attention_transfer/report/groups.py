@@ -133,7 +133,9 @@ def _hardware(hardware: dict[str, Any]) -> str:
 
 
 def _method_name(experiment: dict[str, Any]) -> str:
-    """`CE`, `KD`, `AT`, `KD+AT`: soft targets first, then by alphabet, since their order makes no difference."""
+    """`pre-training`, `CE`, `KD`, `AT`, `KD+AT`: soft targets first, then by alphabet; order makes no difference."""
+    if experiment.get("pretraining"):
+        return "pre-training"
     names = sorted(
         (str(method["name"]) for method in cast(list[dict[str, Any]], experiment.get("methods", []))),
         key=lambda name: (name != "kd", name),
