@@ -9,8 +9,11 @@ if TYPE_CHECKING:
     from attention_transfer.experiment import Data, Experiment, Optimisation, Training
     from attention_transfer.methods import (
         METHODS,
+        AttentionCopy,
+        AttentionDistillation,
         AttentionTransfer,
         ClassAttention,
+        FeatureDistillation,
         GradientAttention,
         Method,
         Schedule,
@@ -26,8 +29,11 @@ _ROOMS = {
     "experiment": ("Data", "Experiment", "Optimisation", "Training"),
     "methods": (
         "METHODS",
+        "AttentionCopy",
+        "AttentionDistillation",
         "AttentionTransfer",
         "ClassAttention",
+        "FeatureDistillation",
         "GradientAttention",
         "Method",
         "Schedule",
@@ -41,6 +47,8 @@ _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 __all__ = [
     "METHODS",
     "MODELS",
+    "AttentionCopy",
+    "AttentionDistillation",
     "AttentionTransfer",
     "CaptureError",
     "ClassAttention",
@@ -48,6 +56,7 @@ __all__ = [
     "Description",
     "Distiller",
     "Experiment",
+    "FeatureDistillation",
     "GradientAttention",
     "Input",
     "Method",

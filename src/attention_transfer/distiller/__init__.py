@@ -358,6 +358,11 @@ class Distiller(nn.Module):
         places = torch.arange(count, device=image.device)
         batch = Batch(image, places % student.reading.logits.shape[1], places)
         terms = self._terms(batch, teacher, student, parts)
+        if not terms:
+            raise ValueError(
+                "nothing to learn from: these methods add no term to the loss; give a task_weight above 0, or a method "
+                "that does"
+            )
         named = {f"student.{name}": p for name, p in self.student.named_parameters() if p.requires_grad}
         named |= {f"parts.{name}": p for name, p in parts.named_parameters() if p.requires_grad}
         if not named:

@@ -1,7 +1,10 @@
 """Every method, by the acronym that names it on the command line."""
 
+from attention_transfer.methods.attention_copy import AttentionCopy
+from attention_transfer.methods.attention_distillation import AttentionDistillation
 from attention_transfer.methods.attention_transfer import AttentionTransfer
 from attention_transfer.methods.class_attention import ClassAttention
+from attention_transfer.methods.feature_distillation import FeatureDistillation
 from attention_transfer.methods.gradient_attention import GradientAttention
 from attention_transfer.methods.method import GradientLimit, Head, Method, Observed, Phase, Reads, Schedule, Term
 from attention_transfer.methods.soft_targets import SoftTargets
@@ -11,12 +14,18 @@ METHODS: dict[str, type[Method]] = {
     "gradient": GradientAttention,
     "cat": ClassAttention,
     "kd": SoftTargets,
+    "attention-copy": AttentionCopy,
+    "attention-distillation": AttentionDistillation,
+    "feature-distillation": FeatureDistillation,
 }
 
 __all__ = [
     "METHODS",
+    "AttentionCopy",
+    "AttentionDistillation",
     "AttentionTransfer",
     "ClassAttention",
+    "FeatureDistillation",
     "GradientAttention",
     "GradientLimit",
     "Head",

@@ -1,5 +1,6 @@
 """How far a student's attention is from a teacher's, computed with or without their maps."""
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -49,50 +50,58 @@ def attention_cross_entropy(
     _check_shapes(student, teacher)
     chosen = form
     if form == "auto":
-        chosen = "explicit" if student.weights is not None or _is_learned(teacher) else "chunked"
+        chosen = "explicit" if student.weights is not None or is_learned(teacher) else "chunked"
     elif form != "explicit":
         _check_form(student, teacher, form)
     tensor = student.query if student.query is not None else student.weights
     assert tensor is not None
     # Whatever the networks were run in, a loss is float32.
     with torch.autocast(tensor.device.type, enabled=False):
+        student, teacher = tempered(student, temperature), tempered(teacher, temperature)
         if chosen == "explicit":
-            return _explicit(student, teacher, temperature)
-        ours, theirs = _softmax(student, temperature), _softmax(teacher, temperature)
+            return _explicit(student, teacher)
+        ours, theirs = _softmax(student), _softmax(teacher)
         return chunked_cross_entropy(ours, theirs) if chosen == "chunked" else _fused(ours, theirs)
 
 
-def tempered_map(attention: Attention, temperature: float) -> Float[Tensor, "b h n m"]:
-    """The map of softer (above 1) or sharper logits, explicitly, in float32 or better."""
-    return attention.map() if temperature == 1 else _log_map(attention, temperature).exp()
+def tempered(attention: Attention, temperature: float) -> Attention:
+    """The same call with logits divided by a temperature; a map that was given is raised to its inverse, normalised."""
+    if temperature == 1:
+        return attention
+    if attention.weights is not None:
+        return replace(attention, weights=torch.softmax(log_map(attention) / temperature, -1))
+    bias = None if attention.bias is None else attention.bias / temperature
+    return replace(attention, scale=attention.scale / temperature, bias=bias)
 
 
-def _explicit(student: Attention, teacher: Attention, temperature: float) -> Tensor:
-    ours, theirs = _log_map(student, temperature), tempered_map(teacher, temperature)
+def log_map(attention: Attention) -> Float[Tensor, "b h n m"]:
+    """Logarithms of the map, explicitly, in float32 or better; finite for a map that was given."""
+    if attention.weights is None:
+        return torch.log_softmax(attention.logits(), -1)
+    weights = at_least_float32(attention.weights)
+    return weights.clamp_min(torch.finfo(weights.dtype).tiny).log()
+
+
+def is_learned(attention: Attention) -> bool:
+    """Whether anything of a call receives a gradient."""
+    tensors = attention.query, attention.key, attention.bias, attention.weights
+    return torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in tensors)
+
+
+def _explicit(student: Attention, teacher: Attention) -> Tensor:
+    ours, theirs = log_map(student), teacher.map()
     if student.bias is not None:
         # What neither may see is no difference: zero times minus infinity is not a number.
         ours = ours.masked_fill(theirs == 0, 0.0)
     return -(theirs * ours).sum(-1).mean()
 
 
-def _log_map(attention: Attention, temperature: float) -> Tensor:
-    if attention.weights is None:
-        return torch.log_softmax(attention.logits() / temperature, -1)
-    weights = at_least_float32(attention.weights)
-    logarithm = weights.clamp_min(torch.finfo(weights.dtype).tiny).log()
-    return logarithm if temperature == 1 else torch.log_softmax(logarithm / temperature, -1)
-
-
-def _softmax(attention: Attention, temperature: float) -> Softmax:
-    scale = attention.scale / temperature
+def _softmax(attention: Attention) -> Softmax:
     if attention.weights is not None:
-        return Softmax(None, None, None, tempered_map(attention, temperature), scale)
-    bias = attention.bias
-    if bias is not None:
-        # Four dimensions; masks of two or three are the same for all examples and heads.
-        bias = bias[(None,) * (4 - bias.ndim)]
-        bias = bias if temperature == 1 else bias / temperature
-    return Softmax(attention.query, attention.key, bias, None, scale)
+        return Softmax(None, None, weights=attention.weights)
+    # Four dimensions; masks of two or three are the same for all examples, or for all heads as well.
+    bias = None if attention.bias is None else attention.bias[(None,) * (4 - attention.bias.ndim)]
+    return Softmax(attention.query, attention.key, bias, scale=attention.scale)
 
 
 class _Fused(torch.autograd.Function):
@@ -165,11 +174,6 @@ def _agreement(student: Softmax, softmax: Softmax, value: Tensor) -> Tensor:
     return (query * result[..., : value.shape[-1]]).sum(-1).mean() * student.scale
 
 
-def _is_learned(attention: Attention) -> bool:
-    tensors = attention.query, attention.key, attention.bias, attention.weights
-    return torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in tensors)
-
-
 def _check_shapes(student: Attention, teacher: Attention) -> None:
     given = teacher.weights is not None
     for i, (name, way) in enumerate((
@@ -186,7 +190,7 @@ def _check_shapes(student: Attention, teacher: Attention) -> None:
 
 
 def _check_form(student: Attention, teacher: Attention, form: Form) -> None:
-    if _is_learned(teacher):
+    if is_learned(teacher):
         raise ValueError(f'the form "{form}" gives the teacher no gradient; use "explicit"')
     if student.weights is not None:
         raise ValueError(

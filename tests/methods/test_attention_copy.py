@@ -1,0 +1,258 @@
+"""A student that computes with its teacher's attention."""
+
+import math
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from attention_transfer import AttentionTransfer, Distiller
+from attention_transfer.methods.attention_copy import AttentionCopy
+from attention_transfer.methods.layer_choice import Layers
+from attention_transfer.training.holding import held_without_gradient
+
+EXAMPLE = torch.empty(2, 3, 16, 16)
+IMAGES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+LABELS = torch.tensor([0, 1, 2])
+
+
+def vit(seed: int, depth: int = 2, heads: int = 2, **settings: Any) -> VisionTransformer:
+    torch.manual_seed(seed)
+    sizes = {"img_size": 16, "patch_size": 8, "embed_dim": 12, "num_classes": 4} | settings
+    model = timm.create_model("vit_tiny_patch16_224", depth=depth, num_heads=heads, **sizes)
+    for block in model.blocks:
+        # Far from uniform, so that it matters whose attention counts.
+        nn.init.normal_(block.attn.qkv.weight, std=1.0)
+    return model
+
+
+def queries_keys_values(model: VisionTransformer, images: Tensor) -> list[list[Tensor]]:
+    """What each block's fused projection makes of a plain run: three tensors (images, heads, tokens, size) each."""
+    found: list[list[Tensor]] = []
+
+    def split(module: nn.Module, args: Any, out: Tensor) -> None:
+        found.append(list(out.unflatten(2, (3, model.blocks[0].attn.num_heads, -1)).permute(2, 0, 3, 1, 4)))
+
+    handles = [block.attn.qkv.register_forward_hook(split) for block in model.blocks]
+    model(images)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def slow_student(
+    student: VisionTransformer, teacher: VisionTransformer, images: Tensor, target: str, heads: list[int], last: int
+) -> Tensor:
+    """A student's logits with loops over images, heads and queries, written from the paper."""
+    given = queries_keys_values(teacher, images)
+    count = student.blocks[0].attn.num_heads
+    logits: list[Tensor] = []
+    for b in range(len(images)):
+        x = student._pos_embed(student.patch_embed(images[b : b + 1]))
+        for layer, block in enumerate(student.blocks):
+            q, k, v = block.attn.qkv(block.norm1(x))[0].unflatten(1, (3, count, -1)).permute(1, 2, 0, 3)
+            outputs: list[Tensor] = []
+            for h in range(count):
+                copied = h in heads and layer <= last
+                theirs = [each[b, h] for each in given[layer]]
+                query = theirs[0] if copied and target in ("map", "query") else q[h]
+                key = theirs[1] if copied and target in ("map", "key") else k[h]
+                value = theirs[2] if copied and target == "value" else v[h]
+                rows = [torch.softmax(key @ one / math.sqrt(len(one)), 0) @ value for one in query]
+                outputs.append(torch.stack(rows))
+            x = x + block.attn.proj(torch.cat(outputs, 1))[None]
+            x = x + block.mlp(block.norm2(x))
+        logits.append(student.head(student.fc_norm(student.norm(x)[:, 0])))
+    return torch.cat(logits)
+
+
+@pytest.mark.parametrize("target", ["map", "query", "key", "value"])
+@pytest.mark.parametrize("heads", [None, (1,)])
+def test_logits_are_those_of_a_slow_loop(target: Any, heads: tuple[int, ...] | None) -> None:
+    student, teacher = vit(0).double(), vit(1).double().eval()
+    method = AttentionCopy(target=target, heads=heads, layers=Layers(first=1))
+    distiller = Distiller(student, teacher, [method], example=EXAMPLE.double())
+    logits = distiller(IMAGES.double(), LABELS).student_logits
+    expected = slow_student(student, teacher, IMAGES.double(), target, list(heads or (0, 1)), last=0)
+    torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(logits, student(IMAGES.double()))
+
+
+def rows_of(student: VisionTransformer, block: int, of: str) -> Tensor:
+    gradient = student.blocks[block].attn.qkv.weight.grad
+    assert gradient is not None
+    return gradient.unflatten(0, (3, -1))[("query", "key", "value").index(of)]
+
+
+@pytest.mark.parametrize(
+    ("target", "without"), [("map", ["query", "key"]), ("query", ["query"]), ("key", ["key"]), ("value", ["value"])]
+)
+def test_what_is_replaced_receives_exactly_no_gradient(target: Any, without: list[str]) -> None:
+    student = vit(0)
+    distiller = Distiller(student, vit(1), [AttentionCopy(target=target)], example=EXAMPLE)
+    distiller(IMAGES, LABELS).loss.backward()
+    for block in range(2):
+        for of in ("query", "key", "value"):
+            assert (rows_of(student, block, of).abs().max() == 0) == (of in without), (block, of)
+
+
+def test_heads_that_are_not_copied_learn_their_own_attention() -> None:
+    student = vit(0)
+    Distiller(student, vit(1), [AttentionCopy(first_heads=1)], example=EXAMPLE)(IMAGES, LABELS).loss.backward()
+    first, second = rows_of(student, 0, "query").unflatten(0, (2, 6))
+    assert first.abs().max() == 0
+    assert second.abs().max() > 0
+
+
+def test_the_teacher_stops_after_the_last_layer_that_is_copied() -> None:
+    teacher = vit(1, depth=3)
+    layers = Layers(first=2)
+    distiller = Distiller(vit(0, depth=3), teacher, [AttentionCopy(layers=layers)], example=EXAMPLE)
+    ran: list[str] = []
+    for name, module in teacher.named_modules():
+        module.register_forward_hook(lambda m, a, out, name=name: ran.append(name))
+    distiller(IMAGES, LABELS)
+    assert "blocks.0" in ran
+    assert not {"blocks.1.attn.proj", "blocks.1", "blocks.2", "head"} & set(ran)
+
+
+def test_the_student_is_used_together_with_its_teacher() -> None:
+    student, teacher = vit(0), vit(1)
+    distiller = Distiller(student, teacher, [AttentionCopy()], example=EXAMPLE).eval()
+    logits = distiller(IMAGES, LABELS).student_logits
+    with torch.no_grad():
+        assert torch.equal(distiller.deployed(IMAGES), logits)
+    assert not torch.allclose(student(IMAGES), logits)
+    assert Distiller(student, teacher, [AttentionTransfer()], example=EXAMPLE).deployed is student
+
+
+def test_maps_may_be_averaged() -> None:
+    student, teacher = vit(0), vit(1).eval()
+    maps = [torch.softmax(q @ k.mT / math.sqrt(6), -1) for q, k, _ in queries_keys_values(teacher, IMAGES)]
+    method = AttentionCopy(average=("examples", "heads"))
+    logits = Distiller(student, teacher, [method], example=EXAMPLE)(IMAGES, LABELS).student_logits
+    x = student._pos_embed(student.patch_embed(IMAGES))
+    for block, attention in zip(student.blocks, maps, strict=True):
+        value = block.attn.qkv(block.norm1(x)).unflatten(2, (3, 2, 6)).permute(2, 0, 3, 1, 4)[2]
+        x = x + block.attn.proj((attention.mean((0, 1)) @ value).transpose(1, 2).flatten(2))
+        x = x + block.mlp(block.norm2(x))
+    torch.testing.assert_close(logits, student.head(student.norm(x)[:, 0]))
+
+
+@pytest.mark.parametrize("match", ["mean", "spread", "mixed"])
+@pytest.mark.parametrize("heads", [(4, 2), (2, 3)])
+def test_numbers_of_heads_may_differ(match: Any, heads: tuple[int, int]) -> None:
+    student, teacher = vit(0, heads=heads[0]), vit(1, heads=heads[1])
+    distiller = Distiller(student, teacher, [AttentionCopy(head_match=match)], example=EXAMPLE)
+    out = distiller(IMAGES, LABELS)
+    out.loss.backward()
+    assert rows_of(student, 0, "query").abs().max() == 0
+    assert rows_of(student, 0, "value").abs().max() > 0
+    learned = [p.grad for p in distiller.parts.parameters()]
+    assert bool(learned) == (match == "mixed")
+    assert all(gradient is not None and gradient.abs().max() > 0 for gradient in learned)
+
+
+def test_heads_are_spread_in_turn() -> None:
+    student, teacher = vit(0, heads=4), vit(1, heads=2)
+    seen: list[Tensor] = []
+    distiller = Distiller(student, teacher, [AttentionCopy(head_match="spread")], example=EXAMPLE)
+    student.blocks[0].attn.proj.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+    distiller(IMAGES, LABELS)
+    q, k, _ = queries_keys_values(teacher.eval(), IMAGES)[0]
+    attention = torch.softmax(q @ k.mT / math.sqrt(6), -1)
+    value = queries_keys_values(student, IMAGES)[0][2]
+    torch.testing.assert_close(
+        seen[0], (attention[:, [0, 0, 1, 1]] @ value).transpose(1, 2).flatten(2), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher"),
+    [({"patch_size": 4}, {}), ({}, {"patch_size": 4}), ({}, {"reg_tokens": 2}), ({"patch_size": 4}, {"reg_tokens": 2})],
+)
+def test_grids_and_prefix_tokens_may_differ(student: dict[str, Any], teacher: dict[str, Any]) -> None:
+    networks = vit(0, **student), vit(1, **teacher)
+    with pytest.raises(ValueError, match="set resample"):
+        Distiller(*networks, [AttentionCopy()], example=EXAMPLE)
+    distiller = Distiller(*networks, [AttentionCopy(resample=True)], example=EXAMPLE)
+    distiller(IMAGES, LABELS).loss.backward()
+    assert rows_of(networks[0], 0, "query").abs().max() == 0
+    assert rows_of(networks[0], 0, "value").abs().max() > 0
+
+
+@pytest.mark.parametrize("hold", [True, False])
+def test_unused_weights_decay_unless_they_are_held(hold: bool) -> None:
+    student, before = vit(0), vit(0)
+    distiller = Distiller(student, vit(1), [AttentionCopy(layers=Layers(first=1))], example=EXAMPLE)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=0.1, weight_decay=0.5)
+    for _ in range(2):
+        optimizer.zero_grad()
+        distiller(IMAGES, LABELS).loss.backward()
+        with held_without_gradient(student.parameters()) if hold else nullcontext():
+            optimizer.step()
+    now, then = (model.blocks[0].attn.qkv.weight.unflatten(0, (3, -1)) for model in (student, before))
+    assert torch.equal(now[:2], then[:2]) == hold
+    if not hold:
+        torch.testing.assert_close(now[:2], then[:2] * (1 - 0.1 * 0.5) ** 2)
+    assert not torch.allclose(now[2], then[2])
+    # What is used is left to the optimiser.
+    assert not torch.allclose(student.blocks[1].attn.qkv.weight[0], before.blocks[1].attn.qkv.weight[0])
+
+
+def test_it_starts_at_the_teachers_heads_in_turn_when_it_learns_a_mixture() -> None:
+    distiller = Distiller(vit(0, heads=4), vit(1, heads=2), [AttentionCopy(head_match="mixed")], example=EXAMPLE)
+    assert distiller.parts["attention-copy"].order.tolist() == [[0, 0, 1, 1]] * 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "student", "teacher", "message"),
+    [
+        ({}, {"heads": 4}, {}, "the student has 4 heads, the teacher 2: set head_match"),
+        ({}, {"depth": 3}, {}, "the student has 3 layers, the teacher 2: spread them"),
+        ({"layers": Layers(first=3)}, {}, {}, "first asks for 3 layers; there are 2"),
+        ({"target": "query"}, {"heads": 4}, {}, 'copying it wants equal networks: take target="map"'),
+        ({"first_heads": 3}, {}, {}, "the student has 2 heads, numbered from 0; there is no head 2"),
+        ({"resample": True}, {"reg_tokens": 2}, {}, "has 3 tokens before its patches, the teacher 1, which says"),
+        ({"same_drop_path": True}, {}, {"attn_drop_rate": 0.1}, "of the teacher drops 10% of its weights at random"),
+    ],
+)
+def test_networks_that_do_not_fit_are_refused(
+    settings: dict[str, Any], student: dict[str, Any], teacher: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Distiller(vit(0, **student), vit(1, **teacher), [AttentionCopy(**settings)], example=EXAMPLE)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target": "key", "resample": True}, 'resample can only be had with target="map", not "key"'),
+        ({"average": ("heads",), "head_match": "mean"}, "average over heads leaves nothing to match"),
+        ({"first_heads": 1, "heads": (0,)}, "give either first_heads"),
+        ({"heads": (0, 0)}, "each once"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AttentionCopy(**settings)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_teacher_and_student_drop_the_same_residuals_where_asked(same: bool) -> None:
+    # The rate rises with depth, from none in the first block.
+    student, teacher = (vit(0, depth=3, drop_path_rate=0.6) for _ in range(2))
+    distiller = Distiller(student, teacher, [AttentionCopy(same_drop_path=same)], example=EXAMPLE).train()
+    assert teacher.training == same
+    seen: dict[str, Tensor] = {}
+    student.blocks[2].norm1.register_forward_hook(lambda m, a, out: seen.update(student=out))
+    teacher.blocks[2].norm1.register_forward_hook(lambda m, a, out: seen.update(teacher=out))
+    torch.manual_seed(3)
+    distiller(IMAGES.repeat(4, 1, 1, 1), LABELS.repeat(4))
+    assert torch.allclose(seen["student"], seen["teacher"], atol=1e-5) == same
+    distiller.eval()
+    assert not teacher.training

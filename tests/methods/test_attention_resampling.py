@@ -1,0 +1,126 @@
+"""Attention in other tokens: masses are kept, rows stay distributions, and even maps stay even."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from attention_transfer.capture import Attention
+from attention_transfer.methods.attention_resampling import (
+    check_same_tokens,
+    keep_prefix,
+    patch_grid,
+    resampled,
+    resampled_map,
+    share_tokens,
+)
+
+
+def random(prefix: int, grid: tuple[int, int], heads: int = 2) -> Attention:
+    tokens = prefix + grid[0] * grid[1]
+    query, key, value = torch.randn(3, 2, heads, tokens, 4, generator=torch.Generator().manual_seed(0)).double()
+    return Attention(query, key, value, scale=0.5, prefix_tokens=prefix, grid=grid)
+
+
+@pytest.mark.parametrize("wanted", [(2, 2), (4, 6), (8, 8), (3, 5)])
+def test_rows_stay_distributions_and_prefixes_keep_their_mass(wanted: tuple[int, int]) -> None:
+    maps = random(2, (4, 4)).map()
+    result = resampled_map(maps, 2, (4, 4), wanted)
+    tokens = 2 + wanted[0] * wanted[1]
+    assert result.shape == (2, 2, tokens, tokens)
+    assert (result >= 0).all()
+    torch.testing.assert_close(result.sum(-1), torch.ones(2, 2, tokens).double())
+    # Rows of the prefixes are not mixed with others.
+    torch.testing.assert_close(result[:, :, :2, :2], maps[:, :, :2, :2])
+
+
+def test_a_map_on_the_same_grid_stays_what_it_is() -> None:
+    maps = random(1, (3, 4)).map()
+    torch.testing.assert_close(resampled_map(maps, 1, (3, 4), (3, 4)), maps)
+
+
+def test_an_even_map_stays_even() -> None:
+    maps = torch.full((1, 1, 16, 16), 1 / 16)
+    torch.testing.assert_close(resampled_map(maps, 0, (4, 4), (8, 6)), torch.full((1, 1, 48, 48), 1 / 48))
+
+
+def test_places_are_kept() -> None:
+    """Each patch that looks only at itself still looks there on a finer grid."""
+    result = resampled_map(torch.eye(4).expand(1, 1, 4, 4), 0, (2, 2), (8, 8)).view(8, 8, 8, 8)
+    for y in range(8):
+        for x in range(8):
+            quarter = result[y, x].view(2, 4, 2, 4).sum((1, 3))
+            assert quarter.argmax() == 2 * (y // 4) + x // 4
+
+
+def test_a_coarser_map_is_that_of_a_slow_loop() -> None:
+    """Halving a row of patches with antialiasing: a triangle over four, of weights 1, 3, 3, 1, cut off at the ends."""
+    maps = random(0, (1, 4), heads=1).map()
+    weights = torch.tensor([[3 / 7, 3 / 7, 1 / 7, 0], [0, 1 / 7, 3 / 7, 3 / 7]]).double()
+    keys = maps @ weights.T
+    keys = keys / keys.sum(-1, keepdim=True)
+    wanted = weights @ keys
+    torch.testing.assert_close(resampled_map(maps, 0, (1, 4), (1, 2)), wanted / wanted.sum(-1, keepdim=True))
+
+
+def test_a_call_of_the_wanted_grid_is_left_alone() -> None:
+    attention = random(1, (4, 4))
+    assert resampled(attention, random(1, (4, 4), heads=3)) is attention
+    other = resampled(attention, random(1, (2, 3)))
+    assert (other.grid, other.prefix_tokens, other.shape) == ((2, 3), 1, (2, 2, 7, 7))
+
+
+def test_a_square_grid_needs_no_name_and_others_do() -> None:
+    attention = random(1, (4, 4))
+    assert patch_grid(Attention(weights=attention.map(), prefix_tokens=1)) == (4, 4)
+    with pytest.raises(ValueError, match="does not fill a grid of 3×3 patches and cannot be resampled"):
+        patch_grid(Attention(weights=torch.ones(1, 1, 13, 13)))
+    with pytest.raises(ValueError, match="4 queries and 9 keys"):
+        patch_grid(Attention(weights=torch.ones(1, 1, 4, 9)))
+
+
+@pytest.mark.parametrize(("ours", "theirs", "kept"), [(1, 2, 1), (5, 1, 1), (0, 1, 0), (2, 0, 0)])
+def test_only_the_class_token_is_shared(ours: int, theirs: int, kept: int) -> None:
+    student, teacher = share_tokens(random(ours, (2, 2)), random(theirs, (2, 2)))
+    for attention, prefix in ((student, ours), (teacher, theirs)):
+        whole = random(prefix, (2, 2))
+        assert attention.prefix_tokens == kept
+        assert attention.weights is None, "no map is made"
+        tokens = [*range(kept), *range(prefix, prefix + 4)]
+        left = whole.map()[:, :, tokens][..., tokens]
+        torch.testing.assert_close(attention.map(), left / left.sum(-1, keepdim=True))
+        known = keep_prefix(Attention(weights=whole.map(), prefix_tokens=prefix), kept)
+        torch.testing.assert_close(known.map(), attention.map())
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (2, 1, 6, 6), (1, 1, 1, 6)])
+def test_biases_lose_the_same_tokens(shape: tuple[int, ...]) -> None:
+    whole = random(2, (2, 2))
+    bias = torch.randn(shape, generator=torch.Generator().manual_seed(1)).double()
+    whole = Attention(whole.query, whole.key, whole.value, 0.5, bias, prefix_tokens=2)
+    tokens = [0, 2, 3, 4, 5]
+    left = whole.map()[:, :, tokens][..., tokens]
+    kept = keep_prefix(whole, 1)
+    torch.testing.assert_close(kept.map(), left / left.sum(-1, keepdim=True))
+    assert kept.result().shape == (2, 2, 5, 4)
+
+
+def test_the_same_tokens_need_nothing() -> None:
+    student, teacher = random(1, (2, 2)), random(1, (4, 4))
+    assert share_tokens(student, teacher) == (student, teacher)
+
+
+@pytest.mark.parametrize(("prefix", "grid"), [(2, (4, 4)), (1, (2, 8)), (1, (4, 5))])
+def test_other_tokens_are_refused_by_name(prefix: int, grid: tuple[int, int]) -> None:
+    student: Attention = random(1, (4, 4))
+    check_same_tokens(student, random(1, (4, 4)), "pair 0")
+    check_same_tokens(student, Attention(weights=torch.ones(2, 2, 17, 17), prefix_tokens=1), "pair 0")
+    with pytest.raises(ValueError, match=r"pair 3: the student has 17 queries and 17 keys, 1 of them.*set resample"):
+        check_same_tokens(student, random(prefix, grid), "pair 3")
+
+
+def test_gradients_pass_through() -> None:
+    attention = random(2, (2, 2))
+    query: Tensor = attention.query.requires_grad_()
+    keep_prefix(attention, 1).map()[..., 0].sum().backward()
+    assert query.grad[:, :, 1].abs().max() == 0
+    assert query.grad[:, :, 0].abs().max() > 0
