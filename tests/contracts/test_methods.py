@@ -5,46 +5,16 @@ import json
 from pathlib import Path
 
 import pytest
-import timm
 import torch
-from torch import Tensor, nn
+from tests.pairs import pair, taught
+from torch import Tensor
 
-from attention_transfer import METHODS, Distiller, Experiment, build
+from attention_transfer import METHODS, Experiment
 from attention_transfer.experiment import from_json, to_json
 
 ROOT = Path(__file__).parents[2]
-EXAMPLE = torch.empty(2, 3, 16, 16)
 
 pytestmark = pytest.mark.parametrize("key", METHODS)
-
-
-def pair(key: str, classes: int = 6) -> tuple[nn.Module, nn.Module]:
-    """ResNet-8 and a deeper, wider teacher; two transformers where the method wants them."""
-    torch.manual_seed(0)
-    networks = build("resnet8", classes), build("resnet8x4", classes)
-    try:
-        Distiller(*networks, [METHODS[key]()], example=EXAMPLE).detach()
-    except ValueError as error:
-        # A method that refuses networks of convolutions says what it wants.
-        if "transformer" not in str(error):
-            raise
-        sizes = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": classes}
-        networks = tuple(timm.create_model("vit_tiny_patch16_224", **sizes) for _ in range(2))
-        # Of fresh transformers all attention is almost even.
-        for name, parameter in (*networks[0].named_parameters(), *networks[1].named_parameters()):
-            if "qkv" in name:
-                nn.init.normal_(parameter, std=0.4)
-    return networks
-
-
-def taught(key: str, student: nn.Module, teacher: nn.Module) -> Distiller:
-    """A student that learns by the method alone; by the labels too where it only replaces something in the student."""
-    try:
-        return Distiller(student, teacher, [METHODS[key]()], task_weight=0, example=EXAMPLE)
-    except ValueError as error:
-        if "nothing to learn from" not in str(error):
-            raise
-        return Distiller(student, teacher, [METHODS[key]()], example=EXAMPLE)
 
 
 def batch(count: int = 8) -> tuple[Tensor, Tensor, Tensor]:

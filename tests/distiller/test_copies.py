@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.pairs import EXAMPLE, pair
 from torch import nn
 
 from attention_transfer import METHODS, AttentionTransfer, Distiller, build
@@ -13,10 +14,9 @@ from attention_transfer import METHODS, AttentionTransfer, Distiller, build
 
 @pytest.mark.parametrize("key", METHODS)
 def test_it_can_be_pickled_and_copied(key: str) -> None:
-    torch.manual_seed(0)
-    student, teacher = build("resnet8", 4), build("resnet14", 4)
-    distiller = Distiller(student, teacher, [METHODS[key]()], example=torch.empty(2, 3, 32, 32)).eval()
-    images, labels = torch.randn(2, 3, 32, 32), torch.arange(2)
+    student, teacher = pair(key)
+    distiller = Distiller(student, teacher, [METHODS[key]()], example=EXAMPLE).eval()
+    images, labels = torch.randn(2, 3, 16, 16), torch.arange(2)
     wanted = distiller(images, labels).loss
     for other in (pickle.loads(pickle.dumps(distiller)), copy.deepcopy(distiller)):
         torch.testing.assert_close(other(images, labels).loss, wanted)

@@ -1,0 +1,38 @@
+"""Two small networks for any method."""
+
+import timm
+import torch
+from torch import nn
+
+from attention_transfer import METHODS, Distiller, build
+
+EXAMPLE = torch.empty(2, 3, 16, 16)
+
+
+def pair(key: str, classes: int = 6) -> tuple[nn.Module, nn.Module]:
+    """ResNet-8 and a deeper, wider teacher; two transformers where the method wants them."""
+    torch.manual_seed(0)
+    networks = build("resnet8", classes), build("resnet8x4", classes)
+    try:
+        Distiller(*networks, [METHODS[key]()], example=EXAMPLE).detach()
+    except ValueError as error:
+        # A method that refuses networks of convolutions says what it wants.
+        if "transformer" not in str(error):
+            raise
+        sizes = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": classes}
+        networks = tuple(timm.create_model("vit_tiny_patch16_224", **sizes) for _ in range(2))
+        # Of fresh transformers all attention is almost even.
+        for name, parameter in (*networks[0].named_parameters(), *networks[1].named_parameters()):
+            if "qkv" in name:
+                nn.init.normal_(parameter, std=0.4)
+    return networks
+
+
+def taught(key: str, student: nn.Module, teacher: nn.Module) -> Distiller:
+    """A student that learns by the method alone; by the labels too where it only replaces something in the student."""
+    try:
+        return Distiller(student, teacher, [METHODS[key]()], task_weight=0, example=EXAMPLE)
+    except ValueError as error:
+        if "nothing to learn from" not in str(error):
+            raise
+        return Distiller(student, teacher, [METHODS[key]()], example=EXAMPLE)
