@@ -350,12 +350,20 @@ class Distiller(nn.Module):
             )
             if module is not None:
                 parts[bound.name] = module.to(image.device)
+        # What they remember of noise is forgotten again.
+        with undisturbed(parts):
+            return parts, self._prove(parts, image, label, teacher, student)
+
+    def _prove(
+        self, parts: nn.ModuleDict, image: Tensor, label: Tensor, teacher: Seen | None, student: Seen
+    ) -> dict[str, frozenset[str]]:
+        """Compute every term once: the parameters that each of them reaches."""
         replaced = self._replacements(teacher, parts)
         self._replaces = bool(replaced)
         if replaced:
             student = self._student.probe(image, label, replaced)
         assert student.reading.logits is not None
-        places = torch.arange(count, device=image.device)
+        places = torch.arange(len(image), device=image.device)
         batch = Batch(image, places % student.reading.logits.shape[1], places)
         terms = self._terms(batch, teacher, student, parts)
         if not terms:
@@ -367,7 +375,7 @@ class Distiller(nn.Module):
         named |= {f"parts.{name}": p for name, p in parts.named_parameters() if p.requires_grad}
         if not named:
             raise ValueError("nothing to train: every parameter of the student is frozen")
-        return parts, parameters_reached(terms, named)
+        return parameters_reached(terms, named)
 
     @property
     def _needs_labels(self) -> bool:

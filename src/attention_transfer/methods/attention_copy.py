@@ -97,7 +97,7 @@ class AttentionCopy(Method):
         sizes = {(ours.num_heads, theirs.num_heads) for theirs, ours in pairs}
         if len(sizes) > 1:
             raise ValueError('head_match="mixed" wants the same number of heads in all layers of a network')
-        mixing = HeadMatching(len(pairs), pairs[0][0], *sizes.pop(), mixed=True)
+        mixing = HeadMatching(len(pairs), *sizes.pop(), mixed=True)
         mixing.order.copy_(_in_turn(mixing.order.shape[1], mixing.teacher_heads).expand_as(mixing.order))
         return mixing
 

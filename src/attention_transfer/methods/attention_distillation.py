@@ -128,7 +128,7 @@ class AttentionDistillation(Method):
                     f'head_match="{self.head_match}" wants the same number of heads in all layers of a network; choose '
                     "layers of one stage"
                 )
-            heads = HeadMatching(count, partners[0], *sizes.pop(), mixed=self.head_match == "mixed")
+            heads = HeadMatching(count, *sizes.pop(), mixed=self.head_match == "mixed")
         if self.mix_layers:
             mixing = LayerMixing(
                 [next(i for i, each in enumerate(every) if each is partner) for partner in partners], len(every)
@@ -168,7 +168,7 @@ class AttentionDistillation(Method):
         elif parts is not None and parts.heads is not None:
             matching, fitted = parts.heads, list(zip(own, targets, strict=True))
             # torch's annotation of `disable` forgets that methods are bound.
-            matching.find(partners[0], lambda: [head_costs(*pair) for pair in fitted])  # pyright: ignore[reportCallIssue]
+            matching.find(lambda: [head_costs(*pair) for pair in fitted])  # pyright: ignore[reportCallIssue]
             targets = [matching(i, target) for i, target in enumerate(targets)]
         return own, averaged(targets, self.average) if self.average else targets
 

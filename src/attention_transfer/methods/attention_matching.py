@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import log
-from typing import Any
-from weakref import ref
 
 import torch
 from jaxtyping import Float, Int64
@@ -75,11 +73,10 @@ class HeadMatching(nn.Module):
     """Which teacher head each head of a student learns from, per pair of layers.
 
     Found once, on the first batch that is trained on, and kept with the parts of the distiller; every process finds the
-    same, from the mean of all their batches. Heads are paired by number until then.
+    same, from the mean of all their batches.
 
     Args:
         layers: number of pairs of layers.
-        noise: what the teacher showed when the distiller was proved; it is not matched.
         heads: of the student.
         teacher_heads: of the teacher.
         mixed: whether each student head learns from a mixture of the teacher's heads. Its weights are a softmax over
@@ -91,9 +88,8 @@ class HeadMatching(nn.Module):
 
     order: Tensor
 
-    def __init__(self, layers: int, noise: Attention, heads: int, teacher_heads: int, *, mixed: bool) -> None:
+    def __init__(self, layers: int, heads: int, teacher_heads: int, *, mixed: bool) -> None:
         super().__init__()
-        self._noise: Callable[[], Attention | None] = ref(noise)
         self.register_buffer("order", torch.full((layers, heads), -1))
         self.teacher_heads = teacher_heads
         # Added to the start, so that weight decay leads back to it.
@@ -101,14 +97,13 @@ class HeadMatching(nn.Module):
 
     # Assignments are found outside of torch; compiled code runs this part as it is.
     @torch.compiler.disable
-    def find(self, teacher: Attention, costs: Callable[[], Sequence[Tensor]]) -> None:
-        """Find the matching unless it is known, or there is only noise.
+    def find(self, costs: Callable[[], Sequence[Tensor]]) -> None:
+        """Find the matching unless it is known.
 
         Args:
-            teacher: the first that was read.
             costs: per pair of layers, (student heads, teacher heads).
         """
-        if self._noise() is teacher or bool((self.order >= 0).all()):
+        if bool((self.order >= 0).all()):
             return
         every = torch.stack(list(costs()))
         if distributed.is_available() and distributed.is_initialized():
@@ -119,8 +114,6 @@ class HeadMatching(nn.Module):
     def forward(self, layer: int, teacher: Attention) -> Attention:
         """The teacher's call with the heads that the student's learn from: chosen ones, or their mixed map."""
         order = self.order[layer]
-        by_number = torch.arange(len(order), device=order.device) % self.teacher_heads
-        order = torch.where(order < 0, by_number, order)
         if self.mixing is None:
             return select_heads(teacher, order)
         start = _start_logit(self.teacher_heads) * nn.functional.one_hot(order, self.teacher_heads)
@@ -128,10 +121,6 @@ class HeadMatching(nn.Module):
         maps = teacher.map()
         mixed = torch.einsum("hg,bgnm->bhnm", weights.to(maps.dtype), maps)
         return only_map(teacher, mixed)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # The noise is gone by the time that anybody takes this along, and a reference to it cannot be.
-        return self.__dict__ | {"_noise": _nothing}
 
 
 class LayerMixing(nn.Module):
@@ -175,10 +164,6 @@ class Matching(nn.Module):
         super().__init__()
         self.heads = heads
         self.layers = layers
-
-
-def _nothing() -> None:
-    return None
 
 
 def _start_logit(count: int) -> float:
