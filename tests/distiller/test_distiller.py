@@ -416,3 +416,9 @@ def test_parts_remember_nothing_of_the_noise_that_they_were_proved_on(small_pair
     assert torch.equal(part.running_var, torch.ones(1))
     distiller(*batch())
     assert int(part.num_batches_tracked) == 1
+
+
+def test_it_can_be_built_where_gradients_are_off(small_pair: Pair) -> None:
+    with torch.no_grad():
+        distiller = Distiller(*small_pair, [AttentionTransfer()], example=EXAMPLE)
+    assert distiller(*batch()).loss.requires_grad

@@ -117,7 +117,8 @@ class Distiller(nn.Module):
                 self._taught_by = Network(teacher, "teacher", of_teacher, teacher_description.head, self.teacher_images)
             self._freeze_teacher()
             self.set_epoch(0)
-            with undisturbed(*(network for network in (student, teacher) if network is not None)):
+            # Gradients are proved wherever it is built.
+            with torch.enable_grad(), undisturbed(*(network for network in (student, teacher) if network is not None)):
                 self.parts, self._reached = self._probe(noise(example))
         except BaseException:
             self.detach()
