@@ -1,5 +1,6 @@
 """Small data sets, in memory and on disk."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -159,4 +160,24 @@ def scenes(tmp_path: Path) -> Path:
     for part, numbers in (("Train", (2, 0, 1)), ("Test", (3,))):
         rows = [f"{name}/{i}.jpg" for name in ("pantry", "bar", "airport_inside") for i in numbers]
         (place / f"{part}Images.txt").write_text("\n".join(rows) + "\n")
+    return tmp_path
+
+
+@pytest.fixture
+def nature(tmp_path: Path) -> Path:
+    """iNaturalist of three years, each with seven photographs to learn from and three for testing, of three species."""
+    for year, folder in ((2017, "train_val_images"), (2018, "train_val2018"), (2019, "train_val2019")):
+        for part, labels in (("train", [0, 0, 2, 1, 0, 2, 0]), ("val", [2, 0, 1])):
+            content: dict[str, list[dict[str, object]]] = {"images": [], "annotations": []}
+            for number, label in enumerate(labels):
+                image = number + (100 if part == "val" else 0)
+                species = f"Danaus species {label}" if year == 2017 else str(label)
+                file = f"{folder}/{('Aves', 'Aves', 'Plantae')[label]}/{species}/{part}{number}.jpg"
+                _write_image(tmp_path / file, 300, 260, seed=image)
+                content["images"].append({"id": image, "file_name": file, "width": 300, "height": 260})
+                content["annotations"].append({"id": image, "image_id": image, "category_id": label})
+            # In no order.
+            content["annotations"].reverse()
+            content["categories"] = [{"id": i, "name": f"species {i}", "supercategory": "?"} for i in (2, 0, 1)]
+            (tmp_path / f"{part}{year}.json").write_text(json.dumps(content))
     return tmp_path

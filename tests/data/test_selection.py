@@ -56,7 +56,7 @@ def spec(name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
         monkeypatch.setitem(NUM_IMAGES, "test", 40)
         return {"name": name}
     kept = {"cifar10": "fake_cifar", "cifar100": "fake_cifar", "tiny-imagenet": "tiny", "cub200": "birds"}
-    request.getfixturevalue(kept.get(name, name))
+    request.getfixturevalue("nature" if name.startswith("inaturalist") else kept.get(name, name))
     return {"name": name, "root": tmp_path}
 
 
