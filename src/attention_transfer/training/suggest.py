@@ -8,8 +8,7 @@ from itertools import islice
 
 import torch
 
-from attention_transfer.distiller import TASK
-from attention_transfer.distiller import Distiller
+from attention_transfer.distiller import TASK, Distiller
 from attention_transfer.experiment import Experiment
 from attention_transfer.methods import Method
 from attention_transfer.training.metrics import likeliest
