@@ -22,15 +22,17 @@ from attention_transfer.training.distributed import Process, wrap
 from attention_transfer.training.fit import fit
 from attention_transfer.training.progress import Reporter
 from tests.distiller.test_distiller import Limited
+from tests.pairs import pair
 from tests.training.test_fit import TwoPhases
 
 
 def make(methods: str) -> Distiller:
-    torch.manual_seed(0)
-    student, teacher = build("resnet8", 5), build("resnet8", 5)
+    first = methods.partition("+")[0]
+    student, teacher = pair(first, 5)
     chosen = [METHODS[key]() for key in methods.split("+")]
+    alone = "+" not in methods and "copy" not in methods
     distiller = Distiller(
-        student, teacher, chosen, task_weight=1.0 if "+" in methods else 0.0, example=torch.empty(2, 3, 16, 16)
+        student, teacher, chosen, task_weight=0.0 if alone else 1.0, example=torch.empty(2, 3, 16, 16)
     )
     # Batch statistics differ between halves of a batch; everything else must not.
     return distiller.eval()
@@ -61,7 +63,9 @@ def run(rank: int, folder: str, methods: str) -> None:
     distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("methods", ["at+kd", "at", "cat", "gradient", "gradient+cat"])
+@pytest.mark.parametrize(
+    "methods", ["at+kd", "at", "cat", "gradient", "gradient+cat", "attention-distillation", "attention-copy"]
+)
 def test_two_processes_average_to_the_gradient_of_one(tmp_path: Path, methods: str) -> None:
     multiprocessing.start_processes(run, (str(tmp_path), methods), nprocs=2, start_method="spawn")
     distiller = make(methods)
