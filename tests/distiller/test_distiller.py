@@ -393,32 +393,3 @@ def test_impossible_pairs_are_refused(small_pair: Pair) -> None:
         Distiller(student, teacher, [AttentionTransfer(stages=(5,))], example=EXAMPLE)
     with pytest.raises(ValueError, match="every parameter of the student is frozen"):
         Distiller(copy.deepcopy(student).requires_grad_(False), teacher, [SoftTargets()], example=EXAMPLE)
-
-
-@dataclass(frozen=True)
-class Remembering(SoftTargets):
-    """Soft targets whose part counts the batches that it has seen."""
-
-    def parts(self, teacher: Observed, student: Observed) -> nn.Module:
-        return nn.BatchNorm1d(1, affine=False)
-
-    def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
-        assert parts is not None
-        parts(batch.image.flatten(1)[:, :1])
-        return super().terms(batch, teacher, student, parts)
-
-
-def test_parts_remember_nothing_of_the_noise_that_they_were_proved_on(small_pair: Pair) -> None:
-    student, teacher = small_pair
-    distiller = Distiller(student, teacher, [Remembering()], example=EXAMPLE)
-    part = distiller.parts["kd"]
-    assert int(part.num_batches_tracked) == 0
-    assert torch.equal(part.running_var, torch.ones(1))
-    distiller(*batch())
-    assert int(part.num_batches_tracked) == 1
-
-
-def test_it_can_be_built_where_gradients_are_off(small_pair: Pair) -> None:
-    with torch.no_grad():
-        distiller = Distiller(*small_pair, [AttentionTransfer()], example=EXAMPLE)
-    assert distiller(*batch()).loss.requires_grad

@@ -14,6 +14,7 @@ from attention_transfer.distiller.bound import Bound, bind, check_methods, descr
 from attention_transfer.distiller.deployed import Deployed
 from attention_transfer.distiller.network import Network, Seen, Wanted
 from attention_transfer.distiller.reached import parameters_reached
+from attention_transfer.distiller.teacher import Teacher
 from attention_transfer.methods import Method, Observed, Phase, Reads, Term
 from attention_transfer.methods.limits import limited_gradients, sum_of
 from attention_transfer.methods.maps import at_least_float32
@@ -94,7 +95,7 @@ class Distiller(nn.Module):
         self.task_weight = task_weight
         self.phase = Phase("all")
         self._epoch = self._phase_start = 0
-        self._same_noise = self._replaces = False
+        self._replaces = False
         check_methods(methods)
         self.teacher_images = Renormalise(student_input, teacher_input).to(example)
         student_description = described(student, example, methods, "student")
@@ -103,19 +104,15 @@ class Distiller(nn.Module):
         )
         self._tokens = max(student_description.tokens, teacher_description.tokens if teacher_description else 0)
         self._bound = bind(methods, teacher_description, student_description)
-        # In a tuple, so that nn.Module does not register it: it must stay out of parameters() and state_dict().
-        self._teacher = () if teacher is None else (teacher,)
-        self._teacher_frozen: list[tuple[nn.Parameter, bool]] = []
-        self._teacher_modes: list[tuple[nn.Module, bool]] = []
         of_teacher = Wanted.together([bound.of_teacher for bound in self._bound])
         self.reads_teacher_logits = of_teacher.logits
         of_student = Wanted.together([bound.of_student for bound in self._bound])
         self._student = Network(student, "student", of_student, student_description.head)
-        self._taught_by: Network | None = None
+        self._teacher: Teacher | None = None
         try:
-            if teacher is not None and teacher_description is not None and of_teacher.anything:
-                self._taught_by = Network(teacher, "teacher", of_teacher, teacher_description.head, self.teacher_images)
-            self._freeze_teacher()
+            if teacher is not None and teacher_description is not None:
+                modes = [bound.method.teacher_mode for bound in self._bound]
+                self._teacher = Teacher(teacher, of_teacher, teacher_description.head, self.teacher_images, modes)
             self.set_epoch(0)
             # Gradients are proved wherever it is built.
             with torch.enable_grad(), undisturbed(*(network for network in (student, teacher) if network is not None)):
@@ -124,7 +121,7 @@ class Distiller(nn.Module):
             self.detach()
             raise
         self._trainable = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
-        self._set_teacher_mode()
+        self._follow()
 
     # ------------------------------------------------------------------ the step
 
@@ -238,7 +235,7 @@ class Distiller(nn.Module):
     @property
     def teacher(self) -> nn.Module | None:
         """The frozen teacher."""
-        return self._teacher[0] if self._teacher else None
+        return None if self._teacher is None else self._teacher.model
 
     @property
     def deployed(self) -> nn.Module:
@@ -249,13 +246,8 @@ class Distiller(nn.Module):
     def detach(self) -> None:
         """Leave both networks without a hook, and the teacher's parameters as trainable as they came."""
         self._student.close()
-        if self._taught_by is not None:
-            self._taught_by.close()
-        for parameter, requires_grad in self._teacher_frozen:
-            parameter.requires_grad_(requires_grad)
-        for module, mode in self._teacher_modes:
-            module.training = mode
-        self._teacher_frozen, self._teacher_modes = [], []
+        if self._teacher is not None:
+            self._teacher.release()
 
     # ------------------------------------------------------------------ nn.Module
 
@@ -264,13 +256,13 @@ class Distiller(nn.Module):
         super().train(mode)
         for name in {"student", "parts"} - self.trained_modules().keys():
             self.get_submodule(name).eval()
-        self._set_teacher_mode()
+        self._follow()
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Distiller":
         super()._apply(fn, recurse)
-        for teacher in self._teacher:
-            teacher._apply(fn, recurse)
+        if self.teacher is not None:
+            self.teacher._apply(fn, recurse)
         return self
 
     # ------------------------------------------------------------------ inside
@@ -285,14 +277,11 @@ class Distiller(nn.Module):
         return Output(loss, terms, student.reading.logits, teacher_logits)
 
     def _read_teacher(self, images: Tensor, labels: Tensor | None) -> Seen | None:
-        if self._taught_by is None:
-            return None
-        if not self._same_noise:
-            return self._taught_by.read(images, labels)
-        accelerators = [] if images.device.type == "cpu" else [images.device.index or 0]
-        # Given back afterwards: the student draws the same numbers.
-        with torch.random.fork_rng(accelerators, device_type="cuda" if not accelerators else images.device.type):
-            return self._taught_by.read(images, labels)
+        return None if self._teacher is None else self._teacher.read(images, labels)
+
+    def _follow(self) -> None:
+        if self._teacher is not None:
+            self._teacher.follow(self.training)
 
     def _replacements(self, teacher: Seen | None, parts: nn.ModuleDict) -> dict[Tap, Replacement]:
         replaced: dict[Tap, Replacement] = {}
@@ -305,9 +294,7 @@ class Distiller(nn.Module):
         return replaced
 
     def _of_teacher(self, seen: Seen | None, bound: Bound) -> Observed:
-        if seen is None or self._taught_by is None:
-            return Observed(None)
-        return self._taught_by.observed(seen, bound.of_teacher)
+        return Observed(None) if self._teacher is None else self._teacher.observed(seen, bound.of_teacher)
 
     def _terms(self, batch: Batch, teacher: Seen | None, student: Seen, parts: nn.ModuleDict) -> dict[str, Term]:
         terms: dict[str, Term] = {}
@@ -338,11 +325,11 @@ class Distiller(nn.Module):
 
     def _probe(self, image: Tensor) -> tuple[nn.ModuleDict, dict[str, frozenset[str]]]:
         """Run everything once on noise: parts, their sizes, and the parameters that each term reaches."""
-        self._set_teacher_mode()
+        self._follow()
         count = image.shape[0]
         # Every network has the class 0, whatever the classes of the other.
         label = torch.zeros(count, dtype=torch.int64, device=image.device)
-        teacher = self._taught_by.probe(image, label) if self._taught_by is not None else None
+        teacher = None if self._teacher is None else self._teacher.probe(image, label)
         student = self._student.probe(image, label)
         parts = nn.ModuleDict()
         for bound in self._bound:
@@ -382,18 +369,6 @@ class Distiller(nn.Module):
     def _needs_labels(self) -> bool:
         reads = [bound.reads for bound in self._bound]
         return self.task_weight > 0 or any(each.labels or each.input_gradient for each in reads)
-
-    def _freeze_teacher(self) -> None:
-        if self.teacher is not None:
-            self._teacher_frozen = [(p, p.requires_grad) for p in self.teacher.parameters()]
-            self._teacher_modes = [(module, module.training) for module in self.teacher.modules()]
-            self.teacher.requires_grad_(False)
-
-    def _set_teacher_mode(self) -> None:
-        if self.teacher is not None:
-            modes = {bound.method.teacher_mode for bound in self._bound}
-            self._same_noise = "same noise" in modes and self.training
-            self.teacher.train("train" in modes or self._same_noise)
 
 
 def part(parts: nn.ModuleDict, name: str) -> nn.Module | None:

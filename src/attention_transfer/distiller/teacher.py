@@ -1,0 +1,80 @@
+"""A teacher that is read and never trained; everything that was changed of it can be taken back."""
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attention_transfer.distiller.network import Network, Seen, Wanted
+from attention_transfer.methods import Observed
+
+_NOTHING = Observed(None)
+
+
+class Teacher:
+    """The frozen network of a distiller.
+
+    Not a module, so that nothing of it gets into the distiller's `parameters()` and `state_dict()`.
+
+    Args:
+        model: stays the user's own object.
+        wanted: by all methods together; if that is nothing, it is never run.
+        head: path of its linear head.
+        transform: what becomes of the student's images before it receives them.
+        modes: that the methods want it to run in, see `Method.teacher_mode`.
+
+    Raises:
+        CaptureError: for a place that does not exist.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        wanted: Wanted,
+        head: str | None,
+        transform: Callable[[Tensor], Tensor],
+        modes: Collection[str],
+    ) -> None:
+        self.model = model
+        self._network = Network(model, "teacher", wanted, head, transform) if wanted.anything else None
+        self._wanted_modes = frozenset(modes)
+        self._same_noise = False
+        self._required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+        self._modes = [(module, module.training) for module in model.modules()]
+        model.requires_grad_(False)
+
+    def follow(self, training: bool) -> None:
+        """Take the mode that goes with the student's."""
+        self._same_noise = "same noise" in self._wanted_modes and training
+        self.model.train("train" in self._wanted_modes or self._same_noise)
+
+    def read(self, images: Tensor, labels: Tensor | None) -> Seen | None:
+        """Run it once without a graph; None where nothing is wanted of it."""
+        if self._network is None:
+            return None
+        if not self._same_noise:
+            return self._network.read(images, labels)
+        accelerators = [] if images.device.type == "cpu" else [images.device.index or 0]
+        kind: Any = "cuda" if not accelerators else images.device.type
+        # Given back afterwards: the student draws the same numbers.
+        with torch.random.fork_rng(accelerators, device_type=kind):
+            return self._network.read(images, labels)
+
+    def probe(self, images: Tensor, labels: Tensor) -> Seen | None:
+        """The same on noise, with proof of everything that is read."""
+        return None if self._network is None else self._network.probe(images, labels)
+
+    def observed(self, seen: Seen | None, wanted: Wanted) -> Observed:
+        """What one method sees of it."""
+        return _NOTHING if seen is None or self._network is None else self._network.observed(seen, wanted)
+
+    def release(self) -> None:
+        """Leave the network without a hook, in the modes and as trainable as it came."""
+        if self._network is not None:
+            self._network.close()
+        for parameter, requires_grad in self._required:
+            parameter.requires_grad_(requires_grad)
+        for module, mode in self._modes:
+            module.training = mode
+        self._required, self._modes = [], []
