@@ -210,6 +210,42 @@ def test_noise_is_not_matched_and_the_first_batch_is() -> None:
     assert torch.equal(order, known)
 
 
+def gradients(student: nn.Module, *, compiled: bool = False, form: str = "auto") -> dict[str, Tensor]:
+    """What one step of distillation alone gives a student whose attention is far from even."""
+    with torch.no_grad():
+        for block in student.blocks:
+            block.attn.qkv.weight *= 20
+    teacher, layers = transformer(depth=len(student.blocks)), Layers(first=min(2, len(student.blocks)))
+    distiller = Distiller(
+        student, teacher, [AttentionDistillation(layers=layers, form=form)], task_weight=0, example=IMAGES
+    )
+    if compiled:
+        distiller.compile(fullgraph=True, backend="aot_eager")
+    distiller.backward(distiller(IMAGES))
+    return {name: p.grad for name, p in student.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("form", ["chunked", "fused"])
+def test_a_checkpointed_student_learns_the_same(form: str) -> None:
+    checkpointed = transformer(depth=3)
+    checkpointed.set_grad_checkpointing(True)
+    wanted = gradients(transformer(depth=3), form="explicit")
+    found = gradients(checkpointed, form=form)
+    assert found.keys() == wanted.keys()
+    assert any(gradient.abs().max() > 0 for gradient in wanted.values())
+    for name, gradient in wanted.items():
+        assert (found[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
+
+
+def test_a_compiled_distiller_is_one_graph_of_the_same_gradients() -> None:
+    wanted, found = gradients(transformer(depth=1)), gradients(transformer(depth=1), compiled=True)
+    assert wanted.keys() <= found.keys()
+    for name, gradient in found.items():
+        # What the term does not reach has no gradient, or compiled one of zeros.
+        other = wanted.get(name, torch.zeros_like(gradient))
+        assert (gradient - other).norm() <= 1e-5 * other.norm(), name
+
+
 def test_drop_path_may_be_the_same_in_both() -> None:
     teacher, student = transformer(drop_path_rate=0.5), transformer(drop_path_rate=0.5)
     distiller, _ = step(teacher, student, same_drop_path=True)
