@@ -149,6 +149,18 @@ def test_names_add_what_differs_among_all_or_among_the_same_methods(tmp_path: Pa
     ]
 
 
+def test_long_names_that_begin_alike_are_shown_by_their_ends(tmp_path: Path):
+    network = "timm:vit_tiny_patch16_224(img_size=32)"
+    write_run(tmp_path / "a", 0, [50.0], student=network)
+    write_run(tmp_path / "b", 0, [50.0], student=f"{network}@$MAE/student.safetensors")
+    write_run(tmp_path / "c", 0, [50.0], student=network, methods=({"name": "attention-copy", "weight": 1.0},))
+    assert [group.name for group in compared(tmp_path).groups] == [
+        "CE",
+        "CE, student=…@$MAE/student.safetensors",
+        "attention-copy",
+    ]
+
+
 def test_the_order_of_methods_makes_no_group(tmp_path: Path):
     write_run(tmp_path / "0", 0, [50.0], methods=(AT, KD))
     write_run(tmp_path / "1", 1, [50.0], methods=(KD, AT))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from os.path import commonprefix
 from typing import Any, Self, cast
 
 from attention_transfer.runs import RunFolder, flatten
@@ -18,6 +19,8 @@ IGNORED = (
 
 Device, threads and precision are not among them: they change rounding and wall time.
 """
+
+_LONG = 20  # letters that several names must begin with before it is left out
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,8 @@ def _names(runs: Sequence[MeasuredRun]) -> list[str]:
     everywhere = {
         key for key in _differing(runs) if not key.startswith("methods") and key not in ("task_weight", "teacher")
     } | ({"teacher"} if len(teachers) > 1 else set())
+    # Long names that begin alike, such as those of one network with and without weights behind it.
+    starts = {key: _common_start([str(run.settings.get(key)) for run in runs]) for key in ("student", "teacher")}
     names: list[str] = []
     for run, method in zip(runs, methods, strict=True):
         alike = [other for other, its in zip(runs, methods, strict=True) if its == method]
@@ -106,9 +111,24 @@ def _names(runs: Sequence[MeasuredRun]) -> list[str]:
         keys = [key for key, value in run.settings.items() if key in shown and (key, value) != ("teacher", None)]
         short = [key.rpartition(".")[2] for key in keys]
         labels = [name if short.count(name) == 1 else key for key, name in zip(keys, short, strict=True)]
-        values = [f"{label}={run.settings[key]}" for key, label in zip(keys, labels, strict=True)]
-        names.append(", ".join([method, *values]))
+        values = [
+            _shown(label, str(run.settings[key]), starts.get(key, 0)) for key, label in zip(keys, labels, strict=True)
+        ]
+        names.append(", ".join([method, *(value for value in values if value)]))
     return names
+
+
+def _common_start(values: Sequence[str]) -> int:
+    """Length of what all values begin with, where leaving it out makes them much shorter."""
+    length = len(commonprefix(values))
+    return length if length > _LONG else 0
+
+
+def _shown(label: str, value: str, start: int) -> str:
+    """A setting without what it shares with all others; nothing where it is only that."""
+    if not start:
+        return f"{label}={value}"
+    return f"{label}=…{value[start:]}" if value[start:] else ""
 
 
 def _by_method(experiment: dict[str, Any]) -> dict[str, Any]:
@@ -141,7 +161,9 @@ def _method_name(experiment: dict[str, Any]) -> str:
         key=lambda name: (name != "kd", name),
     )
     without_labels = " without labels" if names and experiment.get("task_weight") == 0 else ""
-    return ("+".join(name.upper() for name in names) or "CE") + without_labels
+    # Acronyms are written large, words are not.
+    shown = [name if "-" in name else name.upper() for name in names]
+    return ("+".join(shown) or "CE") + without_labels
 
 
 def _differing(runs: Sequence[MeasuredRun]) -> set[str]:
