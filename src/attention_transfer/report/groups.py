@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
+from itertools import takewhile
 from typing import Any, Self, cast
 
 from attention_transfer.runs import RunFolder, flatten
@@ -120,7 +120,7 @@ def _names(runs: Sequence[MeasuredRun]) -> list[str]:
 
 def _common_start(values: Sequence[str]) -> int:
     """Length of what all values begin with, where leaving it out makes them much shorter."""
-    length = len(commonprefix(values))
+    length = sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip(*values, strict=False)))
     return length if length > _LONG else 0
 
 
