@@ -95,6 +95,19 @@ def test_heads_are_found_once() -> None:
     torch.testing.assert_close(found(0, teacher).map(), teacher.map()[:, [0, 2, 1]])
 
 
+def test_every_process_finds_the_same_from_all_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, theirs = torch.tensor([[0.0, 1], [1, 0]]), torch.tensor([[5.0, 0], [0, 5]])
+
+    def add_the_others(value: torch.Tensor) -> None:
+        value += theirs
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", add_the_others)
+    found = HeadMatching(1, 2, 2, mixed=False)
+    found.find(lambda: [mine])
+    assert found.order.tolist() == [[1, 0]]
+
+
 def test_what_was_found_is_kept_and_copied() -> None:
     found = matching(mixed=True)
     found.find(lambda: [torch.eye(3), 1 - torch.eye(3)])
