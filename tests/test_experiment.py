@@ -100,3 +100,18 @@ def test_the_tiny_form_keeps_what_it_can_of_the_selection(data: Data, monkeypatc
     dataset = load_data(tiny.data, 0)
     assert 2 <= len(dataset.train) <= 64
     assert (dataset.unseen is None) == (data.train_classes is None)
+
+
+def test_a_tiny_transformer_is_narrow_and_keeps_its_share_of_warm_up():
+    experiment = Experiment(
+        "test",
+        "timm:vit_tiny_patch16_224@pretrained",
+        teacher="timm:vit_tiny_patch16_224.augreg_in21k@pretrained",
+        data=Data(image_size=224),
+        optimisation=Optimisation(warmup_epochs=5),
+        training=Training(epochs=100),
+    )
+    tiny = experiment.tiny()
+    assert tiny.student == "timm:vit_tiny_patch16_224(img_size=64, patch_size=9, embed_dim=24)"
+    assert tiny.teacher == "timm:vit_tiny_patch16_224.augreg_in21k(img_size=64, patch_size=9, embed_dim=24)"
+    assert tiny.optimisation.warmup_epochs == 0.05

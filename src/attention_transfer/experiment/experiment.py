@@ -9,6 +9,7 @@ from attention_transfer.experiment.requirement import require
 from attention_transfer.experiment.training import Training
 from attention_transfer.methods import ClassAttention, Method
 from attention_transfer.models.naming import split_weights
+from attention_transfer.models.smaller import smaller
 from attention_transfer.pretraining import MaskedAutoencoding
 
 
@@ -66,12 +67,12 @@ class Experiment:
 
     def tiny(self) -> "Experiment":
         """The same experiment made so small that it runs in seconds: two steps on digits, an untrained teacher."""
-        teacher = split_weights(self.teacher)[0] if self.teacher is not None else None
         data, snapshots = self.data, self.training.snapshot_epochs
         side = min(data.image_size or 32, 64)
+        teacher = None if self.teacher is None else smaller(split_weights(self.teacher)[0], side)
         return replace(
             self,
-            student=split_weights(self.student)[0],
+            student=smaller(split_weights(self.student)[0], side),
             teacher=teacher,
             methods=tuple(_tiny(method, side / (data.image_size or side)) for method in self.methods),
             untrained_teacher=teacher is not None,
@@ -88,6 +89,10 @@ class Experiment:
                 train_limit=16,
                 test_limit=16,
                 num_workers=0,
+            ),
+            # The same share of the training.
+            optimisation=replace(
+                self.optimisation, warmup_epochs=self.optimisation.warmup_epochs / self.training.epochs
             ),
             training=replace(
                 self.training,

@@ -112,6 +112,8 @@ def takes_image_size(name: Name, image_size: int) -> bool:
     """Whether a network of timm is built for one size of images."""
     import timm
 
+    if "img_size" in name.arguments:
+        return True
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         try:
             options: dict[str, Any] = {**name.arguments, "img_size": image_size}
