@@ -130,15 +130,17 @@ def test_the_student_is_used_together_with_its_teacher() -> None:
     assert Distiller(student, teacher, [AttentionTransfer()], example=EXAMPLE).deployed is student
 
 
-def test_maps_may_be_averaged() -> None:
+@pytest.mark.parametrize(("axes", "dimensions"), [(("examples", "heads"), (0, 1)), (("queries",), (2,))])
+def test_maps_may_be_averaged(axes: Any, dimensions: tuple[int, ...]) -> None:
     student, teacher = vit(0), vit(1).eval()
     maps = [torch.softmax(q @ k.mT / math.sqrt(6), -1) for q, k, _ in queries_keys_values(teacher, IMAGES)]
-    method = AttentionCopy(average=("examples", "heads"))
+    method = AttentionCopy(average=axes)
     logits = Distiller(student, teacher, [method], example=EXAMPLE)(IMAGES, LABELS).student_logits
     x = student._pos_embed(student.patch_embed(IMAGES))
     for block, attention in zip(student.blocks, maps, strict=True):
         value = block.attn.qkv(block.norm1(x)).unflatten(2, (3, 2, 6)).permute(2, 0, 3, 1, 4)[2]
-        x = x + block.attn.proj((attention.mean((0, 1)) @ value).transpose(1, 2).flatten(2))
+        mean = attention.mean(dimensions, keepdim=True).expand(attention.shape)
+        x = x + block.attn.proj((mean @ value).transpose(1, 2).flatten(2))
         x = x + block.mlp(block.norm2(x))
     torch.testing.assert_close(logits, student.head(student.norm(x)[:, 0]))
 

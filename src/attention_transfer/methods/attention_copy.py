@@ -144,8 +144,8 @@ class AttentionCopy(Method):
             assert theirs.query is not None
             query = _chosen(copied, theirs.query * (theirs.scale / own.scale), own.query)
             return replace(own, query=query, key=_chosen(copied, theirs.key, own.key))
-        shape = (*own.shape[:2], *theirs.shape[2:])
-        weights = theirs.map().expand(shape)
+        # What was averaged away has size 1.
+        weights = theirs.map().expand(own.shape)
         if copied is not None:
             weights = _chosen(copied, weights, own.map())
         return replace(own, query=None, key=None, bias=None, weights=weights)
