@@ -20,6 +20,9 @@ from attention_transfer.training.progress import Reporter
 FORMULA = {"weight", "resolution", "temperature", "power", "kind", "form", "normalise", "binarise", "producer"} | {
     "score_weights",
     "distance",
+    "target",
+    "first_heads",
+    "average",
 }
 
 
@@ -46,6 +49,8 @@ def traits(experiment: Experiment) -> frozenset[str]:
     found |= options(data) - {f"name={data.name}"}
     found |= {"without labels"} if experiment.task_weight == 0 else set()
     found |= {"snapshots"} if experiment.training.snapshot_epochs else set()
+    found |= {"moving average"} if experiment.training.ema_decay else set()
+    found |= {"layer decay"} if experiment.optimisation.layer_decay else set()
     return frozenset(found)
 
 

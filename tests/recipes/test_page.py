@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from attention_transfer.commands import class_maps, compare, cost, localise, probe, sweep, train
+from attention_transfer.commands import class_maps, compare, cost, evaluate, localise, pretrain, probe, sweep, train
 from attention_transfer.recipes import RECIPES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
@@ -18,6 +18,7 @@ OTHERS = {
     "class-maps": class_maps.Flags,
     "compare": compare.Flags,
     "cost": cost.Flags,
+    "evaluate": evaluate.Flags,
     "localise": localise.Flags,
     "probe": probe.Flags,
 }
@@ -25,7 +26,7 @@ OTHERS = {
 
 def patterns() -> list[re.Pattern[str]]:
     """Names in code spans, in which words in capitals stand for anything."""
-    spans = re.findall(r"`((?:at|cat|cifar100|digits|photographs)(?:-[^` ]+)?)`", PAGE)
+    spans = re.findall(r"`((?:at|cat|cifar100|digits|photographs|vit)(?:-[^` ]+)?)`", PAGE)
     return [re.compile(re.sub(r"[A-Z]+", "[a-z0-9_]+", span)) for span in spans]
 
 
@@ -45,6 +46,8 @@ def test_every_command_can_be_typed(words: list[str]):
     command, *arguments = words
     if command == "train":
         train.parse(RECIPES[arguments[0]](), arguments[1:])
+    elif command == "pretrain":
+        pretrain.parse(arguments)
     elif command == "sweep":
         flags, fixed = tyro.cli(sweep.Flags, args=arguments[1:], return_unknown_args=True)
         planned, _ = sweep.plan(RECIPES[arguments[0]](), flags, fixed)
@@ -56,7 +59,7 @@ def test_every_command_can_be_typed(words: list[str]):
 def test_commands_name_runs_that_recipes_leave():
     for words in COMMANDS:
         for run in (word for word in words if word.startswith("runs/")):
-            assert run.split("/")[1] in RECIPES, run
+            assert run.split("/")[1] in (*RECIPES, pretrain.RECIPE), run
 
 
 def test_published_settings_on_the_page_are_those_of_the_recipes():

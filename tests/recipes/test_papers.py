@@ -96,7 +96,7 @@ def test_both_normalisations_of_tables_13_and_14_differ_in_nothing_else():
 
 
 def test_every_teacher_can_be_had():
-    """It has published weights, or a recipe trains it on the same data."""
+    """It has published weights, or a recipe trains it on the same data, or it is to be untrained."""
     trained = {
         (experiment.student.partition("@")[0], experiment.data.name)
         for experiment in (recipe() for recipe in RECIPES.values())
@@ -104,7 +104,9 @@ def test_every_teacher_can_be_had():
     }
     for name, recipe in RECIPES.items():
         experiment = recipe()
-        if experiment.teacher is not None and not experiment.teacher.endswith("@pretrained"):
+        # FLIP's weights are published in a form that has to be converted first.
+        free = experiment.untrained_teacher or name.startswith("vit-flip-")
+        if experiment.teacher is not None and not free and not experiment.teacher.endswith("@pretrained"):
             assert (experiment.teacher, experiment.data.name) in trained, name
 
 

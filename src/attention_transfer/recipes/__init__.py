@@ -2,7 +2,12 @@
 
 from itertools import chain
 
-from attention_transfer.recipes import attention_transfer, class_attention, class_attention_distillation
+from attention_transfer.recipes import (
+    attention_transfer,
+    class_attention,
+    class_attention_distillation,
+    vision_transformers,
+)
 from attention_transfer.recipes.cifar import alone, cifar100_resnet56_resnet20
 from attention_transfer.recipes.described import Recipe, by_name
 from attention_transfer.recipes.digits import digits, digits_teacher, strong
@@ -20,6 +25,7 @@ RECIPES: dict[str, Recipe] = {
             attention_transfer.recipes(),
             class_attention.recipes(),
             class_attention_distillation.recipes(),
+            vision_transformers.recipes(),
         )
     ),
 }
