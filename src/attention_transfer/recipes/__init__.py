@@ -7,6 +7,7 @@ from attention_transfer.recipes import (
     class_attention,
     class_attention_distillation,
     vision_transformers,
+    vit_cifar,
 )
 from attention_transfer.recipes.cifar import alone, cifar100_resnet56_resnet20
 from attention_transfer.recipes.described import Recipe, by_name
@@ -26,6 +27,7 @@ RECIPES: dict[str, Recipe] = {
             class_attention.recipes(),
             class_attention_distillation.recipes(),
             vision_transformers.recipes(),
+            vit_cifar.recipes(),
         )
     ),
 }
