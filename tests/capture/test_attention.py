@@ -123,13 +123,76 @@ def test_two_checkpointed_runs_are_told_apart_by_their_logits() -> None:
     torch.testing.assert_close(together, torch.autograd.grad(alone, other.patch_embed.proj.weight)[0])
 
 
-def test_two_checkpointed_runs_that_nobody_can_tell_apart_are_refused() -> None:
+def test_two_checkpointed_runs_are_told_apart_by_what_was_read_of_them() -> None:
     model, taps = small_vit(), layers(small_vit())
     model.train().set_grad_checkpointing(True)
     capture = Capture(model, taps, "student")
-    readings = [capture.run(IMAGE, replaced={taps[0]: twice_as_sharp}) for _ in range(2)]
-    with pytest.raises(RuntimeError, match="run twice without a backward pass between"):
-        readings[0].attention[taps[1]].map().square().sum().backward()
+    sharp = capture.run(IMAGE, replaced={taps[0]: twice_as_sharp})
+    capture.run(IMAGE, replaced={taps[0]: fixed_query(torch.zeros(2, 2, 17, 12))})
+    found = torch.autograd.grad(sharp.attention[taps[2]].map().square().sum(), model.patch_embed.proj.weight)[0]
+    other = small_vit()
+    reading = read(other, taps, {taps[0]: twice_as_sharp})
+    wanted = torch.autograd.grad(reading.attention[taps[2]].map().square().sum(), other.patch_embed.proj.weight)[0]
+    torch.testing.assert_close(found, wanted)
+
+
+def test_a_checkpointed_network_that_is_used_by_itself_is_recomputed_by_itself() -> None:
+    model, taps = small_vit(), layers(small_vit())
+    wanted = torch.autograd.grad(model(IMAGE).square().sum(), model.patch_embed.proj.weight)[0]
+    model.train().set_grad_checkpointing(True)
+    reading = Capture(model, taps, "student").run(IMAGE, replaced={taps[0]: twice_as_sharp})
+    reading.logits.sum().backward(retain_graph=True)
+    found = torch.autograd.grad(model(IMAGE).square().sum(), model.patch_embed.proj.weight)[0]
+    torch.testing.assert_close(found, wanted)
+    both = reading.logits.sum() + model(IMAGE).square().sum()
+    model.zero_grad()
+    both.backward()
+    plain = small_vit()
+    (read(plain, taps, {taps[0]: twice_as_sharp}).logits.sum() + plain(IMAGE).square().sum()).backward()
+    torch.testing.assert_close(model.patch_embed.proj.weight.grad, plain.patch_embed.proj.weight.grad)
+
+
+def test_an_interrupt_leaves_nothing_intercepted() -> None:
+    model, taps = small_vit(), layers(small_vit())
+    capture = Capture(model, taps, "student")
+
+    def interrupt(module: nn.Module, args: Any, out: Tensor) -> None:
+        raise KeyboardInterrupt
+
+    handle = model.blocks[1].attn.get_submodule("qkv").register_forward_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        capture.run(IMAGE, replaced=dict.fromkeys(taps, twice_as_sharp))
+    assert torch.overrides._get_current_function_mode() is None
+    handle.remove()
+    assert torch.equal(cast(Tensor, capture.run(IMAGE).logits), model(IMAGE))
+
+
+def test_attention_inside_attention_is_its_own() -> None:
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Inner()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = functional.scaled_dot_product_attention(x, x, x)
+            return self.inner(x)
+
+    class Inner(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return functional.scaled_dot_product_attention(x * 2, x, x)
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.outer = Outer()
+
+        def forward(self, image: Tensor) -> Tensor:
+            return self.outer(image).flatten(1)
+
+    outer, inner = Tap("outer", "attention"), Tap("outer.inner", "attention")
+    calls = read(Network(), (outer, inner)).attention
+    assert torch.equal(calls[outer].query, IMAGE)
+    assert not torch.equal(calls[inner].query, calls[outer].query)
 
 
 def test_a_network_that_is_used_apart_from_its_capture_is_left_alone() -> None:
@@ -258,6 +321,32 @@ def test_a_teacher_that_drops_attention_at_random_is_refused() -> None:
     with pytest.raises(CaptureError, match=r"attention of blocks.0.attn of the teacher drops 10% of its weights"):
         Capture(model, layers(model), "teacher").probe(IMAGE, gradient=False)
     Capture(model.eval(), layers(model), "teacher").probe(IMAGE, gradient=False)
+
+
+def test_an_unfused_teacher_that_drops_attention_at_random_is_refused() -> None:
+    model = small_vit(attn_drop_rate=0.1).train()
+    for block in model.blocks:
+        block.attn.fused_attn = False
+    taps = [Tap("blocks.0.attn.attn_drop", "map")]
+    with pytest.raises(CaptureError, match=r"drops 10% of its weights"):
+        Capture(model, taps, "teacher").probe(IMAGE, gradient=False)
+
+
+def test_a_module_that_is_called_by_name_alone_is_refused() -> None:
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drop = Named()
+
+        def forward(self, image: Tensor) -> Tensor:
+            return self.drop(x=image).flatten(1)
+
+    class Named(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    with pytest.raises(CaptureError, match="called with named arguments only"):
+        Capture(Network(), [Tap("drop", "input")], "student").probe(IMAGE, gradient=False)
 
 
 def test_a_layer_that_makes_no_call_and_one_without_gradient_are_refused() -> None:

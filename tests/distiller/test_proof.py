@@ -3,10 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import pytest
+import timm
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from attention_transfer import AttentionTransfer, Distiller, SoftTargets, build
+from attention_transfer import AttentionDistillation, AttentionTransfer, Distiller, SoftTargets, build
+from attention_transfer.capture import CaptureError
 from attention_transfer.data.batch import Batch
 from attention_transfer.methods import Observed, Term
 
@@ -48,3 +52,47 @@ def test_it_can_be_built_where_gradients_are_off() -> None:
     with torch.no_grad():
         distiller = Distiller(*pair(), [AttentionTransfer()], example=EXAMPLE)
     assert distiller(*batch()).loss.requires_grad
+
+
+class CheckpointedInTraining(nn.Module):
+    """A transformer whose blocks are checkpointed the old way, and only while it is trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = timm.create_model(
+            "vit_tiny_patch16_224", img_size=16, patch_size=8, embed_dim=12, depth=2, num_heads=2, num_classes=4
+        )
+        self.blocks = self.network.blocks
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.network._pos_embed(self.network.patch_embed(image))
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=True) if self.training else block(x)
+        return self.network.head(x[:, 0])
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_a_student_is_proved_as_it_will_be_trained() -> None:
+    student = CheckpointedInTraining().eval()
+    with pytest.raises(CaptureError, match=r"carries no gradient.*use_reentrant=True"):
+        Distiller(student, CheckpointedInTraining(), [AttentionDistillation()], example=EXAMPLE)
+    assert not student.training
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_a_student_that_is_checkpointed_the_old_way_later_is_refused_in_the_step() -> None:
+    student, teacher = (CheckpointedInTraining() for _ in range(2))
+    forward = student.forward
+    student.forward = lambda image: _without_checkpoints(student, image)
+    distiller = Distiller(student, teacher, [AttentionDistillation()], example=EXAMPLE)
+    distiller(*batch())
+    student.forward = forward
+    with pytest.raises(CaptureError, match=r"the term 'attention-distillation' had a gradient .* and has none now"):
+        distiller(*batch())
+
+
+def _without_checkpoints(student: CheckpointedInTraining, image: Tensor) -> Tensor:
+    x = student.network._pos_embed(student.network.patch_embed(image))
+    for block in student.blocks:
+        x = block(x)
+    return student.network.head(x[:, 0])

@@ -258,3 +258,15 @@ def test_teacher_and_student_drop_the_same_residuals_where_asked(same: bool) -> 
     assert torch.allclose(seen["student"], seen["teacher"], atol=1e-5) == same
     distiller.eval()
     assert not teacher.training
+
+
+def test_the_same_residuals_want_the_same_rates_and_leave_running_statistics_alone() -> None:
+    method = AttentionCopy(same_drop_path=True)
+    with pytest.raises(ValueError, match=r"the student has 2 drop paths, at most 0.5, the teacher 0"):
+        Distiller(vit(0, drop_path_rate=0.5), vit(1), [method], example=EXAMPLE)
+    teacher = nn.Sequential(nn.BatchNorm2d(3), vit(1))
+    distiller = Distiller(vit(0), teacher, [method], example=EXAMPLE)
+    before = teacher[0].running_mean.clone()
+    distiller(IMAGES, LABELS)
+    assert torch.equal(teacher[0].running_mean, before)
+    assert teacher[1].training

@@ -8,7 +8,6 @@ from attention_transfer.capture.gradients import (
     no_recomputation,
     twice_differentiable,
 )
-from attention_transfer.capture.kernels import attention_kernel
 from attention_transfer.capture.recorder import Replacement
 from attention_transfer.capture.running import Capture, Reading, as_logits
 from attention_transfer.capture.tap import CaptureError, Layout, Tap, spatial
@@ -24,7 +23,6 @@ __all__ = [
     "Replacement",
     "Tap",
     "as_logits",
-    "attention_kernel",
     "can_be_differentiated",
     "find_attention",
     "input_gradient",

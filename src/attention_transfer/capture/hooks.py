@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from attention_transfer.capture.attention import Attention
 from attention_transfer.capture.recorder import Recorder
-from attention_transfer.capture.tap import Tap
+from attention_transfer.capture.tap import CaptureError, Tap
 
 SOFTMAXES = (torch.softmax, Tensor.softmax, functional.softmax)
 
@@ -20,17 +20,16 @@ SOFTMAXES = (torch.softmax, Tensor.softmax, functional.softmax)
 def read_module(module: nn.Module, tap: Tap, recorder: Recorder) -> list[RemovableHandle]:
     """Attach what reads a place of one module, and replaces what is read there."""
     if tap.site == "output":
-        # The first of its hooks, so that the value is the module's own, whatever other hooks make of it.
+        # What the module's own hooks of before have made of it is its value; those of later see what is replaced.
         return [module.register_forward_hook(_OutputHook(recorder, tap))]
     if tap.site == "input":
         return [module.register_forward_pre_hook(_InputHook(recorder, tap))]
     if tap.site == "map":
         return [module.register_forward_pre_hook(_MapHook(recorder, tap))]
-    enter = _EnterHook(recorder, tap)
     return [
-        module.register_forward_pre_hook(enter, prepend=True),
+        module.register_forward_pre_hook(_EnterHook(recorder, tap), prepend=True),
         # Left also where the network is stopped or fails.
-        module.register_forward_hook(_LeaveHook(enter), always_call=True),
+        module.register_forward_hook(_LeaveHook(recorder), always_call=True),
     ]
 
 
@@ -56,7 +55,7 @@ class _InputHook:
         replaced = self.recorder.here()
         if replaced is None:
             return None
-        value: Any = replaced.get(self.tap, args[0])
+        value: Any = replaced.get(self.tap, _first(args, self.tap))
         if self.recorder.active:
             # An activation that works in place would overwrite what was read.
             self.recorder.record(self.tap, value.clone() if getattr(module, "inplace", False) else value)
@@ -70,8 +69,10 @@ class _MapHook(_InputHook):
         replaced = self.recorder.here()
         if replaced is None:
             return None
-        given = _answer(_written_out(args[0], self.tap), self.tap, self.recorder, replaced)
-        return None if given is None else (given.map().to(args[0].dtype), *args[1:])
+        weights = _first(args, self.tap)
+        drops = getattr(module, "p", 0.0) if module.training and isinstance(module, nn.Dropout) else 0.0
+        given = _answer(_written_out(weights, self.tap, drops), self.tap, self.recorder, replaced)
+        return None if given is None else (given.map().to(weights.dtype), *args[1:])
 
 
 class _EnterHook:
@@ -79,24 +80,23 @@ class _EnterHook:
 
     def __init__(self, recorder: Recorder, tap: Tap) -> None:
         self.recorder, self.tap = recorder, tap
-        self.entered: list[_Interception | None] = []
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         replaced = self.recorder.here()
         mode = None if replaced is None else _Interception(self.recorder, self.tap, replaced)
         if mode is not None:
             mode.__enter__()
-        self.entered.append(mode)
+        self.recorder.modes.append(mode)
 
 
 class _LeaveHook:
     """Its end."""
 
-    def __init__(self, enter: _EnterHook) -> None:
-        self.enter = enter
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        mode = self.enter.entered.pop() if self.enter.entered else None
+        mode = self.recorder.modes.pop() if self.recorder.modes else None
         if mode is not None:
             mode.__exit__(None, None, None)
 
@@ -116,6 +116,9 @@ class _Interception(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if self.recorder.modes and self.recorder.modes[-1] is not self:
+            # A module inside this one is read too: its calls are its own.
+            return func(*args, **kwargs)
         if func is functional.multi_head_attention_forward:
             # While a call is answered its mode is off; what torch's own module calls inside must be seen too.
             with self:
@@ -164,8 +167,14 @@ def fused_call(
     )
 
 
-def _written_out(weights: Tensor, tap: Tap) -> Attention:
-    return Attention(weights=weights, prefix_tokens=tap.prefix_tokens, grid=tap.grid)
+def _first(args: tuple[Any, ...], tap: Tap) -> Any:
+    if not args:
+        raise CaptureError(f"{tap} cannot be read: its module is called with named arguments only; name another module")
+    return args[0]
+
+
+def _written_out(weights: Tensor, tap: Tap, dropout: float = 0.0) -> Attention:
+    return Attention(weights=weights, dropout=dropout, prefix_tokens=tap.prefix_tokens, grid=tap.grid)
 
 
 def _answer(own: Attention, tap: Tap, recorder: Recorder, replaced: Mapping[Tap, Any]) -> Attention | None:

@@ -1,6 +1,5 @@
 """What the hooks of one network share while it runs."""
 
-import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from attention_transfer.capture.attention import Attention
 from attention_transfer.capture.tap import Tap
@@ -25,7 +25,10 @@ class Recorder:
     """Holds what was read only while the network runs, so that it can be copied between runs.
 
     Under gradient checkpointing a network runs again inside the backward pass. What was replaced in the first run must
-    be replaced there too, so replacements live as long as the graph that needs them.
+    be replaced there too, so the graph keeps the replacements, and tells which they are when the backward pass comes to
+    the first value that was taken out of the run. What ran before it in the same backward pass, and apart from it, is
+    taken for a part of it: a checkpointed student in which something is replaced must not also be run by itself for the
+    same loss.
     """
 
     active: bool = False
@@ -34,7 +37,7 @@ class Recorder:
     replaced: Mapping[Tap, Replacement] = field(default_factory=dict[Tap, Replacement])
     calls: Counter[Tap] = field(default_factory=Counter[Tap])
     stop_after: tuple[Tap, int] | None = None
-    graphs: list["weakref.ref[_Graph]"] = field(default_factory=list["weakref.ref[_Graph]"])
+    modes: list[TorchFunctionMode | None] = field(default_factory=list[TorchFunctionMode | None])
     differentiated: tuple[int, Mapping[Tap, Replacement]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -56,42 +59,40 @@ class Recorder:
                 raise Stop
 
     def here(self) -> Mapping[Tap, Replacement] | None:
-        """What is replaced in the run that is going on; None where nobody reads or replaces anything.
-
-        Raises:
-            RuntimeError: where a checkpointed network runs again and nobody can tell for which of its graphs.
-        """
+        """What is replaced in the run that is going on; None where nobody reads or replaces anything."""
         if self.active:
             return self.replaced
-        if torch.compiler.is_compiling() or not self.graphs:
+        if torch.compiler.is_compiling() or self.differentiated is None:
             return None
-        task = _backward_pass()
-        if task is None:
-            return None
-        if self.differentiated is not None and self.differentiated[0] == task:
-            return self.differentiated[1]
-        alive = [graph for graph in (reference() for reference in self.graphs) if graph is not None]
-        if len(alive) > 1:
-            raise RuntimeError(
-                "a checkpointed student in which something is replaced has run twice without a backward pass between, "
-                "and no logits in the loss tell the runs apart: call backward before the next step, and let go of its "
-                "output, or switch checkpointing off"
-            )
-        return alive[0].replaced if alive else None
+        task, replaced = self.differentiated
+        return replaced if task == _backward_pass() else None
 
     def keep_for_backward(self, logits: Tensor) -> None:
-        """Let the replacements of the run that ends live as long as its graph."""
-        self.graphs = [reference for reference in self.graphs if reference() is not None]
-        self.differentiated = None
-        if self.replaced and logits.requires_grad:
-            graph = _Graph(self, self.replaced)
-            # The graph owns its hooks.
-            logits.register_hook(graph)
-            self.graphs.append(weakref.ref(graph))
+        """Let the replacements of the run that ends live as long as its graph, which owns its hooks."""
+        if not self.replaced:
+            return
+        graph = _Graph(self, self.replaced)
+        taken = [logits, *self.values.values()]
+        taken += [
+            tensor
+            for call in self.attention.values()
+            for tensor in (call.query, call.key, call.weights)
+            if tensor is not None
+        ]
+        for tensor in taken:
+            if tensor.requires_grad:
+                tensor.register_hook(graph)
+
+    def leave_modes(self) -> None:
+        """Leave what an interrupted run has entered: torch calls no hook of a module for what is no Exception."""
+        while self.modes:
+            mode = self.modes.pop()
+            if mode is not None:
+                mode.__exit__(None, None, None)
 
 
 class _Graph:
-    """One run of a network with replacements; says so when the backward pass comes to its logits."""
+    """One run of a network with replacements; says so when the backward pass comes to what was taken out of it."""
 
     def __init__(self, recorder: Recorder, replaced: Mapping[Tap, Replacement]) -> None:
         self.recorder, self.replaced = recorder, replaced

@@ -81,6 +81,7 @@ class Capture:
         except Stop:
             pass
         finally:
+            recorder.leave_modes()
             reading = self._take(logits)
         return reading
 

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attention_transfer.capture import Replacement, Tap, attention_kernel, noise, undisturbed
+from attention_transfer.capture import CaptureError, Replacement, Tap, noise, undisturbed
 from attention_transfer.data.batch import Batch
 from attention_transfer.distiller.bound import Bound, bind, check_methods, described
 from attention_transfer.distiller.deployed import Deployed
@@ -67,6 +67,7 @@ class Distiller(nn.Module):
         student: the network that learns.
         reads_teacher_logits: whether the teacher must run to its end.
         teacher_images: a function of the student's images that gives the teacher's.
+        tokens: of an image in the blocks of the networks, the larger number; 0 where it is not known.
 
     Raises:
         ValueError: for one network in both roles, a compiled or wrapped network, or methods that do not fit the
@@ -102,7 +103,7 @@ class Distiller(nn.Module):
         teacher_description = (
             None if teacher is None else described(teacher, self.teacher_images(example), methods, "teacher")
         )
-        self._tokens = max(student_description.tokens, teacher_description.tokens if teacher_description else 0)
+        self.tokens = max(student_description.tokens, teacher_description.tokens if teacher_description else 0)
         self._bound = bind(methods, teacher_description, student_description)
         of_teacher = Wanted.together([bound.of_teacher for bound in self._bound])
         self.reads_teacher_logits = of_teacher.logits
@@ -113,6 +114,7 @@ class Distiller(nn.Module):
             if teacher is not None and teacher_description is not None:
                 modes = [bound.method.teacher_mode for bound in self._bound]
                 self._teacher = Teacher(teacher, of_teacher, teacher_description.head, self.teacher_images, modes)
+                self._teacher.check_noise(student)
             self.set_epoch(0)
             # Gradients are proved wherever it is built.
             with torch.enable_grad(), undisturbed(*(network for network in (student, teacher) if network is not None)):
@@ -145,8 +147,7 @@ class Distiller(nn.Module):
             raise ValueError("labels are needed: task_weight is not 0, or a method reads them")
         if index is None and any(bound.reads.index for bound in self._bound):
             raise ValueError("index is needed by a method: give the images' places in their data set as third argument")
-        with attention_kernel(images.device, self._tokens):
-            return self._step(images, labels, index)
+        return self._step(images, labels, index)
 
     def predict(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
         """Logits of the student as it is used after training: by itself, or where a method replaces something in it,
@@ -272,9 +273,20 @@ class Distiller(nn.Module):
         student = self._student.read(images, labels, self._replacements(teacher, self.parts))
         assert student.reading.logits is not None
         terms = self._terms(Batch(images, labels, index), teacher, student, self.parts)
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            self._check_gradients(terms)
         teacher_logits = teacher.reading.logits if teacher is not None and self.reads_teacher_logits else None
         loss = sum_of([term.weighted for term in terms.values()])
         return Output(loss, terms, student.reading.logits, teacher_logits)
+
+    def _check_gradients(self, terms: Mapping[str, Term]) -> None:
+        trained = {name for name, p in self._trainable if p.requires_grad}
+        for name, term in terms.items():
+            if not term.value.requires_grad and self._reached[name] & trained:
+                raise CaptureError(
+                    f"the term {name!r} had a gradient when the distiller was built and has none now: the student is "
+                    "checkpointed with use_reentrant=True (use False), or was changed after it was built"
+                )
 
     def _read_teacher(self, images: Tensor, labels: Tensor | None) -> Seen | None:
         return None if self._teacher is None else self._teacher.read(images, labels)
@@ -330,6 +342,8 @@ class Distiller(nn.Module):
         # Every network has the class 0, whatever the classes of the other.
         label = torch.zeros(count, dtype=torch.int64, device=image.device)
         teacher = None if self._teacher is None else self._teacher.probe(image, label)
+        # As it will be trained: some layers are computed otherwise then, such as those that are checkpointed.
+        self.student.train()
         student = self._student.probe(image, label)
         parts = nn.ModuleDict()
         for bound in self._bound:
@@ -338,8 +352,9 @@ class Distiller(nn.Module):
             )
             if module is not None:
                 parts[bound.name] = module.to(image.device)
-        # What they remember of noise is forgotten again.
+        # What they remember of noise is forgotten again, and what waits for training waits.
         with undisturbed(parts):
+            parts.eval()
             return parts, self._prove(parts, image, label, teacher, student)
 
     def _prove(

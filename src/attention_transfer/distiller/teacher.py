@@ -10,6 +10,7 @@ from attention_transfer.distiller.network import Network, Seen, Wanted
 from attention_transfer.methods import Observed
 
 _NOTHING = Observed(None)
+_DROP_PATHS = ("DropPath", "StochasticDepth")
 
 
 class Teacher:
@@ -48,6 +49,27 @@ class Teacher:
         """Take the mode that goes with the student's."""
         self._same_noise = "same noise" in self._wanted_modes and training
         self.model.train("train" in self._wanted_modes or self._same_noise)
+        if self._same_noise and "train" not in self._wanted_modes:
+            # Only what is drawn at random follows the student; running statistics stay as they are.
+            for module in self.model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUsage]
+                    module.eval()
+
+    def check_noise(self, student: nn.Module) -> None:
+        """Refuse networks that cannot drop the same residuals, where a method asks for it.
+
+        Raises:
+            ValueError: for other rates of drop path, or in another order.
+        """
+        if "same noise" not in self._wanted_modes:
+            return
+        rates = [_drop_rates(model) for model in (student, self.model)]
+        if rates[0] != rates[1]:
+            raise ValueError(
+                f"same_drop_path wants two networks that drop the same residuals: the student has {len(rates[0])} drop "
+                f"paths, at most {max(rates[0], default=0.0)}, the teacher {len(rates[1])}, at most "
+                f"{max(rates[1], default=0.0)}; build the teacher with the student's drop_path_rate"
+            )
 
     def read(self, images: Tensor, labels: Tensor | None) -> Seen | None:
         """Run it once without a graph; None where nothing is wanted of it."""
@@ -78,3 +100,10 @@ class Teacher:
         for module, mode in self._modes:
             module.training = mode
         self._required, self._modes = [], []
+
+
+def _drop_rates(model: nn.Module) -> list[float]:
+    """How often each residual is dropped, in order; timm and torchvision call it differently."""
+    found = [getattr(module, "drop_prob", None) or getattr(module, "p", None) for module in model.modules()]
+    names = [type(module).__name__ for module in model.modules()]
+    return [float(rate) for rate, name in zip(found, names, strict=True) if name in _DROP_PATHS and rate]

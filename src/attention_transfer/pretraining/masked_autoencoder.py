@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attention_transfer.capture import attention_kernel, noise, undisturbed
+from attention_transfer.capture import noise, undisturbed
 from attention_transfer.distiller import Output
 from attention_transfer.methods import Phase, Term
 from attention_transfer.pretraining.decoder import Decoder
@@ -73,7 +73,7 @@ class MaskedAutoencoder(nn.Module):
         ).to(example.device)
         # A tensor, so that a compiled step is not compiled anew in every epoch.
         self.register_buffer("epoch", torch.zeros((), dtype=torch.int64, device=example.device), persistent=False)
-        with undisturbed(self):
+        with torch.enable_grad(), undisturbed(self):
             self._unused = self._probe(noise(example))
 
     # ------------------------------------------------------------------ the step
@@ -99,8 +99,7 @@ class MaskedAutoencoder(nn.Module):
             raise ValueError("index is needed: the images' places in their data set decide which patches are hidden")
         order = random_order(index, self.num_patches, seed=self._seed, epoch=cast(Tensor, self.epoch))
         encoded = self.encode(images, order[:, : self.num_seen])
-        with attention_kernel(images.device, self.num_patches):
-            predicted = self.decoder(encoded, order)
+        predicted = self.decoder(encoded, order)
         # The loss is float32 whatever the networks computed in.
         with torch.autocast(images.device.type, enabled=False):
             wanted = take(patches_of(images.float(), self._patch), order[:, self.num_seen :])
@@ -122,8 +121,7 @@ class MaskedAutoencoder(nn.Module):
         prefix = encoder.num_prefix_tokens
         x = torch.cat([tokens[:, :prefix], take(tokens[:, prefix:], places)], dim=1)
         x = encoder.norm_pre(x)
-        with attention_kernel(images.device, x.shape[1]):
-            x = checkpoint_seq(encoder.blocks, x) if encoder.grad_checkpointing else encoder.blocks(x)
+        x = checkpoint_seq(encoder.blocks, x) if encoder.grad_checkpointing else encoder.blocks(x)
         return encoder.norm(x)
 
     def backward(self, out: Output) -> None:
@@ -153,6 +151,11 @@ class MaskedAutoencoder(nn.Module):
         """Enter the only phase that there is."""
         del first_epoch
         self.phase = phase
+
+    @property
+    def tokens(self) -> int:
+        """Of an image, where all of them are seen: in the decoder."""
+        return self.num_patches + self.student.num_prefix_tokens
 
     @property
     def deployed(self) -> nn.Module:
@@ -200,6 +203,11 @@ def _checked(encoder: nn.Module, example: Tensor) -> VisionTransformer:
         raise ValueError(
             f"the encoder takes images of {size[0]}×{size[1]}, not {height}×{width}: write img_size={height} in the "
             "model's name, or bring the images to its size (--image-size)"
+        )
+    if encoder.patch_embed.num_patches != (height // tall) * (width // wide):
+        raise ValueError(
+            f"the encoder makes {encoder.patch_embed.num_patches} tokens of an image and not one for each of its "
+            f"patches of {tall}×{wide}: networks that begin with convolutions (hybrid) cannot leave patches out"
         )
     if (height // tall) * (width // wide) < 2:
         raise ValueError(f"images of {height}×{width} are a single patch: nothing would be left to see")

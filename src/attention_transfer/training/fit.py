@@ -187,9 +187,10 @@ class _Loop:
         ):
             self.scheduler.step_update((self.epoch - phase_start) * train.num_batches + i)
             _seed_step(self.experiment.seed, self.epoch, i, self.process.rank)
-            with self.prepared.place.autocast():
-                out: Output = self.module(batch.image, batch.label, batch.index)
-            self._update(out, i)
+            with self.prepared.place.attention_kernel(self.distiller.tokens):
+                with self.prepared.place.autocast():
+                    out: Output = self.module(batch.image, batch.label, batch.index)
+                self._update(out, i)
             self.means.add(out, batch.label)
             every = settings.checkpoint_every_steps
             if every and (i + 1) % every == 0 and i + 1 < train.num_batches:
