@@ -261,6 +261,30 @@ def test_half_precision_is_computed_in_float32(form: str) -> None:
     torch.testing.assert_close(narrow, wanted, rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("tokens", [65, 600])
+@pytest.mark.parametrize("form", ["chunked", "fused"])
+def test_a_scaled_loss_gives_half_precision_its_gradients(form: str, tokens: int) -> None:
+    student, teacher = attentions(tokens, kind=torch.float16)
+    bias = torch.zeros(tokens, tokens, dtype=torch.float16, requires_grad=True) if form == "chunked" else None
+    student = replace(student, bias=bias)
+    learned = [each for each in (student.query, student.key, bias) if each is not None]
+    explicit, found = (
+        torch.autograd.grad(65536 * attention_cross_entropy(student, teacher, form=each), learned)
+        for each in ("explicit", form)
+    )
+    close(list(found), list(explicit), 2e-3)
+    # As near to their teacher as training brings them, where gradients are smallest.
+    close_by = replace(teacher, query=teacher.query * 1.01)
+    student = replace(close_by, query=close_by.query.requires_grad_(), key=close_by.key.detach().requires_grad_())
+    learned = [student.query, student.key]
+    explicit, found = (
+        torch.autograd.grad(65536 * attention_cross_entropy(student, teacher, form=each), learned)
+        for each in ("explicit", form)
+    )
+    assert all(each.abs().max() > 0 for each in explicit)
+    close(list(found), list(explicit), 2e-2)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_compiled_it_is_one_graph_of_the_same_result(form: str) -> None:
     student, teacher = attentions(kind=torch.float32)

@@ -125,7 +125,10 @@ class _Chunked(torch.autograd.Function):
         student = Softmax(query, key, bias, None, scale)
         teacher = Softmax(teacher_query, teacher_key, teacher_bias, teacher_weights, teacher_scale)
         ctx.bias_wanted, ctx.late, ctx.scales = ctx.needs_input_grad[2], late, (scale, teacher_scale)
-        value, gradients = _in_pieces(student, teacher, wanted and not late, ctx.bias_wanted)
+        ctx.bias_type = query.dtype if bias is None else bias.dtype
+        # Kept, they are of the query's own type; made late, they are used at once and may be wider.
+        kind = query.dtype if wanted and not late else None
+        value, gradients = _in_pieces(student, teacher, kind, ctx.bias_wanted)
         if late and wanted:
             ctx.save_for_backward(query, key, bias, teacher_query, teacher_key, teacher_bias, teacher_weights)
         else:
@@ -142,27 +145,42 @@ class _Chunked(torch.autograd.Function):
                 scale, teacher_scale = ctx.scales
                 student = Softmax(query, key, bias, None, scale)
                 teacher = Softmax(teacher_query, teacher_key, teacher_bias, teacher_weights, teacher_scale)
-                _, found = _in_pieces(student, teacher, True, ctx.bias_wanted)
-            found = [None if each is None else each * gradient.to(each.dtype) for each in found]
+                kind = torch.promote_types(query.dtype, torch.float32)
+                _, found = _in_pieces(student, teacher, kind, ctx.bias_wanted)
+            factor = gradient / query[..., 0].numel()
+            types = query.dtype, key.dtype, ctx.bias_type
+            found = [_times(each, factor, kind) for each, kind in zip(found, types, strict=True)]
         return *only_once(found, query, key), *[None] * 8
 
 
+def _times(gradient: Tensor | None, factor: Tensor, kind: torch.dtype) -> Tensor | None:
+    # A loss that is scaled for half precision fits no half itself, nor do its gradients before they are scaled.
+    return None if gradient is None else (gradient.to(factor.dtype) * factor).to(kind)
+
+
 def _in_pieces(
-    student: Softmax, teacher: Softmax, wanted: bool, bias_wanted: bool
+    student: Softmax, teacher: Softmax, wanted: torch.dtype | None, bias_wanted: bool
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """The value, and the gradients of query, key and bias where they are wanted."""
+    """The value, and the gradients of query, key and bias times the number of queries, which half precision can hold.
+
+    Args:
+        student: with query and key.
+        teacher: likewise, or its map.
+        wanted: type of the gradients of query and key; None for no gradients.
+        bias_wanted: whether that of the bias is wanted too, which is float32 or better.
+    """
     query, key = _both(student)
     kind = torch.promote_types(query.dtype, torch.float32)
     count = query[..., 0].numel()
-    d_query, d_key = (torch.empty_like(each) if wanted else None for each in (query, key))
+    d_query, d_key = (None if wanted is None else torch.empty_like(each, dtype=wanted) for each in (query, key))
     d_bias = None
-    if wanted and bias_wanted and student.bias is not None:
+    if wanted is not None and bias_wanted and student.bias is not None:
         d_bias = torch.zeros_like(student.bias, dtype=kind)
     sums: list[Tensor] = []
     for block, all_rows in pieces(query, key):
         keys = _at(key, block, kind)
         teacher_keys = None if teacher.key is None else _at(teacher.key, block, kind).mT
-        d_keys = torch.zeros_like(keys) if wanted else None
+        d_keys = None if wanted is None else torch.zeros_like(keys)
         for rows in all_rows:
             piece = *block, rows
             queries = _at(query, piece, kind) * student.scale
@@ -173,15 +191,13 @@ def _in_pieces(
                 continue
             difference = ours.exp_().sub_(theirs)
             del ours, theirs
-            d_query[piece] = (difference @ keys) * (student.scale / count)
-            d_keys += (difference.mT @ queries) / count
+            d_query[piece] = (difference @ keys) * student.scale
+            d_keys += difference.mT @ queries
             if d_bias is not None:
                 place = _place(d_bias, piece)
-                d_bias[place] += difference.sum_to_size(d_bias[place].shape) / count
+                d_bias[place] += difference.sum_to_size(d_bias[place].shape)
         if d_key is not None and d_keys is not None:
             d_key[block] = d_keys
-    if d_bias is not None and student.bias is not None:
-        d_bias = d_bias.to(student.bias.dtype)
     return -torch.stack(sums).sum() / count, [d_query, d_key, d_bias]
 
 

@@ -131,10 +131,12 @@ class _Fused(torch.autograd.Function):
         scale, teacher_scale = ctx.scales
         teacher = Softmax(teacher_query, teacher_key, bias, None, teacher_scale)
         with torch.enable_grad():
-            own = query.detach().requires_grad_(), key.detach().requires_grad_()
+            own = [at_least_float32(each.detach()).requires_grad_() for each in (query, key)]
             slopes = torch.autograd.grad(_same_gradient(Softmax(*own, scale=scale), teacher), own)
         with torch.no_grad():
-            found = [each * gradient.to(each.dtype) for each in slopes]
+            # Neither a loss that is scaled for half precision nor a gradient that is not would fit into it.
+            pairs = zip(slopes, (query, key), strict=True)
+            found = [(each * gradient.to(each.dtype)).to(one.dtype) for each, one in pairs]
         return *only_once(found, query, key), *[None] * 5
 
 
