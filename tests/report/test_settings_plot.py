@@ -28,14 +28,20 @@ def runs(tmp_path: Path) -> Path:
     return folder
 
 
-def test_every_setting_is_a_line_and_other_runs_lie_across(
-    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def kept(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Every figure that is saved from here on."""
     figures: list[Any] = []
     save = matplotlib.figure.Figure.savefig
     monkeypatch.setattr(
         matplotlib.figure.Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k))
     )
+    return figures
+
+
+def test_every_setting_is_a_line_and_other_runs_lie_across(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = kept(monkeypatch)
     settings_figure(find_runs([runs]), ["layers.first", "layers.last"], tmp_path / "plot.png")
     (ax,) = figures[0].axes
     lines = {container.get_label(): container.lines[0].get_xydata().tolist() for container in ax.containers}
@@ -58,6 +64,25 @@ def test_nothing_to_draw_is_refused(runs: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has weight and layers\.first: draw over one of them"):
         settings_figure(find_runs([runs]), ["weight", "layers.first"], tmp_path / "plot.png")
     assert not (tmp_path / "plot.png").exists()
+
+
+def test_methods_have_lines_of_their_own_and_other_differences_are_refused(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = kept(monkeypatch)
+    for count in (2, 4):
+        distilling = copying(first=count) | {"name": "attention-distillation"}
+        write_run(tmp_path / f"other{count}", 0, [70.0 + count], methods=(distilling,))
+    settings_figure(find_runs([runs, *tmp_path.glob("other*")]), ["layers.first"], tmp_path / "plot.png")
+    lines = {each.get_label(): each.lines[0].get_ydata().tolist() for each in figures[0].axes[0].containers}
+    assert lines == {"attention-copy, layers.first": [53, 55], "attention-distillation, layers.first": [72, 74]}
+    both = (copying(first=2), copying(first=4) | {"name": "attention-distillation"})
+    write_run(tmp_path / "both", 0, [1.0], methods=both)
+    with pytest.raises(ValueError, match=r"both has several settings layers\.first: write more of the path"):
+        settings_figure(find_runs([tmp_path / "both"]), ["layers.first"], tmp_path / "plot.png")
+    write_run(tmp_path / "slower", 0, [1.0], methods=(copying(first=2),), optimisation={"learning_rate": 0.1})
+    with pytest.raises(ValueError, match=r"two groups of runs have layers\.first=2"):
+        settings_figure(find_runs([runs, tmp_path / "slower"]), ["layers.first"], tmp_path / "plot.png")
 
 
 def test_one_flag_without_the_other_is_refused(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

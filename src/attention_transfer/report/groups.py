@@ -97,7 +97,7 @@ def _names(runs: Sequence[MeasuredRun]) -> list[str]:
     That is their methods, then any other setting that differs among all groups, then settings of the methods, the task
     weight or the teacher where groups of the same methods differ in them.
     """
-    methods = [_method_name(run.experiment) for run in runs]
+    methods = [method_name(run.experiment) for run in runs]
     teachers = {run.settings.get("teacher") for run in runs} - {None}
     everywhere = {
         key for key in _differing(runs) if not key.startswith("methods") and key not in ("task_weight", "teacher")
@@ -152,7 +152,7 @@ def _hardware(hardware: dict[str, Any]) -> str:
     return ", ".join(str(part) for part in parts if part)
 
 
-def _method_name(experiment: dict[str, Any]) -> str:
+def method_name(experiment: dict[str, Any]) -> str:
     """`pre-training`, `CE`, `KD`, `AT`, `KD+AT`: soft targets first, then by alphabet; order makes no difference."""
     if experiment.get("pretraining"):
         return "pre-training"

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from attention_transfer.report.compare import Spread, spread
-from attention_transfer.report.groups import MeasuredRun, grouped
+from attention_transfer.report.groups import MeasuredRun, grouped, method_name
 from attention_transfer.runs import RunFolder, whole_file
 
 _DPI = 160
@@ -17,8 +17,8 @@ _DPI = 160
 def settings_figure(runs: Iterable[RunFolder], over: Sequence[str], path: str | Path) -> None:
     """Draw test top-1 after the last epoch over one or more settings that are numbers, with whiskers over seeds.
 
-    The settings share an axis, a line for each: how many of the first and how many of the last layers were copied, say.
-    Groups of runs that have none of them are dotted lines across.
+    The settings share an axis, a line for each, and for each choice of methods: how many of the first and how many of
+    the last layers were copied, say. Groups of runs that have none of them are dotted lines across.
 
     Args:
         runs: those that are finished count.
@@ -26,9 +26,10 @@ def settings_figure(runs: Iterable[RunFolder], over: Sequence[str], path: str | 
         path: where the picture goes; its suffix chooses the format.
 
     Raises:
-        ValueError: if no finished run has one of these settings, or a group has several.
+        ValueError: if no finished run has one of these settings, a group has several, or two groups of the same methods
+            share a place.
     """
-    lines: dict[str, list[tuple[float, Spread]]] = {name: [] for name in over}
+    lines: dict[tuple[str, str], dict[float, Spread]] = {}
     across: dict[str, Spread] = {}
     for name, group in grouped(MeasuredRun.read(run) for run in runs if run.finished).items():
         measured = spread([run.last_epoch() for run in group])
@@ -38,10 +39,16 @@ def settings_figure(runs: Iterable[RunFolder], over: Sequence[str], path: str | 
         if measured is None:
             continue
         for field, number in given.items():
-            lines[field].append((number, measured))
+            line = lines.setdefault((field, method_name(group[0].experiment)), {})
+            if number in line:
+                raise ValueError(
+                    f"two groups of runs have {field}={number:g}, one of them {name}: they differ in something else; "
+                    "draw them apart"
+                )
+            line[number] = measured
         if not given:
             across[name] = measured
-    if not any(lines.values()):
+    if not lines:
         raise ValueError(f"no finished run has a number for {' or '.join(over)}")
     figure = Figure(figsize=(6.0, 3.8), layout="constrained")
     _draw(figure.subplots(), lines, across)
@@ -53,14 +60,19 @@ def settings_figure(runs: Iterable[RunFolder], over: Sequence[str], path: str | 
 def _number(run: MeasuredRun, field: str) -> float | None:
     """A setting of a run, if it is a number."""
     found = [value for key, value in run.settings.items() if f".{key}".endswith(f".{field}")]
-    numbers = [float(value) for value in found if isinstance(value, int | float) and not isinstance(value, bool)]
-    return numbers[0] if numbers else None
+    numbers = {float(value) for value in found if isinstance(value, int | float) and not isinstance(value, bool)}
+    if len(numbers) > 1:
+        raise ValueError(
+            f"{run.path} has several settings {field}: write more of the path, such as attention-copy.{field}"
+        )
+    return numbers.pop() if numbers else None
 
 
-def _draw(ax: Axes, lines: dict[str, list[tuple[float, Spread]]], across: dict[str, Spread]) -> None:
+def _draw(ax: Axes, lines: dict[tuple[str, str], dict[float, Spread]], across: dict[str, Spread]) -> None:
     colours = iter(range(len(lines) + len(across)))
-    for field, points in lines.items():
-        ordered = sorted(points, key=lambda point: point[0])
+    several = len({methods for _, methods in lines}) > 1
+    for (field, methods), points in lines.items():
+        ordered = sorted(points.items())
         ax.errorbar(
             [number for number, _ in ordered],
             [measured.mean for _, measured in ordered],
@@ -70,7 +82,7 @@ def _draw(ax: Axes, lines: dict[str, list[tuple[float, Spread]]], across: dict[s
             markersize=4,
             linewidth=1.4,
             capsize=3,
-            label=field,
+            label=f"{methods}, {field}" if several else field,
         )
     for name, measured in across.items():
         colour = f"C{next(colours) % 10}"
@@ -79,7 +91,7 @@ def _draw(ax: Axes, lines: dict[str, list[tuple[float, Spread]]], across: dict[s
             measured.mean - (measured.std or 0.0), measured.mean + (measured.std or 0.0), color=colour, alpha=0.12,
             linewidth=0,
         )  # fmt: skip
-    ax.set_xlabel(", ".join(lines), fontsize=8)
+    ax.set_xlabel(", ".join(dict.fromkeys(field for field, _ in lines)), fontsize=8)
     ax.set_ylabel("test top-1 after the last epoch, %", fontsize=8)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.tick_params(labelsize=7)
