@@ -245,6 +245,16 @@ def test_attention_is_read_in_bfloat16() -> None:
     assert attention.map().dtype == torch.float32
 
 
+def test_maps_are_float32_under_autocast_too() -> None:
+    query, key = torch.randn(2, 1, 2, 9, 8, generator=torch.Generator().manual_seed(2))
+    attention = Attention(query, key, scale=2.0, bias=torch.zeros(9, 9))
+    wanted = attention.logits(), attention.map()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = attention.logits(), attention.map()
+    for one, other in zip(found, wanted, strict=True):
+        assert torch.equal(one, other)
+
+
 def test_attention_of_torchs_own_module_is_read_and_replaced() -> None:
     torch.manual_seed(0)
     model = torchvision.models.VisionTransformer(32, 8, 2, 2, 24, 48, num_classes=5).eval()

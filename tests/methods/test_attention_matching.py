@@ -135,6 +135,17 @@ def test_mixtures_start_at_the_partner_and_stay_distributions() -> None:
     assert mixing.mixing.grad[0].abs().max() == 0
 
 
+def test_mixed_maps_are_float32_under_autocast_too() -> None:
+    mixing, layers = HeadMatching(1, 3, 3, mixed=True), LayerMixing([0], 2)
+    mixing.order.copy_(torch.tensor([[2, 0, 1]]))
+    teachers = [Attention(weights=random(3, seed).map().float()) for seed in range(2)]
+    wanted = mixing(0, teachers[0]).map(), layers(0, teachers).map()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = mixing(0, teachers[0]).map(), layers(0, teachers).map()
+    for one, other in zip(found, wanted, strict=True):
+        assert torch.equal(one, other)
+
+
 def test_a_single_teacher_head_is_taken_whole() -> None:
     teacher = random(1)
     mixing = HeadMatching(1, 2, 1, mixed=True)

@@ -46,8 +46,10 @@ class Attention:
         if self.query is None or self.key is None:
             raise ValueError("only the map of this layer was read, not what its softmax is taken of")
         query, key = _precise(self.query), _precise(self.key)
-        logits = (query * self.scale) @ key.transpose(-2, -1)
-        return logits if self.bias is None else logits + self.bias.to(logits.dtype)
+        # Under autocast the product would be in half precision again.
+        with torch.autocast(query.device.type, enabled=False):
+            logits = (query * self.scale) @ key.transpose(-2, -1)
+            return logits if self.bias is None else logits + self.bias.to(logits.dtype)
 
     def map(self) -> Float[Tensor, "b h n m"]:
         """How much each query takes from each key, explicitly, in float32 or better; rows sum to 1."""

@@ -119,7 +119,9 @@ class HeadMatching(nn.Module):
         start = _start_logit(self.teacher_heads) * nn.functional.one_hot(order, self.teacher_heads)
         weights = (self.mixing[layer] + start).softmax(-1)
         maps = teacher.map()
-        mixed = torch.einsum("hg,bgnm->bhnm", weights.to(maps.dtype), maps)
+        # A map stays float32 where the student computes with it under autocast.
+        with torch.autocast(maps.device.type, enabled=False):
+            mixed = torch.einsum("hg,bgnm->bhnm", weights.to(maps.dtype), maps)
         return only_map(teacher, mixed)
 
 
