@@ -56,7 +56,7 @@ class Killer(Reporter):
 
 
 def silent() -> Reporter:
-    return Reporter(silent=True)
+    return silent()
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -319,6 +319,24 @@ def test_bad_input_is_refused_before_anything_is_written(
     with pytest.raises(ValueError, match=words):
         fit(make(**fields), tmp_path / "run", silent())
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teacher": "runs/gone"}, "neither a model's name nor an existing file"),
+        ({"teacher": "resnet8@gone.safetensors"}, r"there is no file of weights gone\.safetensors"),
+        ({"student": "resnet8@gone.pt"}, r"there is no file of weights gone\.pt"),
+    ],
+)
+def test_a_network_that_is_not_there_is_refused_before_any_image_is_loaded(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setattr(
+        "attention_transfer.training.prepare.load_data", lambda *args, **kwargs: pytest.fail("images were loaded")
+    )
+    with pytest.raises(ValueError, match=message):
+        fit(make(**changes), tmp_path / "run", silent())
 
 
 def test_a_teacher_of_other_classes_is_refused_only_where_its_logits_are_read(make: Make, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from attention_transfer.models.attention import attention_layers, with_attention
 from attention_transfer.models.build import TransformersClassifier, bare, build
 from attention_transfer.models.description import Description, Input, Stage
 from attention_transfer.models.external import describe
-from attention_transfer.models.opening import OpenedModel, open_model, save_model
+from attention_transfer.models.opening import OpenedModel, check_spec, open_model, save_model
 from attention_transfer.models.pair import check_pair
 from attention_transfer.models.renormalise import Renormalise
 from attention_transfer.models.weights import WeightsError, load_weights, read_weights
@@ -23,6 +23,7 @@ __all__ = [
     "bare",
     "build",
     "check_pair",
+    "check_spec",
     "describe",
     "load_weights",
     "open_model",

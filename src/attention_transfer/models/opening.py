@@ -98,13 +98,27 @@ def open_model(
     if source is not None:
         file = Path(source).expanduser()
         return _open_named(name, file, read_weights(file), classes, image_size)
-    if not is_name(name) and ("/" in spec or path.suffix):
-        raise ValueError(f"{spec!r} is neither a model's name nor an existing file or folder")
-    check_name(name)
+    check_spec(spec)
     if num_classes is None:
         published = "" if name in MODELS else f" or {spec}@{PRETRAINED}"
         raise ValueError(f"{spec!r} is a new network: give num_classes, or weights as {spec}@FILE{published}")
     return _opened(build(name, num_classes, image_size=image_size), name, num_classes, image_size, trained=False)
+
+
+def check_spec(spec: str) -> None:
+    """Refuse a user's words for a network that nothing can be found under, before anything is loaded or built.
+
+    Raises:
+        ValueError: for a name, file or folder that does not exist.
+    """
+    if is_name(spec) or Path(spec).expanduser().exists():
+        return
+    name, source = split_weights(spec)
+    if source is None and not is_name(name) and ("/" in spec or Path(spec).suffix):
+        raise ValueError(f"{spec!r} is neither a model's name nor an existing file or folder")
+    check_name(name)
+    if source not in (None, PRETRAINED) and not Path(source).expanduser().exists():
+        raise ValueError(f"there is no file of weights {source}, which {spec!r} names")
 
 
 def save_model(

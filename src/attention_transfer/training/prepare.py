@@ -10,7 +10,7 @@ import torch
 from attention_transfer.data import DataSet, Loader, Split, load, loader
 from attention_transfer.distiller import Distiller
 from attention_transfer.experiment import Data, Experiment
-from attention_transfer.models import Input, OpenedModel, WeightsError, open_model
+from attention_transfer.models import Input, OpenedModel, WeightsError, check_spec, open_model
 from attention_transfer.models.untrained import settle_norms
 from attention_transfer.pretraining import MaskedAutoencoder
 from attention_transfer.training.device import Place, choose_place
@@ -158,6 +158,10 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
         ValueError: for anything that does not fit, before training.
     """
     process = process or Process()
+    # What is quick to see comes before what takes long to load.
+    for spec in (experiment.student, experiment.teacher):
+        if spec is not None:
+            check_spec(expand(spec))
     dataset = load_data(experiment.data, experiment.seed)
     # First of all that is random: the same student for the same seed, whatever methods are compared.
     torch.manual_seed(experiment.seed)
