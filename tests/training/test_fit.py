@@ -56,7 +56,7 @@ class Killer(Reporter):
 
 
 def silent() -> Reporter:
-    return silent()
+    return Reporter(silent=True)
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
