@@ -175,6 +175,8 @@ def step(teacher: nn.Module, student: nn.Module, **settings: Any) -> tuple[Disti
         ({"depth": 5}, {"layers": Layers(match="spread")}),
         ({"depth": 5}, {"layers": Layers(match="spread"), "mix_layers": True}),
         ({"depth": 5}, {"layers": Layers(student=(0, -1), teacher=(1, -1))}),
+        ({"depth": 1}, {"layers": Layers(match="spread", first=2)}),
+        ({"depth": 1}, {"layers": Layers(match="spread", first=2), "mix_layers": True, "head_match": "matched"}),
         ({"patch_size": 2}, {"resample": True}),
         ({"patch_size": 8}, {"resample": True}),
         ({"reg_tokens": 4}, {"resample": True}),

@@ -19,8 +19,10 @@ class Layers:
         last: only its last so many.
         student: only these of the student, by number from 0; negative ones count from the end.
         teacher: their partners in the teacher, one each; the same numbers if None.
-        match: how layers find their partners where `teacher` does not say: `same` wants networks of equal depth;
-            `spread` spreads the layers of the deeper network evenly over those of the other.
+        match: how layers find their partners where `teacher` does not say. `same` wants networks of equal depth.
+            `spread` spreads the layers of the deeper network evenly over those of the other, the last of both being
+            partners; each layer of a deeper student that is chosen by `first`, `last` or `student` has the partner that
+            lies as deep, which may teach several.
         student_modules: modules to use as layers of the student in place of those that are found, input to output.
         teacher_modules: of the teacher, likewise.
 
@@ -49,6 +51,8 @@ class Layers:
         if self.teacher is not None and (self.student is None or len(self.teacher) != len(self.student)):
             wanted = "the layers that they teach in student" if self.student is None else f"{len(self.student)} layers"
             raise ValueError(f"teacher names {len(self.teacher)} layers; give {wanted}, one for one")
+        if self.teacher is not None and self.match != "same":
+            raise ValueError(f'teacher names the partners, so match="{self.match}" has nothing to find: leave one out')
 
     def pairs(self, student: Sequence[Tap], teacher: Sequence[Tap]) -> tuple[tuple[Tap, ...], tuple[Tap, ...]]:
         """The layers that take part, of student and of teacher, one for one.
@@ -60,37 +64,41 @@ class Layers:
         Raises:
             ValueError: for a layer that does not exist, or networks of different depth that nothing matches.
         """
+        if self.match == "spread" and self.first is self.last is self.student is None:
+            return spread(student, teacher)
+        if self.match == "same" and self.teacher is None and len(student) != len(teacher):
+            raise ValueError(
+                f"the student has {len(student)} layers, the teacher {len(teacher)}: spread them "
+                '(match="spread"), or pair them by number with student and teacher'
+            )
+        numbers = self._numbers(len(student))
         if self.teacher is not None:
-            assert self.student is not None
-            return _at(student, self.student, "student"), _at(teacher, self.teacher, "teacher")
-        if self.match == "spread":
-            ours, theirs = spread(student, teacher)
+            partners = _resolved(self.teacher, len(teacher), "teacher")
         else:
-            if len(student) != len(teacher):
-                raise ValueError(
-                    f"the student has {len(student)} layers, the teacher {len(teacher)}: spread them "
-                    '(match="spread"), or pair them by number with student and teacher'
-                )
-            ours, theirs = tuple(student), tuple(teacher)
-        numbers = self._numbers(len(ours))
-        return _at(ours, numbers, "student"), _at(theirs, numbers, "teacher")
+            # As deep, rounded up; the same numbers for networks of equal depth.
+            partners = [-(-(number + 1) * len(teacher) // len(student)) - 1 for number in numbers]
+        return tuple(student[number] for number in numbers), tuple(teacher[number] for number in partners)
 
-    def _numbers(self, count: int) -> tuple[int, ...]:
+    def _numbers(self, count: int) -> Sequence[int]:
+        """The student's layers, from 0."""
         if self.student is not None:
-            return self.student
+            numbers = _resolved(self.student, count, "student")
+            if len(set(numbers)) < len(numbers):
+                raise ValueError(f"student must name layers, each once; of {count} layers {self.student} are {numbers}")
+            return numbers
         for name in ("first", "last"):
             wanted = getattr(self, name)
             if wanted is not None and wanted > count:
                 raise ValueError(f"{name} asks for {wanted} layers; there are {count}")
         start = count - self.last if self.last is not None else 0
-        return tuple(range(start, count if self.first is None else self.first))
+        return range(start, count if self.first is None else self.first)
 
 
-def _at(layers: Sequence[Tap], numbers: Sequence[int], role: str) -> tuple[Tap, ...]:
-    strange = [number for number in numbers if not -len(layers) <= number < len(layers)]
+def _resolved(numbers: Sequence[int], count: int, role: str) -> list[int]:
+    """Numbers from 0, where negative ones count from the end."""
+    strange = [number for number in numbers if not -count <= number < count]
     if strange:
         raise ValueError(
-            f"the {role} has no layer {', '.join(map(str, strange))}: it has {len(layers)}, numbered from 0 to "
-            f"{len(layers) - 1}"
+            f"the {role} has no layer {', '.join(map(str, strange))}: it has {count}, numbered from 0 to {count - 1}"
         )
-    return tuple(layers[number] for number in numbers)
+    return [number % count for number in numbers]
