@@ -205,11 +205,21 @@ def test_noise_is_not_matched_and_the_first_batch_is() -> None:
     )
     order = dict(distiller.named_buffers())["parts.attention-distillation.heads.order"]
     assert (order == -1).all()
-    distiller(IMAGES, LABELS)
+    distiller.eval()(IMAGES, LABELS)
+    with torch.no_grad():
+        distiller(IMAGES, LABELS)
+    assert (order == -1).all()
+    distiller.train()(IMAGES, LABELS)
     assert (order >= 0).all()
     known = order.clone()
     distiller(-IMAGES, LABELS)
     assert torch.equal(order, known)
+
+
+def test_a_distiller_is_built_without_the_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda *args: pytest.fail("the others may not build theirs"))
+    Distiller(transformer(), transformer(num_heads=6), [AttentionDistillation(head_match="mixed")], example=IMAGES)
 
 
 def gradients(student: nn.Module, *, compiled: bool = False, form: str = "auto") -> dict[str, Tensor]:

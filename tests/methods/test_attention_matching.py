@@ -95,6 +95,19 @@ def test_heads_are_found_once() -> None:
     torch.testing.assert_close(found(0, teacher).map(), teacher.map()[:, [0, 2, 1]])
 
 
+@pytest.mark.parametrize(("heads", "others", "order"), [(4, 2, [0, 0, 1, 1]), (2, 4, [0, 2]), (3, 3, [0, 1, 2])])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_nothing_is_found_in_evaluation_and_heads_are_paired_in_turn(
+    heads: int, others: int, order: list[int], mixed: bool
+) -> None:
+    found, teacher = HeadMatching(1, heads, others, mixed=mixed).double().eval(), random(others)
+    found.find(lambda: pytest.fail("an evaluation has no part in the matching"))
+    assert (found.order == -1).all()
+    wanted = HeadMatching(1, heads, others, mixed=mixed).double()
+    wanted.order.copy_(torch.tensor([order]))
+    torch.testing.assert_close(found(0, teacher).map(), wanted(0, teacher).map())
+
+
 def test_every_process_finds_the_same_from_all_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     mine, theirs = torch.tensor([[0.0, 1], [1, 0]]), torch.tensor([[5.0, 0], [0, 5]])
 

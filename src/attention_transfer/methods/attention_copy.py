@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from attention_transfer.capture import Attention, Replacement, Tap
 from attention_transfer.data.batch import Batch
 from attention_transfer.methods.attention_averages import Axis, averaged, only_map
-from attention_transfer.methods.attention_matching import HeadMatching
+from attention_transfer.methods.attention_matching import HeadMatching, in_turn
 from attention_transfer.methods.attention_resampling import keep_prefix, patch_grid, resampled
 from attention_transfer.methods.head_choice import check_heads, chosen_heads
 from attention_transfer.methods.layer_choice import Layers
@@ -98,7 +98,7 @@ class AttentionCopy(Method):
         if len(sizes) > 1:
             raise ValueError('head_match="mixed" wants the same number of heads in all layers of a network')
         mixing = HeadMatching(len(pairs), *sizes.pop(), mixed=True)
-        mixing.order.copy_(_in_turn(mixing.order.shape[1], mixing.teacher_heads).expand_as(mixing.order))
+        mixing.order.copy_(in_turn(mixing.order.shape[1], mixing.teacher_heads).expand_as(mixing.order))
         return mixing
 
     def replace(self, teacher: Observed, reads: Reads, parts: nn.Module | None) -> Mapping[Tap, Replacement]:
@@ -130,7 +130,7 @@ class AttentionCopy(Method):
         if self.head_match == "mean":
             return only_map(theirs, theirs.map().mean(1, keepdim=True))
         if self.head_match == "spread":
-            order = _in_turn(own.num_heads, theirs.num_heads)
+            order = in_turn(own.num_heads, theirs.num_heads)
             return only_map(theirs, theirs.map()[:, order])
         return theirs if mixing is None else mixing(layer, theirs)
 
@@ -212,11 +212,6 @@ class AttentionCopy(Method):
 
 def _in_tokens_of(own: Attention, theirs: Attention) -> Attention:
     return resampled(keep_prefix(theirs, own.prefix_tokens), own)
-
-
-def _in_turn(heads: int, others: int) -> Tensor:
-    """For each of some heads one of the others, evenly and in order."""
-    return torch.arange(heads) * others // heads
 
 
 def _alike(own: Attention, theirs: Attention) -> bool:

@@ -49,6 +49,11 @@ def best_heads(cost: Float[Tensor, "h g"]) -> Int64[Tensor, " h"]:
     return torch.from_numpy(columns % others).to(cost.device)
 
 
+def in_turn(heads: int, others: int, device: torch.device | None = None) -> Int64[Tensor, " h"]:
+    """For each of some heads one of the others, evenly and in order."""
+    return torch.arange(heads, device=device) * others // heads
+
+
 def select_heads(attention: Attention, heads: Sequence[int] | Tensor) -> Attention:
     """The same call with some of its heads, in the order given."""
     place = _place(heads)
@@ -72,8 +77,8 @@ def select_heads(attention: Attention, heads: Sequence[int] | Tensor) -> Attenti
 class HeadMatching(nn.Module):
     """Which teacher head each head of a student learns from, per pair of layers.
 
-    Found once, on the first batch that is trained on, and kept with the parts of the distiller; every process finds the
-    same, from the mean of all their batches.
+    Found once, on the first batch in training mode, and kept with the parts of the distiller; every process finds the
+    same, from the mean of all their batches. Until then heads are paired in turn, evenly and in order.
 
     Args:
         layers: number of pairs of layers.
@@ -98,12 +103,12 @@ class HeadMatching(nn.Module):
     # Assignments are found outside of torch; compiled code runs this part as it is.
     @torch.compiler.disable
     def find(self, costs: Callable[[], Sequence[Tensor]]) -> None:
-        """Find the matching unless it is known.
+        """Find the matching unless it is known; in training mode only, in which all processes call it together.
 
         Args:
             costs: per pair of layers, (student heads, teacher heads).
         """
-        if bool((self.order >= 0).all()):
+        if not self.training or bool((self.order >= 0).all()):
             return
         every = torch.stack(list(costs()))
         if distributed.is_available() and distributed.is_initialized():
@@ -113,7 +118,11 @@ class HeadMatching(nn.Module):
 
     def forward(self, layer: int, teacher: Attention) -> Attention:
         """The teacher's call with the heads that the student's learn from: chosen ones, or their mixed map."""
-        order = self.order[layer]
+        order = torch.where(
+            self.order[layer] < 0,
+            in_turn(self.order.shape[1], self.teacher_heads, self.order.device),
+            self.order[layer],
+        )
         if self.mixing is None:
             return select_heads(teacher, order)
         start = _start_logit(self.teacher_heads) * nn.functional.one_hot(order, self.teacher_heads)
