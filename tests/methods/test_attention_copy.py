@@ -11,6 +11,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from attention_transfer import AttentionTransfer, Distiller
+from attention_transfer.capture import Attention
+from attention_transfer.methods import Observed
 from attention_transfer.methods.attention_copy import AttentionCopy
 from attention_transfer.methods.layer_choice import Layers
 from attention_transfer.training.holding import held_without_gradient
@@ -219,7 +221,12 @@ def test_it_starts_at_the_teachers_heads_in_turn_when_it_learns_a_mixture() -> N
         ({"layers": Layers(first=3)}, {}, {}, "first asks for 3 layers; there are 2"),
         ({"target": "query"}, {"heads": 4}, {}, 'copying it wants equal networks: take target="map"'),
         ({"first_heads": 3}, {}, {}, "the student has 2 heads, numbered from 0; there is no head 2"),
-        ({"resample": True}, {"reg_tokens": 2}, {}, "has 3 tokens before its patches, the teacher 1, which says"),
+        (
+            {"resample": True},
+            {"reg_tokens": 2},
+            {},
+            "has 3 tokens before its patches, the teacher 1, 1 of them the same, which says",
+        ),
         ({"same_drop_path": True}, {}, {"attn_drop_rate": 0.1}, "of the teacher drops 10% of its weights at random"),
     ],
 )
@@ -228,6 +235,22 @@ def test_networks_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         Distiller(vit(0, **student), vit(1, **teacher), [AttentionCopy(**settings)], example=EXAMPLE)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_register_says_nothing_about_a_class_token(count: int) -> None:
+    calls = [
+        Attention(
+            weights=torch.full((1, 1, 4 + prefix, 4 + prefix), 1 / (4 + prefix)),
+            prefix_tokens=prefix,
+            class_tokens=first,
+        )
+        for prefix, first in ((count, 0), (1, 1), (0, 0))
+    ]
+    teacher, student, bare = (Observed(None, attention=(call,)) for call in calls)
+    with pytest.raises(ValueError, match=f"has 1 tokens before its patches, the teacher {count}, 0 of them the same"):
+        AttentionCopy(resample=True).parts(teacher, student)
+    AttentionCopy(resample=True).parts(teacher, bare)
 
 
 @pytest.mark.parametrize(

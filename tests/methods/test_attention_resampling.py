@@ -1,5 +1,7 @@
 """Attention in other tokens: masses are kept, rows stay distributions, and even maps stay even."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -65,8 +67,8 @@ def test_a_coarser_map_is_that_of_a_slow_loop() -> None:
 def test_a_call_of_the_wanted_grid_is_left_alone() -> None:
     attention = random(1, (4, 4))
     assert resampled(attention, random(1, (4, 4), heads=3)) is attention
-    other = resampled(attention, random(1, (2, 3)))
-    assert (other.grid, other.prefix_tokens, other.shape) == ((2, 3), 1, (2, 2, 7, 7))
+    other = resampled(replace(attention, class_tokens=0), random(1, (2, 3)))
+    assert (other.grid, other.prefix_tokens, other.class_tokens, other.shape) == ((2, 3), 1, 0, (2, 2, 7, 7))
 
 
 def test_a_square_grid_needs_no_name_and_others_do() -> None:
@@ -90,6 +92,27 @@ def test_only_the_class_token_is_shared(ours: int, theirs: int, kept: int) -> No
         torch.testing.assert_close(attention.map(), left / left.sum(-1, keepdim=True))
         known = keep_prefix(Attention(weights=whole.map(), prefix_tokens=prefix), kept)
         torch.testing.assert_close(known.map(), attention.map())
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "kept"),
+    [((1, 1), (4, 0), 0), ((1, 1), (1, 0), 0), ((5, 1), (4, 0), 0), ((5, 1), (1, 1), 1), ((4, 0), (4, 0), 4)],
+)
+def test_a_register_is_no_class_token(ours: tuple[int, int], theirs: tuple[int, int], kept: int) -> None:
+    whole = [replace(random(prefix, (2, 2)), class_tokens=first) for prefix, first in (ours, theirs)]
+    shared = share_tokens(*whole)
+    assert [each.prefix_tokens for each in shared] == [kept, kept]
+    assert shared[0].class_tokens == shared[1].class_tokens
+    assert all(each.num_tokens == kept + 4 for each in shared)
+    if ours != theirs:
+        with pytest.raises(ValueError, match="set resample"):
+            check_same_tokens(*whole, "pair 0")
+
+
+def test_a_missing_class_token_is_named() -> None:
+    student, teacher = (replace(random(1, (2, 2)), class_tokens=count) for count in (1, 0))
+    with pytest.raises(ValueError, match=r"5 keys, 1 of them before .* 5 keys, 1 of them \(no class token\) before"):
+        check_same_tokens(student, teacher, "pair 0")
 
 
 @pytest.mark.parametrize("shape", [(6, 6), (2, 1, 6, 6), (1, 1, 1, 6)])

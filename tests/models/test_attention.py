@@ -23,18 +23,23 @@ def places(taps: Sequence[Any]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "prefix"),
+    ("name", "settings", "prefix", "first"),
     [
-        ("vit_tiny_patch16_224", {}, 1),
-        ("deit_tiny_distilled_patch16_224", {}, 2),
-        ("vit_small_patch14_reg4_dinov2", {"patch_size": 16}, 5),
-        ("eva02_tiny_patch14_224", {"patch_size": 16}, 1),
+        ("vit_tiny_patch16_224", {}, 1, 1),
+        ("vit_tiny_patch16_224", {"class_token": False, "reg_tokens": 4, "global_pool": "avg"}, 4, 0),
+        ("vit_tiny_patch16_224", {"class_token": False, "global_pool": "avg"}, 0, 0),
+        ("deit_tiny_distilled_patch16_224", {}, 2, 1),
+        ("vit_small_patch14_reg4_dinov2", {"patch_size": 16}, 5, 1),
+        ("eva02_tiny_patch14_224", {"patch_size": 16}, 1, 1),
     ],
 )
-def test_every_block_is_a_layer_with_its_prefix_tokens(name: str, settings: dict[str, Any], prefix: int) -> None:
+def test_every_block_is_a_layer_with_its_prefix_tokens(
+    name: str, settings: dict[str, Any], prefix: int, first: int
+) -> None:
     description = found(name, img_size=64, depth=2, **settings)
     assert places(description.attention) == ["blocks.0.attn", "blocks.1.attn"]
     assert {(tap.site, tap.prefix_tokens, tap.grid) for tap in description.attention} == {("attention", prefix, None)}
+    assert {tap.class_tokens for tap in description.attention} == {first}
     assert not description.attention_elsewhere
     assert not description.attention_unread
 

@@ -25,6 +25,8 @@ class Attention:
         dropout: probability with which the layer drops each weight of the map.
         prefix_tokens: number of tokens before those of the patches (class, distillation, registers).
         grid: rows and columns of the patches; None means a square grid.
+        class_tokens: 1 if the first of the tokens before the patches is a class token, 0 if there is none; None where
+            nobody knows.
     """
 
     query: Float[Tensor, "b h n d"] | None = None
@@ -36,6 +38,7 @@ class Attention:
     dropout: float = 0.0
     prefix_tokens: int = 0
     grid: tuple[int, int] | None = None
+    class_tokens: int | None = None
 
     def logits(self) -> Float[Tensor, "b h n m"]:
         """What the softmax is taken of, in float32 or better.

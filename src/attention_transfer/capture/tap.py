@@ -31,6 +31,8 @@ class Tap:
         prefix_tokens: tokens before those of the patches (class, distillation, registers); only for `tokens` and
             attention.
         grid: rows and columns of the patches; None means a square grid; likewise.
+        class_tokens: how many of the tokens before the patches are class tokens, 0 or 1, which then comes first; None
+            where nobody knows; only for attention.
     """
 
     module: str
@@ -38,6 +40,7 @@ class Tap:
     layout: Layout = "nchw"
     prefix_tokens: int = 0
     grid: tuple[int, int] | None = None
+    class_tokens: int | None = None
 
     @property
     def is_attention(self) -> bool:

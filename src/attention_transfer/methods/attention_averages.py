@@ -31,4 +31,9 @@ def averaged(targets: Sequence[Attention], axes: Sequence[Axis]) -> list[Attenti
 
 def only_map(attention: Attention, weights: Float[Tensor, "b h n m"]) -> Attention:
     """Another map over the tokens of a call."""
-    return Attention(weights=weights, prefix_tokens=attention.prefix_tokens, grid=attention.grid)
+    return Attention(
+        weights=weights,
+        prefix_tokens=attention.prefix_tokens,
+        grid=attention.grid,
+        class_tokens=attention.class_tokens,
+    )

@@ -11,7 +11,13 @@ from attention_transfer.capture import Attention, Replacement, Tap
 from attention_transfer.data.batch import Batch
 from attention_transfer.methods.attention_averages import Axis, averaged, only_map
 from attention_transfer.methods.attention_matching import HeadMatching, in_turn
-from attention_transfer.methods.attention_resampling import keep_prefix, patch_grid, resampled
+from attention_transfer.methods.attention_resampling import (
+    class_tokens,
+    keep_prefix,
+    patch_grid,
+    resampled,
+    same_prefix,
+)
 from attention_transfer.methods.head_choice import check_heads, chosen_heads
 from attention_transfer.methods.layer_choice import Layers
 from attention_transfer.methods.method import Method, Observed, Reads, Term
@@ -38,8 +44,8 @@ class AttentionCopy(Method):
         head_match: `same` pairs heads by number and wants as many in both networks. `mean` gives every head of the
             student the teacher's mean. `spread` gives them the teacher's heads in turn, evenly. `mixed` learns a
             mixture of the teacher's heads for each, which starts there.
-        resample: maps over other grids of patches are resampled; of the teacher's tokens before the patches those that
-            the student lacks are left out.
+        resample: maps over other grids of patches are resampled; where the tokens before the patches differ, the
+            student may have a class token or none, and what else the teacher has is left out.
         same_drop_path: the teacher runs in training mode and drops the same residuals as the student, as the authors
             ran it; for networks that are built alike.
 
@@ -194,11 +200,12 @@ class AttentionCopy(Method):
                 f"{theirs.shape[0]}; only the same windows can be copied"
             )
         if self.resample:
-            if ours.prefix_tokens > theirs.prefix_tokens:
+            kept = min(class_tokens(ours), class_tokens(theirs))
+            if not same_prefix(ours, theirs) and kept != ours.prefix_tokens:
                 raise ValueError(
                     f"{where}: the student has {ours.prefix_tokens} tokens before its patches, the teacher "
-                    f"{theirs.prefix_tokens}, which says nothing about where the others should look; use a student "
-                    "without them"
+                    f"{theirs.prefix_tokens}, {kept} of them the same, which says nothing about where the others "
+                    "should look; use a student without them"
                 )
             for attention in (ours, theirs):
                 patch_grid(attention)

@@ -16,14 +16,26 @@ Grid = tuple[int, int]
 def share_tokens(student: Attention, teacher: Attention) -> tuple[Attention, Attention]:
     """Both calls over the tokens that both networks have: the patches, and the class token where both have one.
 
-    As many tokens before the patches on both sides count as the same ones. Otherwise only the first, the class token,
-    is kept; the others (distillation, registers) are left out as queries and as keys, and each row is normalised over
-    what is left. No map is made where query and key are known.
+    As many tokens before the patches on both sides, a class token among them in both or in neither, count as the same
+    ones. Otherwise only the class token is kept, where both have one; the others (distillation, registers) are left out
+    as queries and as keys, and each row is normalised over what is left. No map is made where query and key are known.
     """
-    if student.prefix_tokens == teacher.prefix_tokens:
+    if same_prefix(student, teacher):
         return student, teacher
-    kept = min(1, student.prefix_tokens, teacher.prefix_tokens)
+    kept = min(class_tokens(student), class_tokens(teacher))
     return keep_prefix(student, kept), keep_prefix(teacher, kept)
+
+
+def same_prefix(student: Attention, teacher: Attention) -> bool:
+    """Whether the tokens before the patches count as the same ones."""
+    ours, theirs = ((each.prefix_tokens, class_tokens(each)) for each in (student, teacher))
+    return ours == theirs
+
+
+def class_tokens(attention: Attention) -> int:
+    """1 if the first token is a class token, which it counts as where nobody knows; 0 if there is none."""
+    known = 1 if attention.class_tokens is None else attention.class_tokens
+    return min(known, attention.prefix_tokens)
 
 
 def keep_prefix(attention: Attention, count: int) -> Attention:
@@ -52,6 +64,7 @@ def keep_prefix(attention: Attention, count: int) -> Attention:
         bias=None if bias is None else cut(cut(bias, -2), -1),
         weights=weights,
         prefix_tokens=count,
+        class_tokens=min(count, class_tokens(attention)),
     )
 
 
@@ -64,10 +77,11 @@ def check_same_tokens(student: Attention, teacher: Attention, where: str) -> Non
         where: for the message.
 
     Raises:
-        ValueError: if their numbers, those before the patches or the grids differ.
+        ValueError: if their numbers, those before the patches or the grids differ, or one of them alone has a class
+            token.
     """
-    ours, theirs = ((each.shape[2:], each.prefix_tokens, _grid(each)) for each in (student, teacher))
-    if ours != theirs:
+    ours, theirs = ((each.shape[2:], _grid(each)) for each in (student, teacher))
+    if ours != theirs or not same_prefix(student, teacher):
         raise ValueError(
             f"{where}: the student has {_tokens(student)}, the teacher {_tokens(teacher)}: set resample, which keeps "
             "the class token and resamples maps to the student's grid"
@@ -104,7 +118,9 @@ def resampled(attention: Attention, like: Attention) -> Attention:
     if grid == wanted:
         return attention
     weights = resampled_map(attention.map(), attention.prefix_tokens, grid, wanted)
-    return Attention(weights=weights, prefix_tokens=like.prefix_tokens, grid=wanted)
+    return Attention(
+        weights=weights, prefix_tokens=like.prefix_tokens, grid=wanted, class_tokens=attention.class_tokens
+    )
 
 
 def resampled_map(
@@ -145,5 +161,6 @@ def _grid(attention: Attention) -> Grid:
 
 def _tokens(attention: Attention) -> str:
     rows, columns = _grid(attention)
-    prefix = f"{attention.prefix_tokens} of them before a grid of {rows}×{columns} patches"
+    known = " (no class token)" if attention.prefix_tokens and not class_tokens(attention) else ""
+    prefix = f"{attention.prefix_tokens} of them{known} before a grid of {rows}×{columns} patches"
     return f"{attention.num_tokens} queries and {attention.num_keys} keys, {prefix}"

@@ -15,6 +15,7 @@ from attention_transfer.models.structure import has_attention
 _NUMBERED = re.compile(r"(.*?)(\d+)")
 # What says most about a layer comes first: query and key, the map as it is used, a softmax on the way to it.
 _BEST_FIRST = ("attention", "map", "softmax")
+_CLASS_TOKEN = ("cls_token", "class_token", "class_embedding")
 # They mix channels, not tokens, by maps that look alike (XCiT, EdgeNeXt, DaViT).
 _OVER_CHANNELS = re.compile("XCA|CrossCovarianceAttn|ChannelAttention.*")
 
@@ -140,4 +141,9 @@ def _tap(model: nn.Module, place: FoundAttention, index: int, batch: int) -> Tap
     prefix, grid = (0, None) if windows else (prefix_tokens(model, index), attention_grid(model))
     if grid is not None and grid[0] * grid[1] + prefix != place.shape[2]:
         grid = None
-    return Tap(place.module, place.site, "tokens", prefix, grid)
+    return Tap(place.module, place.site, "tokens", prefix, grid, _class_tokens(model) if prefix else 0)
+
+
+def _class_tokens(model: nn.Module) -> int:
+    """1 where the first of the tokens before the patches is a class token, 0 where they are registers alone."""
+    return int(any(name.rpartition(".")[2] in _CLASS_TOKEN for name, _ in model.named_parameters()))
