@@ -2,7 +2,8 @@
 
 import math
 from contextlib import nullcontext
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 import timm
@@ -11,9 +12,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from attention_transfer import AttentionTransfer, Distiller
-from attention_transfer.capture import Attention
-from attention_transfer.methods import Observed
+from attention_transfer.capture import Attention, Tap
+from attention_transfer.methods import Observed, Reads
 from attention_transfer.methods.attention_copy import AttentionCopy
+from attention_transfer.methods.attention_resampling import resampled_map
 from attention_transfer.methods.layer_choice import Layers
 from attention_transfer.training.holding import held_without_gradient
 
@@ -147,6 +149,79 @@ def test_maps_may_be_averaged(axes: Any, dimensions: tuple[int, ...]) -> None:
     torch.testing.assert_close(logits, student.head(student.norm(x)[:, 0]))
 
 
+def random(heads: int, tokens: int = 5, **places: Any) -> Attention:
+    query, key, value = torch.randn(3, 2, heads, tokens, 4, generator=torch.Generator().manual_seed(heads + tokens))
+    return Attention(query, key, value, prefix_tokens=1, **places)
+
+
+def answers(method: AttentionCopy, own: list[Attention], theirs: list[Attention]) -> list[Attention]:
+    """What each layer of a student is given for its own call."""
+    teacher, student = (Observed(None, attention=tuple(calls)) for calls in (theirs, own))
+    taps = tuple(Tap(f"blocks.{i}", "attention") for i in range(len(own)))
+    given = method.replace(teacher, Reads(student_attention=taps), method.parts(teacher, student))
+    return [cast(Any, given[tap])(call) for tap, call in zip(taps, own, strict=True)]
+
+
+@pytest.mark.parametrize(("heads", "chosen"), [(3, (0, 2)), (4, (1, -1))])
+def test_only_heads_that_take_part_are_averaged(heads: int, chosen: tuple[int, ...]) -> None:
+    own, theirs = random(3), random(heads, tokens=5)
+    (given,) = answers(AttentionCopy(average=("heads",), heads=chosen), [own], [theirs])
+    mean = theirs.map()[:, chosen].mean(1)
+    for head in range(3):
+        taken = head in {number % 3 for number in chosen}
+        torch.testing.assert_close(given.map()[:, head], mean if taken else own.map()[:, head])
+
+
+@pytest.mark.parametrize(
+    ("axes", "dimensions"),
+    [(("queries",), (3,)), (("examples",), (1,)), (("layers",), (0,)), (("layers", "queries"), (0, 3))],
+)
+def test_maps_are_resampled_before_they_are_averaged(axes: Any, dimensions: tuple[int, ...]) -> None:
+    own = [random(2, tokens=17), random(2, tokens=17)]
+    theirs = [replace(random(2), scale=scale) for scale in (1.0, 3.0)]
+    found = answers(AttentionCopy(average=axes, resample=True), own, theirs)
+    maps = torch.stack([resampled_map(call.map(), 1, (2, 2), (4, 4)) for call in theirs])
+    wanted = maps.mean(dimensions, keepdim=True).expand_as(maps)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one.map(), other)
+
+
+@pytest.mark.parametrize("axes", [("queries",), ("layers", "examples")])
+def test_averages_over_other_grids_are_copied_under_checkpointing_too(axes: Any) -> None:
+    gradients: list[list[Tensor]] = []
+    for checkpointing in (False, True):
+        student = vit(0, patch_size=4)
+        student.set_grad_checkpointing(checkpointing)
+        method = AttentionCopy(average=axes, resample=True)
+        Distiller(student, vit(1), [method], example=EXAMPLE)(IMAGES, LABELS).loss.backward()
+        assert rows_of(student, 0, "query").abs().max() == 0
+        gradients.append([rows_of(student, block, "value") for block in range(2)])
+    torch.testing.assert_close(*gradients)
+    assert gradients[0][0].abs().max() > 0
+
+
+def test_layers_of_other_sizes_have_no_average() -> None:
+    sizes = {
+        "img_size": 32,
+        "patch_size": 8,
+        "stride": 4,
+        "base_dims": (4, 4, 4),
+        "depth": (1, 1, 1),
+        "heads": (1, 1, 1),
+    }
+    student, teacher = (timm.create_model("pit_ti_224", num_classes=4, **sizes) for _ in range(2))
+    with pytest.raises(ValueError, match="average over layers wants the same heads and tokens in all layers; those of"):
+        Distiller(student, teacher, [AttentionCopy(average=("layers",))], example=torch.empty(2, 3, 32, 32))
+
+
+def test_other_grids_of_as_many_patches_are_refused() -> None:
+    own, theirs = random(2, tokens=17, grid=(4, 4)), random(2, tokens=17, grid=(2, 8))
+    with pytest.raises(ValueError, match=r"a grid of 4×4 patches, the teacher .* 2×8 patches: set resample"):
+        answers(AttentionCopy(), [own], [theirs])
+    (given,) = answers(AttentionCopy(resample=True), [own], [theirs])
+    torch.testing.assert_close(given.map(), resampled_map(theirs.map(), 1, (2, 8), (4, 4)))
+
+
 @pytest.mark.parametrize("match", ["mean", "spread", "mixed"])
 @pytest.mark.parametrize("heads", [(4, 2), (2, 3)])
 def test_numbers_of_heads_may_differ(match: Any, heads: tuple[int, int]) -> None:
@@ -220,6 +295,7 @@ def test_it_starts_at_the_teachers_heads_in_turn_when_it_learns_a_mixture() -> N
         ({}, {"depth": 3}, {}, "the student has 3 layers, the teacher 2: spread them"),
         ({"layers": Layers(first=3)}, {}, {}, "first asks for 3 layers; there are 2"),
         ({"target": "query"}, {"heads": 4}, {}, 'copying it wants equal networks: take target="map"'),
+        ({"heads": (-1, 1)}, {}, {}, r"each once; .* the student has 2 heads, of which \(-1, 1\) are \[1, 1\]"),
         ({"first_heads": 3}, {}, {}, "the student has 2 heads, numbered from 0; there is no head 2"),
         (
             {"resample": True},

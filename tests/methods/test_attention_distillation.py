@@ -270,6 +270,7 @@ def test_drop_path_may_be_the_same_in_both() -> None:
     [
         ({"num_heads": 6}, {}, 'the student has 3 heads, the teacher 6: set head_match to "mean"'),
         ({"num_heads": 2}, {"heads": (2,)}, "pair 0 of layers: the teacher has 2 heads, numbered from 0"),
+        ({}, {"heads": (-1, 2)}, r"each once; pair 0 of layers: the student has 3 heads, of which \(-1, 2\) are"),
         ({}, {"first_heads": 4}, "the student has 3 heads, numbered from 0; there is no head 3"),
         ({"depth": 3}, {}, "the student has 2 layers, the teacher 3"),
         ({}, {"layers": Layers(student=(2,))}, "the student has no layer 2: it has 2"),

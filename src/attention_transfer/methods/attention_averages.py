@@ -29,6 +29,25 @@ def averaged(targets: Sequence[Attention], axes: Sequence[Axis]) -> list[Attenti
     return [only_map(target, mean) for target, mean in zip(targets, means, strict=True)]
 
 
+def check_same_in_all_layers(what: str, student: Sequence[Attention], teacher: Sequence[Attention]) -> None:
+    """Refuse layers of which no mean can be taken.
+
+    Args:
+        what: takes one, for the message.
+        student: its layers.
+        teacher: likewise.
+
+    Raises:
+        ValueError: if heads or tokens of a network differ from layer to layer.
+    """
+    for role, layers in (("student", student), ("teacher", teacher)):
+        if len({each.shape for each in layers}) > 1:
+            raise ValueError(
+                f"{what} wants the same heads and tokens in all layers; those of the {role} differ: choose layers of "
+                "one stage"
+            )
+
+
 def only_map(attention: Attention, weights: Float[Tensor, "b h n m"]) -> Attention:
     """Another map over the tokens of a call."""
     return Attention(

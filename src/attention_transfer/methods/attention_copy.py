@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from attention_transfer.capture import Attention, Replacement, Tap
 from attention_transfer.data.batch import Batch
-from attention_transfer.methods.attention_averages import Axis, averaged, only_map
-from attention_transfer.methods.attention_matching import HeadMatching, in_turn
+from attention_transfer.methods.attention_averages import Axis, averaged, check_same_in_all_layers, only_map
+from attention_transfer.methods.attention_matching import HeadMatching, in_turn, select_heads
 from attention_transfer.methods.attention_resampling import (
+    check_same_tokens,
     class_tokens,
     keep_prefix,
     patch_grid,
@@ -98,6 +99,8 @@ class AttentionCopy(Method):
         pairs = list(zip(teacher.attention, student.attention, strict=True))
         for i, (theirs, ours) in enumerate(pairs):
             self._check(f"pair {i} of layers", theirs, ours)
+        if "layers" in self.average:
+            check_same_in_all_layers("average over layers", student.attention, teacher.attention)
         if self.head_match != "mixed":
             return None
         sizes = {(ours.num_heads, theirs.num_heads) for theirs, ours in pairs}
@@ -108,12 +111,10 @@ class AttentionCopy(Method):
         return mixing
 
     def replace(self, teacher: Observed, reads: Reads, parts: nn.Module | None) -> Mapping[Tap, Replacement]:
-        given: Sequence[Attention] = teacher.attention
-        if self.average:
-            given = averaged(given, self.average)
+        given = _Given(self, teacher.attention)
         return {
-            tap: self._answer(theirs, i, cast(HeadMatching | None, parts))
-            for i, (tap, theirs) in enumerate(zip(reads.student_attention, given, strict=True))
+            tap: self._answer(given, i, cast(HeadMatching | None, parts))
+            for i, tap in enumerate(reads.student_attention)
         }
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
@@ -122,14 +123,21 @@ class AttentionCopy(Method):
 
     # ------------------------------------------------------------------ one layer
 
-    def _answer(self, theirs: Attention, layer: int, mixing: HeadMatching | None) -> Callable[[Attention], Attention]:
+    def _answer(self, given: "_Given", layer: int, mixing: HeadMatching | None) -> Callable[[Attention], Attention]:
         def answer(own: Attention) -> Attention:
             if self.target != "map":
-                return self._with_vectors(own, theirs)
-            fitted = _in_tokens_of(own, theirs) if self.resample else theirs
-            return self._with_map(own, self._in_heads_of(own, fitted, layer, mixing))
+                return self._with_vectors(own, given.calls[layer])
+            return self._with_map(own, self._in_heads_of(own, given.fitted(layer, own), layer, mixing))
 
         return answer
+
+    def in_tokens_of(self, own: Attention, theirs: Attention) -> Attention:
+        """The teacher's call over the student's tokens, with the heads that are averaged."""
+        if self.resample:
+            theirs = resampled(keep_prefix(theirs, own.prefix_tokens), own)
+        if "heads" in self.average and self._some_heads:
+            theirs = select_heads(theirs, chosen_heads(self.first_heads, self.heads, theirs.num_heads))
+        return theirs
 
     def _in_heads_of(self, own: Attention, theirs: Attention, layer: int, mixing: HeadMatching | None) -> Attention:
         """The teacher's call with as many heads as the student has."""
@@ -166,13 +174,17 @@ class AttentionCopy(Method):
 
     def _copied(self, own: Attention) -> Tensor | None:
         """Which heads are copied, as a mask; None for all."""
-        if self.first_heads is None and self.heads is None:
+        if not self._some_heads:
             return None
         mask = torch.zeros(own.num_heads, dtype=torch.bool)
         mask[chosen_heads(self.first_heads, self.heads, own.num_heads)] = True
         tensor = own.query if own.query is not None else own.weights
         assert tensor is not None
         return mask.to(tensor.device)[:, None, None]
+
+    @property
+    def _some_heads(self) -> bool:
+        return self.first_heads is not None or self.heads is not None
 
     def _check(self, where: str, theirs: Attention, ours: Attention) -> None:
         chosen_heads(self.first_heads, self.heads, ours.num_heads, f"{where}: the student")
@@ -209,16 +221,28 @@ class AttentionCopy(Method):
                 )
             for attention in (ours, theirs):
                 patch_grid(attention)
-        elif ours.shape[2:] != theirs.shape[2:] or ours.prefix_tokens != theirs.prefix_tokens:
-            raise ValueError(
-                f"{where}: the student has {ours.num_tokens} tokens, {ours.prefix_tokens} of them before the patches, "
-                f"the teacher {theirs.num_tokens} and {theirs.prefix_tokens}: set resample, or use the same image and "
-                "patch size"
-            )
+        else:
+            check_same_tokens(ours, theirs, where)
 
 
-def _in_tokens_of(own: Attention, theirs: Attention) -> Attention:
-    return resampled(keep_prefix(theirs, own.prefix_tokens), own)
+class _Given:
+    """The teacher's calls of one step, fitted to the student's when these come: their tokens must be known before maps
+    can be averaged."""
+
+    def __init__(self, method: AttentionCopy, calls: Sequence[Attention]) -> None:
+        self.method, self.calls = method, calls
+        self.of_all_layers: Attention | None = None
+
+    def fitted(self, layer: int, own: Attention) -> Attention:
+        """What one layer of the student is given."""
+        axes = self.method.average
+        if "layers" not in axes:
+            theirs = self.method.in_tokens_of(own, self.calls[layer])
+            return averaged([theirs], axes)[0] if axes else theirs
+        if self.of_all_layers is None:
+            # The same for all layers, whose tokens are the same.
+            self.of_all_layers = averaged([self.method.in_tokens_of(own, each) for each in self.calls], axes)[0]
+        return self.of_all_layers
 
 
 def _alike(own: Attention, theirs: Attention) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attention_transfer.capture import Attention
 from attention_transfer.data.batch import Batch
-from attention_transfer.methods.attention_averages import Axis, averaged, only_map
+from attention_transfer.methods.attention_averages import Axis, averaged, check_same_in_all_layers, only_map
 from attention_transfer.methods.attention_cross_entropy import Form, attention_cross_entropy, tempered
 from attention_transfer.methods.attention_matching import HeadMatching, LayerMixing, Matching, head_costs, select_heads
 from attention_transfer.methods.attention_resampling import check_same_tokens, patch_grid, resampled, share_tokens
@@ -114,11 +114,7 @@ class AttentionDistillation(Method):
             self._check(f"layer {i} of the teacher and layer 0 of the student", theirs, student.attention[0])
         if self.mix_layers or "layers" in self.average:
             what = "mix_layers" if self.mix_layers else "average over layers"
-            for role, layers in (("student", student.attention), ("teacher", teacher.attention)):
-                if len({each.shape for each in layers}) > 1:
-                    raise ValueError(
-                        f"{what} wants the same heads and tokens in all layers; those of the {role} differ"
-                    )
+            check_same_in_all_layers(what, student.attention, teacher.attention)
         heads = mixing = None
         if self.head_match in ("matched", "mixed"):
             pairs = zip(student.attention, partners, strict=True)

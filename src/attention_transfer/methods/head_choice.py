@@ -29,10 +29,13 @@ def chosen_heads(
         who: has them, for the message.
 
     Raises:
-        ValueError: for a head that does not exist.
+        ValueError: for a head that does not exist, or is named twice.
     """
     wanted = list(range(count if first_heads is None else first_heads)) if heads is None else list(heads)
     strange = [head for head in wanted if not -count <= head < count]
     if strange:
         raise ValueError(f"{who} has {count} heads, numbered from 0; there is no head {strange[0]}")
-    return [head % count for head in wanted]
+    numbers = [head % count for head in wanted]
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"heads must name heads, each once; {who} has {count} heads, of which {heads} are {numbers}")
+    return numbers
