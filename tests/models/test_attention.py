@@ -119,6 +119,34 @@ def test_a_network_that_cannot_run_says_so_and_keeps_no_hook() -> None:
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_torchs_own_module_is_read_where_it_keeps_its_weights_to_itself(need_weights: bool) -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return cast(torch.Tensor, self.attention(x, x, x, need_weights=need_weights)[0])
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches = nn.Conv2d(3, 4, 2, 2)
+            self.blocks = nn.Sequential(Block(), Block())
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return cast(torch.Tensor, self.blocks(self.patches(image).flatten(2).mT)).mean(1)
+
+    model = Network()
+    description = with_attention(describe(model), model, torch.empty(2, 3, 4, 4), "student")
+    if need_weights:
+        with pytest.raises(ValueError, match=r"nn\.MultiheadAttention: call it with need_weights=False"):
+            attention_layers(description, "student")
+    else:
+        assert len(attention_layers(description, "student")) == 2
+
+
 def test_a_module_that_calls_twice_cannot_be_read() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:

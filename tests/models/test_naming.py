@@ -41,6 +41,8 @@ def test_arguments_are_plain_values_in_their_order() -> None:
         ("timm:vit(**{'a': 1})", "must all be written key=value"),
         ("timm:vit(a=b)", r"a=b of .* is no plain value: give a number, a string in quotes"),
         ("timm:vit(a=__import__('os').getcwd())", "is no plain value"),
+        ("timm:vit(a={[1]: 2})", "is no plain value"),
+        ("timm:vit(a={[]})", "is no plain value"),
         ("timm:vit(a=1, a=2)", "a is given twice"),
         ("timm:vit(num_classes=3)", "num_classes cannot be an argument"),
         ("timm:vit(pretrained=True)", "pretrained cannot be an argument"),

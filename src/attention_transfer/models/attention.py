@@ -90,7 +90,8 @@ def attention_layers(description: Description, role: str, named: Sequence[str] |
             f"the {role} has {len(description.attention_unread)} blocks whose attention cannot be read, "
             f"{_listed(description.attention_unread)}, beside {len(description.attention)} that can: it is written by "
             "hand there, in a form that is neither torch's fused attention nor one softmax over (batch, heads, "
-            "queries, keys). Open the network with fused attention (transformers: attn_implementation='sdpa'), or name "
+            "queries, keys). Open the network with fused attention (transformers: attn_implementation='sdpa'; "
+            "nn.MultiheadAttention: call it with need_weights=False), or name "
             f"the layers to use; attention was seen at {_listed(_places(description)) or 'no module'}"
         )
     if not description.attention:

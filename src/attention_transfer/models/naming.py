@@ -99,7 +99,8 @@ def _arguments(name: str, parentheses: str) -> dict[str, Any]:
         key = str(keyword.arg)
         try:
             value = ast.literal_eval(keyword.value)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
+            # Keys of dictionaries and members of sets may be what Python cannot hash.
             raise ValueError(
                 f"{key}={ast.unparse(keyword.value)} of {name!r} is no plain value: give a number, a string in quotes, "
                 "True, False, None, or a tuple, list or dictionary of these"
