@@ -303,6 +303,19 @@ def test_every_form_of_the_fused_call_is_understood(settings: dict[str, Any]) ->
     torch.testing.assert_close(call.result(), wanted)
 
 
+@pytest.mark.parametrize("count", [0, 1, None])
+def test_a_call_knows_the_tokens_of_its_place(count: int | None) -> None:
+    tap = Tap("blocks.0.attn", "attention", "tokens", 1, (4, 4), count)
+    call = read(small_vit(), (tap,)).attention[tap]
+    assert (call.prefix_tokens, call.grid, call.class_tokens) == (1, (4, 4), count)
+    written = Tap("blocks.0.attn", "softmax", "tokens", 1, (4, 4), count)
+    model = small_vit()
+    for block in model.blocks:
+        block.attn.fused_attn = False
+    call = read(model, (written,)).attention[written]
+    assert (call.prefix_tokens, call.grid, call.class_tokens) == (1, (4, 4), count)
+
+
 def test_softmaxes_written_by_hand_are_read_and_replaced() -> None:
     torch.manual_seed(0)
     model = build("timm:cait_xxs24_224(img_size=32, depth=2, embed_dim=48, num_heads=2)", 5).eval()

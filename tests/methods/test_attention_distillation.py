@@ -11,6 +11,7 @@ from attention_transfer import Distiller
 from attention_transfer.capture import Attention
 from attention_transfer.data.batch import Batch
 from attention_transfer.methods import METHODS, Observed
+from attention_transfer.methods.attention_cross_entropy import attention_cross_entropy
 from attention_transfer.methods.attention_distillation import AttentionDistillation
 from attention_transfer.methods.attention_matching import Matching
 from attention_transfer.methods.layer_choice import Layers
@@ -197,6 +198,19 @@ def test_a_teacher_of_another_shape_teaches(changes: dict[str, Any], settings: d
 
 def test_a_distilled_teacher_keeps_its_class_token_only() -> None:
     step(transformer("deit_tiny_distilled_patch16_224"), transformer(), resample=True)
+
+
+def test_a_register_of_the_teacher_is_no_class_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[int, int]] = []
+
+    def seen(ours: Attention, theirs: Attention, **settings: Any) -> Tensor:
+        compared.append((ours.prefix_tokens, theirs.prefix_tokens))
+        return attention_cross_entropy(ours, theirs, **settings)
+
+    monkeypatch.setattr("attention_transfer.methods.attention_distillation.attention_cross_entropy", seen)
+    teacher = transformer(class_token=False, reg_tokens=4, global_pool="avg")
+    step(teacher, transformer(), resample=True)
+    assert set(compared) == {(0, 0)}
 
 
 def test_noise_is_not_matched_and_the_first_batch_is() -> None:

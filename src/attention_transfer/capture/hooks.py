@@ -164,6 +164,7 @@ def fused_call(
         dropout=dropout_p,
         prefix_tokens=tap.prefix_tokens,
         grid=tap.grid,
+        class_tokens=tap.class_tokens,
     )
 
 
@@ -174,7 +175,13 @@ def _first(args: tuple[Any, ...], tap: Tap) -> Any:
 
 
 def _written_out(weights: Tensor, tap: Tap, dropout: float = 0.0) -> Attention:
-    return Attention(weights=weights, dropout=dropout, prefix_tokens=tap.prefix_tokens, grid=tap.grid)
+    return Attention(
+        weights=weights,
+        dropout=dropout,
+        prefix_tokens=tap.prefix_tokens,
+        grid=tap.grid,
+        class_tokens=tap.class_tokens,
+    )
 
 
 def _answer(own: Attention, tap: Tap, recorder: Recorder, replaced: Mapping[Tap, Any]) -> Attention | None:
