@@ -33,6 +33,12 @@ VECTORS = ("query", "key", "value")
 SOME_LAYERS = (2, 4)
 SOME_HEADS = (1, 2, 3)
 
+# Students that are not built like their teacher.
+TWO_HEADS = STUDENT.replace("num_heads=4", "num_heads=2")
+THREE_LAYERS = STUDENT.replace("depth=6", "depth=3")
+LARGE_PATCHES = STUDENT.replace("patch_size=4", "patch_size=8")
+NO_CLASS_TOKEN = STUDENT.replace(")", ", class_token=False)")
+
 
 def recipes() -> Iterator[Described]:
     """Scratch, fine-tuning, and attention copied and distilled, whole and in parts."""
@@ -49,11 +55,40 @@ def recipes() -> Iterator[Described]:
     for count in SOME_HEADS:
         yield _run(f"copy-heads-{count}", AttentionCopy(first_heads=count)), f"copying the first {count} of 4 heads"
 
+    yield from _other_students()
 
-def _run(name: str, *methods: Method, layer_decay: float | None = None) -> Experiment:
+
+def _other_students() -> Iterator[Described]:
+    """Students of another shape than their teacher, which the paper leaves to future work."""
+    spread = Layers(match="spread")
+    cells: list[tuple[str, str, Method, str]] = [
+        ("copy-2-heads-mean", TWO_HEADS, AttentionCopy(head_match="mean"), "two heads, the mean of four"),
+        ("copy-2-heads-spread", TWO_HEADS, AttentionCopy(head_match="spread"), "two heads, every other of four"),
+        ("copy-2-heads-mixed", TWO_HEADS, AttentionCopy(head_match="mixed"), "two heads, mixed of four"),
+        ("distil-2-heads-mean", TWO_HEADS, AttentionDistillation(head_match="mean"), "means of two and four heads"),
+        ("distil-2-heads-matched", TWO_HEADS, AttentionDistillation(head_match="matched"), "two of four heads"),
+        ("distil-2-heads-mixed", TWO_HEADS, AttentionDistillation(head_match="mixed"), "two heads from mixed ones"),
+        ("copy-3-layers", THREE_LAYERS, AttentionCopy(layers=spread), "three layers, every other of six"),
+        ("distil-3-layers", THREE_LAYERS, AttentionDistillation(layers=spread), "three layers, every other of six"),
+        (
+            "distil-3-layers-mixed",
+            THREE_LAYERS,
+            AttentionDistillation(layers=spread, mix_layers=True),
+            "three layers from mixed ones",
+        ),
+        ("copy-patch-8", LARGE_PATCHES, AttentionCopy(resample=True), "16 patches, maps of 64"),
+        ("distil-patch-8", LARGE_PATCHES, AttentionDistillation(resample=True), "16 patches, maps of 64"),
+        ("copy-no-class-token", NO_CLASS_TOKEN, AttentionCopy(resample=True), "no class token"),
+        ("distil-no-class-token", NO_CLASS_TOKEN, AttentionDistillation(resample=True), "no class token"),
+    ]
+    for name, student, method, what in cells:
+        yield _run(name, method, student=student), f"a student unlike its teacher: {what}"
+
+
+def _run(name: str, *methods: Method, student: str = STUDENT, layer_decay: float | None = None) -> Experiment:
     return Experiment(
         recipe=f"vit-cifar100-{name}",
-        student=STUDENT,
+        student=student,
         teacher=ENCODER if methods else None,
         methods=methods,
         data=DATA,
