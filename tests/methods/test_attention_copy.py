@@ -369,3 +369,10 @@ def test_the_same_residuals_want_the_same_rates_and_leave_running_statistics_alo
     distiller(IMAGES, LABELS)
     assert torch.equal(teacher[0].running_mean, before)
     assert teacher[1].training
+
+
+@pytest.mark.parametrize("target", ["map", "query", "key", "value"])
+def test_a_student_with_its_teachers_weights_computes_what_it_did(target: Any) -> None:
+    student, teacher = vit(1), vit(1)
+    logits = Distiller(student, teacher, [AttentionCopy(target=target)], example=EXAMPLE)(IMAGES, LABELS).student_logits
+    torch.testing.assert_close(logits, student(IMAGES))
