@@ -96,3 +96,10 @@ def _without_checkpoints(student: CheckpointedInTraining, image: Tensor) -> Tens
     for block in student.blocks:
         x = block(x)
     return student.network.head(x[:, 0])
+
+
+def test_a_detached_distiller_says_so() -> None:
+    distiller = Distiller(*pair(), [AttentionTransfer()], example=EXAMPLE)
+    distiller.detach()
+    with pytest.raises(ValueError, match="this distiller was detached from its networks: build a new one"):
+        distiller(*batch())

@@ -96,7 +96,7 @@ class Distiller(nn.Module):
         self.task_weight = task_weight
         self.phase = Phase("all")
         self._epoch = self._phase_start = 0
-        self._replaces = False
+        self._replaces = self._detached = False
         check_methods(methods)
         self.teacher_images = Renormalise(student_input, teacher_input).to(example)
         student_description = described(student, example, methods, "student")
@@ -143,6 +143,8 @@ class Distiller(nn.Module):
         Raises:
             ValueError: if labels or index are needed and missing.
         """
+        if self._detached:
+            raise ValueError("this distiller was detached from its networks: build a new one")
         if labels is None and self._needs_labels:
             raise ValueError("labels are needed: task_weight is not 0, or a method reads them")
         if index is None and any(bound.reads.index for bound in self._bound):
@@ -247,6 +249,7 @@ class Distiller(nn.Module):
     def detach(self) -> None:
         """Leave both networks without a hook, and the teacher's parameters as trainable as they came."""
         self._student.close()
+        self._detached = True
         if self._teacher is not None:
             self._teacher.release()
 
