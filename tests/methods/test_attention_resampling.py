@@ -9,6 +9,7 @@ from torch import Tensor
 from attention_transfer.capture import Attention
 from attention_transfer.methods.attention_resampling import (
     check_same_tokens,
+    check_same_windows,
     keep_prefix,
     patch_grid,
     resampled,
@@ -147,3 +148,12 @@ def test_gradients_pass_through() -> None:
     keep_prefix(attention, 1).map()[..., 0].sum().backward()
     assert query.grad[:, :, 1].abs().max() == 0
     assert query.grad[:, :, 0].abs().max() > 0
+
+
+def test_calls_over_other_windows_are_refused() -> None:
+    one, four = (Attention(weights=torch.full((count, 2, 4, 4), 0.25)) for count in (2, 8))
+    check_same_windows("pair 0 of layers", one, one)
+    with pytest.raises(
+        ValueError, match="pair 0 of layers: the student attends within 2 windows or"
+    ):
+        check_same_windows("pair 0 of layers", one, four)

@@ -13,6 +13,7 @@ from attention_transfer.methods.attention_averages import Axis, averaged, check_
 from attention_transfer.methods.attention_matching import HeadMatching, in_turn, select_heads
 from attention_transfer.methods.attention_resampling import (
     check_same_tokens,
+    check_same_windows,
     class_tokens,
     keep_prefix,
     patch_grid,
@@ -206,11 +207,7 @@ class AttentionCopy(Method):
                 f"{where}: the student has {ours.num_heads} heads, the teacher {theirs.num_heads}: set head_match to "
                 '"mean", "spread" or "mixed"'
             )
-        if ours.shape[0] != theirs.shape[0]:
-            raise ValueError(
-                f"{where}: the student attends within {ours.shape[0]} windows or images, the teacher within "
-                f"{theirs.shape[0]}; only the same windows can be copied"
-            )
+        check_same_windows(where, ours, theirs)
         if self.resample:
             kept = min(class_tokens(ours), class_tokens(theirs))
             if not same_prefix(ours, theirs) and kept != ours.prefix_tokens:

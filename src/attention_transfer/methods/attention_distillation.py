@@ -13,7 +13,13 @@ from attention_transfer.data.batch import Batch
 from attention_transfer.methods.attention_averages import Axis, averaged, check_same_in_all_layers, only_map
 from attention_transfer.methods.attention_cross_entropy import Form, attention_cross_entropy, tempered
 from attention_transfer.methods.attention_matching import HeadMatching, LayerMixing, Matching, head_costs, select_heads
-from attention_transfer.methods.attention_resampling import check_same_tokens, patch_grid, resampled, share_tokens
+from attention_transfer.methods.attention_resampling import (
+    check_same_tokens,
+    check_same_windows,
+    patch_grid,
+    resampled,
+    share_tokens,
+)
 from attention_transfer.methods.head_choice import check_heads, chosen_heads
 from attention_transfer.methods.layer_choice import Layers
 from attention_transfer.methods.maps import at_least_float32
@@ -239,11 +245,7 @@ class AttentionDistillation(Method):
                 f"{where}: the student has {ours.num_heads} heads, the teacher {theirs.num_heads}: set head_match to "
                 '"mean", "matched" or "mixed", or choose heads that both have'
             )
-        if ours.shape[0] != theirs.shape[0]:
-            raise ValueError(
-                f"{where}: the student attends within {ours.shape[0]} windows or images, the teacher within "
-                f"{theirs.shape[0]}; only networks with the same windows can be compared"
-            )
+        check_same_windows(where, ours, theirs)
         if self.resample:
             ours, theirs = share_tokens(ours, theirs)
             for attention in (ours, theirs):

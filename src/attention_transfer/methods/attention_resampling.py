@@ -68,6 +68,19 @@ def keep_prefix(attention: Attention, count: int) -> Attention:
     )
 
 
+def check_same_windows(where: str, student: Attention, teacher: Attention) -> None:
+    """Refuse calls over other batches: of windows, where a network cuts its images into them.
+
+    Raises:
+        ValueError: for it.
+    """
+    if student.shape[0] != teacher.shape[0]:
+        raise ValueError(
+            f"{where}: the student attends within {student.shape[0]} windows or images, the teacher within "
+            f"{teacher.shape[0]}; only networks with the same windows fit each other"
+        )
+
+
 def check_same_tokens(student: Attention, teacher: Attention, where: str) -> None:
     """Refuse calls over different tokens.
 
