@@ -153,7 +153,5 @@ def test_gradients_pass_through() -> None:
 def test_calls_over_other_windows_are_refused() -> None:
     one, four = (Attention(weights=torch.full((count, 2, 4, 4), 0.25)) for count in (2, 8))
     check_same_windows("pair 0 of layers", one, one)
-    with pytest.raises(
-        ValueError, match="pair 0 of layers: the student attends within 2 windows or"
-    ):
+    with pytest.raises(ValueError, match="pair 0 of layers: the student attends within 2 windows or"):
         check_same_windows("pair 0 of layers", one, four)
