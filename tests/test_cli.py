@@ -135,6 +135,20 @@ def test_a_finished_or_foreign_run_folder_is_never_overwritten(
     assert "finished already" in capsys.readouterr().out
     assert main([*command, "--seed", "5"]) == 2
     assert "seed is 0 there, 5 now" in capsys.readouterr().err
+    slip = [*command[: command.index("--methods")], "--methods", "at", "--task-weight", "1", "--teacher", "resnet57"]
+    assert main([*slip, "--run-folder", str(tmp_path / "run")]) == 2
+    assert "resnet57" in capsys.readouterr().err
+
+
+def test_a_refusal_says_which_method_refused_and_how_it_is_told(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = f"train {RECIPE} --data npz:{images} --student resnet8 --teacher resnet14 --untrained-teacher"
+    command += f" --methods at kd --kd.temperature 2 --at.stages 9 --run-folder {tmp_path / 'run'}"
+    assert main(command.split()) == 2
+    said = capsys.readouterr().err
+    assert "--at.weight" in said
+    assert "--kd.weight" not in said
 
 
 def test_list_shows_every_room(capsys: pytest.CaptureFixture[str]) -> None:

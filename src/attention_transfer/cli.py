@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if "ATTENTION_TRANSFER_TRACEBACK" in os.environ:
             raise
-        print(f"{PROGRAM} {name}: {error}", file=sys.stderr)
+        print("\n".join([f"{PROGRAM} {name}: {error}", *getattr(error, "__notes__", ())]), file=sys.stderr)
         return 2
     except RuntimeError as error:
         if (

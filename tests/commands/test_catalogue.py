@@ -30,6 +30,13 @@ def test_one_room_is_shown_with_every_recipe(capsys: pytest.CaptureFixture[str])
     assert shown.count("\n\n") == len({name.partition("-")[0] for name in RECIPES}) - 1
 
 
+def test_everything_says_what_it_is(capsys: pytest.CaptureFixture[str]):
+    command(["all"])
+    rows = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert len(rows) > len(RECIPES)
+    assert [row for row in rows if len(row) < 2] == []
+
+
 def test_methods_are_shown_by_their_keys(capsys: pytest.CaptureFixture[str]):
     command(["methods"])
     shown = capsys.readouterr().out

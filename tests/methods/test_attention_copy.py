@@ -15,6 +15,7 @@ from attention_transfer import AttentionTransfer, Distiller
 from attention_transfer.capture import Attention, Tap
 from attention_transfer.methods import Observed, Reads
 from attention_transfer.methods.attention_copy import AttentionCopy
+from attention_transfer.methods.attention_distillation import AttentionDistillation
 from attention_transfer.methods.attention_resampling import resampled_map
 from attention_transfer.methods.layer_choice import Layers
 from attention_transfer.training.holding import held_without_gradient
@@ -220,6 +221,9 @@ def test_other_grids_of_as_many_patches_are_refused() -> None:
         answers(AttentionCopy(), [own], [theirs])
     (given,) = answers(AttentionCopy(resample=True), [own], [theirs])
     torch.testing.assert_close(given.map(), resampled_map(theirs.map(), 1, (2, 8), (4, 4)))
+    for method in (AttentionCopy(target="key"), AttentionDistillation(target="key")):
+        with pytest.raises(ValueError, match='2×8 patches: take target="map" with resample'):
+            method.parts(Observed(None, attention=(theirs,)), Observed(None, attention=(own,)))
 
 
 @pytest.mark.parametrize("match", ["mean", "spread", "mixed"])

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import safetensors.torch
+import timm
 import torch
 from torch import nn
 
@@ -284,6 +285,28 @@ def test_what_a_method_decides_by_itself_is_said(make: Make, methods: tuple[Meth
 
     notes = prepare(make(methods=methods)).notes
     assert ("cat: normalise=auto means none here" in notes) == noted
+
+
+def test_a_rate_that_only_rises_is_said(make: Make) -> None:
+    from attention_transfer.training.prepare import prepare
+
+    for warmup, said in ((2, True), (1, False)):
+        notes = prepare(make(optimisation={"warmup_epochs": warmup})).notes
+        assert any("it never comes down" in note for note in notes) == said
+
+
+def test_notes_name_places_as_the_user_did(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from attention_transfer.training.prepare import prepare
+
+    network = timm.create_model("vit_tiny_patch16_224", img_size=16, patch_size=8, embed_dim=12, depth=1, num_heads=1)
+    weights = {name: value for name, value in network.state_dict().items() if not name.startswith("head")}
+    safetensors.torch.save_file(weights, tmp_path / "vit.safetensors")
+    monkeypatch.setenv("PLACE", str(tmp_path))
+    sizes = "img_size=16, patch_size=8, embed_dim=12, depth=1, num_heads=1, global_pool='avg'"
+    student = f"timm:vit_tiny_patch16_224({sizes})@$PLACE/vit.safetensors"
+    notes = prepare(make(student=student, teacher=None, methods=())).notes
+    assert any("$PLACE/vit.safetensors norms every token" in note for note in notes)
+    assert not any(str(tmp_path) in note for note in notes)
 
 
 def test_the_train_split_is_measured_over_all_of_it() -> None:

@@ -151,7 +151,8 @@ def flags_of(recipe: Experiment) -> type[Any]:
     for key, method in _available(recipe).items():
         columns.append((_column(key), Annotated[type(method), tyro.conf.arg(name=key)], field(default=method)))
     made = make_dataclass("Flags", columns, frozen=True)
-    made.__doc__ = f"Recipe {recipe.recipe}."
+    what = first_line(RECIPES[recipe.recipe]) if recipe.recipe in RECIPES else ""
+    made.__doc__ = f"Recipe {recipe.recipe}. {what}".strip()
     return made
 
 

@@ -50,6 +50,7 @@ def inaturalist(year: int) -> Callable[[Request], DataSet]:
         size = request.image_size or SIDE
         return photographs(f"inaturalist-{year}", classes, train, test, size, place)
 
+    source.__doc__ = f"Reads the competition of {year} with its official split; delivered with {SIDE} pixels a side."
     return source
 
 

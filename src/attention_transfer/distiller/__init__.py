@@ -350,9 +350,7 @@ class Distiller(nn.Module):
         student = self._student.probe(image, label)
         parts = nn.ModuleDict()
         for bound in self._bound:
-            module = bound.method.parts(
-                self._of_teacher(teacher, bound), self._student.observed(student, bound.of_student)
-            )
+            module = bound.parts(self._of_teacher(teacher, bound), self._student.observed(student, bound.of_student))
             if module is not None:
                 parts[bound.name] = module.to(image.device)
         # What they remember of noise is forgotten again, and what waits for training waits.

@@ -1,6 +1,7 @@
 """Methods tied to one pair of networks."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from attention_transfer.capture import Tap
 from attention_transfer.distiller.network import Role, Wanted
-from attention_transfer.methods import Method, Reads
+from attention_transfer.methods import Method, Observed, Reads
 from attention_transfer.models import Description, describe, with_attention
 
 
@@ -52,6 +53,15 @@ class Bound:
             reads.student_attention,
         )
 
+    def parts(self, teacher: Observed, student: Observed) -> nn.Module | None:
+        """What it learns beside the student.
+
+        Raises:
+            ValueError: if the shapes cannot be matched.
+        """
+        with _said_by(self.method):
+            return self.method.parts(teacher, student)
+
     def _pooled(self, taps: tuple[Tap, ...]) -> tuple[Tap, ...]:
         return taps if self.reads.heads else ()
 
@@ -62,11 +72,13 @@ def bind(methods: Sequence[Method], teacher: Description | None, student: Descri
     Raises:
         ValueError: if the networks lack what a method reads.
     """
-    decided = [method.resolved(teacher, student) for method in methods]
-    return [
-        Bound(method, name, method.reads(teacher, student), None if method.schedule.constant else torch.tensor(0.0))
-        for method, name in zip(decided, _names(decided), strict=True)
-    ]
+    bound: list[Bound] = []
+    for method, name in zip(methods, _names(methods), strict=True):
+        with _said_by(method):
+            decided = method.resolved(teacher, student)
+            reads = decided.reads(teacher, student)
+        bound.append(Bound(decided, name, reads, None if method.schedule.constant else torch.tensor(0.0)))
+    return bound
 
 
 def check_methods(methods: Sequence[Method]) -> None:
@@ -94,6 +106,19 @@ def described(model: nn.Module, image: Float[Tensor, "b 3 h w"], methods: Sequen
     if any(method.reads_attention for method in methods):
         return with_attention(description, model, image, role)
     return description
+
+
+@contextmanager
+def _said_by(method: Method) -> Generator[None]:
+    """Say which method refused: with several, a message about heads or layers may be any one's."""
+    try:
+        yield
+    except ValueError as error:
+        error.add_note(
+            f"({method.key} says so: what it can be told are fields of {type(method).__name__}; on the command line a "
+            f"field such as `weight` is --{method.key}.weight)"
+        )
+        raise
 
 
 def _names(methods: Sequence[Method]) -> list[str]:

@@ -201,6 +201,7 @@ class AttentionCopy(Method):
                     f"{tuple(given.shape)} (images, heads, tokens, size); copying it wants equal networks: take "
                     'target="map"'
                 )
+            check_same_tokens(ours, theirs, where, 'take target="map" with resample')
             return
         if ours.num_heads != theirs.num_heads and self.head_match == "same" and "heads" not in self.average:
             raise ValueError(

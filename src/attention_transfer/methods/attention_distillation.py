@@ -234,6 +234,7 @@ class AttentionDistillation(Method):
                     f"{where}: the student's {self.target} is {shapes[0]}, the teacher's {shapes[1]} (images, heads, "
                     'tokens, size); where they differ, take target="map" with head_match, resample or heads'
                 )
+            check_same_tokens(ours, theirs, where, 'take target="map" with resample')
             return
         if (
             ours.num_heads != theirs.num_heads

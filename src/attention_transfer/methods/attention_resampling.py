@@ -81,13 +81,14 @@ def check_same_windows(where: str, student: Attention, teacher: Attention) -> No
         )
 
 
-def check_same_tokens(student: Attention, teacher: Attention, where: str) -> None:
+def check_same_tokens(student: Attention, teacher: Attention, where: str, remedy: str = "set resample") -> None:
     """Refuse calls over different tokens.
 
     Args:
         student: a layer of it.
         teacher: its partner.
         where: for the message.
+        remedy: what to do instead, for the message.
 
     Raises:
         ValueError: if their numbers, those before the patches or the grids differ, or one of them alone has a class
@@ -96,8 +97,8 @@ def check_same_tokens(student: Attention, teacher: Attention, where: str) -> Non
     ours, theirs = ((each.shape[2:], _grid(each)) for each in (student, teacher))
     if ours != theirs or not same_prefix(student, teacher):
         raise ValueError(
-            f"{where}: the student has {_tokens(student)}, the teacher {_tokens(teacher)}: set resample, which keeps "
-            "the class token and resamples maps to the student's grid"
+            f"{where}: the student has {_tokens(student)}, the teacher {_tokens(teacher)}: {remedy}, which "
+            "keeps the class token and resamples maps to the student's grid"
         )
 
 

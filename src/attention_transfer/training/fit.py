@@ -32,7 +32,7 @@ from attention_transfer.training.holding import held_without_gradient
 from attention_transfer.training.metrics import FiniteGuard, RunningMeans
 from attention_transfer.training.neighbours import measure_neighbours
 from attention_transfer.training.optim import make_optimizer, make_scheduler, peak_learning_rate
-from attention_transfer.training.prepare import Prepared, evenly, prepare
+from attention_transfer.training.prepare import Prepared, check_networks, evenly, prepare
 from attention_transfer.training.prepare_pretraining import prepare_pretraining
 from attention_transfer.training.progress import Reporter
 from attention_transfer.training.together import save_teacher_beside
@@ -61,6 +61,9 @@ def fit(experiment: Experiment, folder: Path, reporter: Reporter | None = None) 
     with joined(experiment.training.device) as process:
         reporter = reporter or Reporter(silent=not process.writes)
         wanted = _as_recorded(experiment, folder)
+        if is_run(folder) and RunFolder(folder).experiment != wanted:
+            # A slip in a name looks like another experiment.
+            check_networks(experiment)
         if is_run(folder) and RunFolder(folder).finished:
             if process.writes:
                 # Refused here if it is another experiment's.

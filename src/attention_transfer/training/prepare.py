@@ -151,6 +151,17 @@ def expected_input(
     return Input(mean or known.mean, std or known.std, known.size or size)
 
 
+def check_networks(experiment: Experiment) -> None:
+    """Refuse networks that nothing can be found under.
+
+    Raises:
+        ValueError: for a name, file, folder or environment variable that does not exist.
+    """
+    for spec in (experiment.student, experiment.teacher):
+        if spec is not None:
+            check_spec(expand(spec))
+
+
 def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
     """Load the data, build both networks, and prove that the methods fit them.
 
@@ -159,9 +170,7 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
     """
     process = process or Process()
     # What is quick to see comes before what takes long to load.
-    for spec in (experiment.student, experiment.teacher):
-        if spec is not None:
-            check_spec(expand(spec))
+    check_networks(experiment)
     dataset = load_data(experiment.data, experiment.seed)
     # First of all that is random: the same student for the same seed, whatever methods are compared.
     torch.manual_seed(experiment.seed)
@@ -202,12 +211,18 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
         notes += [
             f"{method.key}: {name}={getattr(method, name)} means {getattr(decided, name)} here" for name in changed
         ]
+    if experiment.optimisation.warmup_epochs >= experiment.training.epochs:
+        notes.append(
+            f"the learning rate rises for {experiment.optimisation.warmup_epochs:g} epochs and training lasts "
+            f"{experiment.training.epochs}: it never comes down; lower --warmup-epochs, or train longer"
+        )
     _refuse_to_compile(experiment, distiller)
     _refuse_to_mix(experiment, distiller)
     distiller.to(place.device).to(memory_format=place.memory_format)  # pyright: ignore[reportCallIssue]
     train = training_batches(experiment, dataset, place, process)
     workers = experiment.data.num_workers
-    return Prepared(dataset, place, distiller, student, teacher, train, workers, tuple(notes), teacher_input)
+    said = tuple(_as_given(note, experiment) for note in notes)
+    return Prepared(dataset, place, distiller, student, teacher, train, workers, said, teacher_input)
 
 
 def training_batches(experiment: Experiment, dataset: DataSet, place: Place, process: Process) -> Loader:
@@ -227,6 +242,15 @@ def training_batches(experiment: Experiment, dataset: DataSet, place: Place, pro
         rank=process.rank,
         world_size=process.world_size,
     )
+
+
+def _as_given(note: str, experiment: Experiment) -> str:
+    """A note with places as the user wrote them, so that what is copied from it holds on other machines."""
+    for spec in filter(None, (experiment.student, experiment.teacher)):
+        for given in (spec, spec.partition("@")[2]):
+            if "$" in given:
+                note = note.replace(expand(given), given)
+    return note
 
 
 def _refuse_missing_logits(experiment: Experiment, student: OpenedModel, teacher: OpenedModel) -> None:
