@@ -24,6 +24,7 @@ from attention_transfer.runs.whole import (
 )
 
 __all__ = [
+    "PARTS_WEIGHTS",
     "STUDENT_CONFIG",
     "STUDENT_WEIGHTS",
     "Json",
@@ -42,6 +43,7 @@ __all__ = [
 
 STUDENT_WEIGHTS = "student.safetensors"
 STUDENT_CONFIG = "student.json"
+PARTS_WEIGHTS = "parts.safetensors"
 _EXPERIMENT = "experiment.json"
 _ENVIRONMENT = "environment.json"
 _METRICS = "metrics.jsonl"
@@ -150,6 +152,13 @@ class RunFolder:
     def finished(self) -> bool:
         """Whether training reached its end: the summary is written last."""
         return (self.path / _SUMMARY).exists()
+
+    @property
+    def parts(self) -> Path | None:
+        """What methods learned beside the student, as safetensors under the names of the distiller's `parts`; None
+        where they learned nothing, or training has not reached its end."""
+        path = self.path / PARTS_WEIGHTS
+        return path if path.exists() else None
 
     @property
     def checkpoint(self) -> Path:

@@ -35,7 +35,7 @@ from attention_transfer.training.optim import make_optimizer, make_scheduler, pe
 from attention_transfer.training.prepare import Prepared, check_networks, evenly, prepare
 from attention_transfer.training.prepare_pretraining import prepare_pretraining
 from attention_transfer.training.progress import Reporter
-from attention_transfer.training.together import save_teacher_beside
+from attention_transfer.training.together import save_parts, save_teacher_beside
 
 # Loss on training images, of student and teacher, is measured on at most so many: as many as a usual test split has.
 MEASURED_TRAIN_IMAGES = 10_000
@@ -154,9 +154,10 @@ class _Loop:
             if self.epoch >= end:
                 continue
             self._enter(phase, first, end - first)
-            if state is not None:
+            # A checkpoint of the end of a phase holds that one's optimiser.
+            if state is not None and (self.epoch, self.first_batch) > (first, 0):
                 self.optimizer.load_state_dict(state["optimizer"])
-                state = None
+            state = None
             while self.epoch < end:
                 self._train_epoch(first)
         self._finish()
@@ -372,6 +373,8 @@ class _Loop:
         # Whoever loads the student needs no hooks.
         self.distiller.detach()
         self._save_student(self.run_folder.path)
+        if isinstance(self.distiller, Distiller) and self.distiller.parts.state_dict():
+            save_parts(self.distiller, self.run_folder.path)
         self.run_folder.write_summary(summary)
         scored = ", ".join(
             f"{name} top-1 {measured[name]['top1']:.2f} %"

@@ -14,10 +14,10 @@ from attention_transfer.capture import Tap
 from attention_transfer.distiller import Distiller
 from attention_transfer.experiment import Experiment, from_json, to_json
 from attention_transfer.models import Description, Input, OpenedModel, Stage, open_model, save_model
-from attention_transfer.runs import STUDENT_CONFIG, STUDENT_WEIGHTS, whole_file
+from attention_transfer.runs import PARTS_WEIGHTS, STUDENT_CONFIG, STUDENT_WEIGHTS, whole_file
 
 USED_WITH = "used_with"
-_TEACHER, _PARTS = "teacher", "parts.safetensors"
+_TEACHER = "teacher"
 _STUDENT_IN_DEPLOYED = "distiller.student."
 
 
@@ -48,17 +48,27 @@ def save_teacher_beside(
     if not (beside / STUDENT_WEIGHTS).exists():
         beside.mkdir(exist_ok=True)
         save_model(teacher.module, beside, teacher.name, teacher.num_classes, teacher.image_size, teacher_input)
-    parts = {name: value.detach().cpu().clone() for name, value in distiller.parts.state_dict().items()}
-    with whole_file(folder / _PARTS) as temporary:
-        safetensors.torch.save_file(parts, temporary)
+    save_parts(distiller, folder)
     return {
         USED_WITH: {
             "teacher": Path(os.path.relpath(beside, folder)).as_posix(),
-            "parts": _PARTS,
+            "parts": PARTS_WEIGHTS,
             "methods": to_json(experiment)["methods"],
             "why": "the student computes with what the teacher gives; alone, its replaced layers were never trained",
         }
     }
+
+
+def save_parts(distiller: Distiller, folder: Path) -> None:
+    """Keep what methods learned beside the student, under the names that `distiller.parts` gives them.
+
+    Args:
+        distiller: of the run.
+        folder: where the student is saved.
+    """
+    parts = {name: value.detach().cpu().clone() for name, value in distiller.parts.state_dict().items()}
+    with whole_file(folder / PARTS_WEIGHTS) as temporary:
+        safetensors.torch.save_file(parts, temporary)
 
 
 def together(opened: OpenedModel, folder: Path, image_size: int) -> OpenedModel:
