@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attention_transfer.capture import Tap
 from attention_transfer.data.batch import Batch
 from attention_transfer.methods.maps import MapKind, attention_map, same_size
-from attention_transfer.methods.method import Method, Observed, Reads, Term, spread
+from attention_transfer.methods.method import Method, Observed, Reads, Term
+from attention_transfer.methods.stage_choice import Activation, check_stages, paired_layers
 from attention_transfer.models.description import Description
 
 
@@ -57,7 +57,7 @@ class AttentionTransfer(Method):
     kind: MapKind = "sum"
     power: float = 2.0
     form: Literal["code", "paper"] = "code"
-    activation: Literal["post", "pre"] = "post"
+    activation: Activation = "post"
     stages: tuple[int, ...] | None = None
     student_layers: tuple[str, ...] = ()
     teacher_layers: tuple[str, ...] = ()
@@ -66,25 +66,12 @@ class AttentionTransfer(Method):
         super().__post_init__()
         if not 1 <= self.power < float("inf"):
             raise ValueError(f"power must be a finite number of at least 1, not {self.power}")
-        if len(self.student_layers) != len(self.teacher_layers):
-            raise ValueError(
-                f"student_layers and teacher_layers must pair up, not {len(self.student_layers)} with "
-                f"{len(self.teacher_layers)}"
-            )
-        if self.stages is not None and (self.student_layers or not self.stages):
-            raise ValueError("give either stages (at least one) or student_layers with teacher_layers")
+        check_stages(self.stages, self.student_layers, self.teacher_layers)
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
         if teacher is None:
             raise ValueError("attention transfer needs a teacher")
-        if self.student_layers:
-            return Reads(
-                teacher=tuple(teacher.tap(layer, self._site) for layer in self.teacher_layers),
-                student=tuple(student.tap(layer, self._site) for layer in self.student_layers),
-            )
-        theirs, ours = self._stage_taps(teacher, "teacher"), self._stage_taps(student, "student")
-        if self.stages is None:
-            theirs, ours = spread(theirs, ours)
+        theirs, ours = paired_layers(teacher, student, self, self.activation, self.activation)
         return Reads(teacher=theirs, student=ours)
 
     def parts(self, teacher: Observed, student: Observed) -> None:
@@ -105,29 +92,3 @@ class AttentionTransfer(Method):
                 target = attention_map(fitted_teacher, self.power, self.kind)
             distances.append(map_distance(attention_map(fitted_student, self.power, self.kind), target, self.form))
         return {self.key: Term(torch.stack(distances).sum())}
-
-    @property
-    def _site(self) -> Literal["output", "input"]:
-        return "output" if self.activation == "post" else "input"
-
-    def _stage_taps(self, network: Description, role: str) -> tuple[Tap, ...]:
-        stages = list(network.stages)
-        if not stages:
-            raise ValueError(
-                f"no stages were found in the {role}: name module paths with student_layers= and teacher_layers="
-            )
-        if self.stages is not None:
-            for i in self.stages:
-                if not -len(stages) <= i < len(stages):
-                    raise ValueError(f"the {role} has {len(stages)} stages, counted from 0; there is no stage {i}")
-            stages = [stages[i] for i in self.stages]
-        if self.activation == "post":
-            return tuple(stage.output for stage in stages)
-        taps = [stage.pre_activation for stage in stages]
-        unknown = [stage.output.module for stage, tap in zip(stages, taps, strict=True) if tap is None]
-        if unknown:
-            raise ValueError(
-                f"where the {role}'s stages {', '.join(unknown)} end in an activation is not known: name the "
-                "activation modules with student_layers= and teacher_layers= (their input is read)"
-            )
-        return tuple(tap for tap in taps if tap is not None)

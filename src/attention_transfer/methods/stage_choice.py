@@ -1,0 +1,114 @@
+"""Which stages of a network a method reads, and where."""
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+from attention_transfer.capture import Tap
+from attention_transfer.methods.method import spread
+from attention_transfer.models.description import Description
+
+Activation = Literal["post", "pre"]
+_SITE: dict[Activation, Literal["output", "input"]] = {"post": "output", "pre": "input"}
+
+
+class ChoosesStages(Protocol):
+    """The fields of a method by which a user chooses layers.
+
+    Args:
+        stages: which top-level stages, counted from 0 (negative from the end), the same in both networks; None takes
+            all, and where one network has more, as many of them as the other has, spread evenly over depth.
+        student_layers: module paths in the student, instead of stages.
+        teacher_layers: module paths in the teacher, one for each of `student_layers`.
+    """
+
+    @property
+    def stages(self) -> tuple[int, ...] | None: ...
+    @property
+    def student_layers(self) -> tuple[str, ...]: ...
+    @property
+    def teacher_layers(self) -> tuple[str, ...]: ...
+
+
+def check_stages(stages: Sequence[int] | None, student_layers: Sequence[str], teacher_layers: Sequence[str]) -> None:
+    """Refuse settings that do not say which layers belong together.
+
+    Args:
+        stages: chosen by number, or None.
+        student_layers: chosen by name; may be empty.
+        teacher_layers: likewise.
+
+    Raises:
+        ValueError: for names that do not pair up, no stages, or both ways of choosing at once.
+    """
+    if len(student_layers) != len(teacher_layers):
+        raise ValueError(
+            f"student_layers and teacher_layers must pair up, not {len(student_layers)} with {len(teacher_layers)}"
+        )
+    if stages is not None and (student_layers or not stages):
+        raise ValueError("give either stages (at least one) or student_layers with teacher_layers")
+
+
+def paired_layers(
+    teacher: Description,
+    student: Description,
+    layers: ChoosesStages,
+    teacher_activation: Activation,
+    student_activation: Activation,
+) -> tuple[tuple[Tap, ...], tuple[Tap, ...]]:
+    """Which layers of teacher and student belong together, first those of the teacher.
+
+    Args:
+        teacher: what it has.
+        student: what it has.
+        layers: as the user chose them.
+        teacher_activation: `post` reads stages as the next one receives them, `pre` before their last activation; of
+            a module that the user names, `post` is the output and `pre` the input.
+        student_activation: likewise.
+
+    Raises:
+        ValueError: for a network without known stages, a stage that it has not, or an activation that nobody knows.
+    """
+    if layers.student_layers:
+        return (
+            tuple(teacher.tap(name, _SITE[teacher_activation]) for name in layers.teacher_layers),
+            tuple(student.tap(name, _SITE[student_activation]) for name in layers.student_layers),
+        )
+    theirs = stage_taps(teacher, "teacher", teacher_activation, layers.stages)
+    ours = stage_taps(student, "student", student_activation, layers.stages)
+    return (theirs, ours) if layers.stages is not None else spread(theirs, ours)
+
+
+def stage_taps(
+    network: Description, role: str, activation: Activation, chosen: Sequence[int] | None
+) -> tuple[Tap, ...]:
+    """Where the stages of a network are read.
+
+    Args:
+        network: teacher or student.
+        role: which, for messages.
+        activation: `post` reads stages as the next one receives them, `pre` before their last activation.
+        chosen: which stages, counted from 0 (negative from the end); None takes all.
+
+    Raises:
+        ValueError: for a network without known stages, a stage that it has not, or an activation that nobody knows.
+    """
+    stages = list(network.stages)
+    if not stages:
+        raise ValueError(
+            f"no stages were found in the {role}: name module paths with student_layers= and teacher_layers="
+        )
+    if chosen is not None:
+        for i in chosen:
+            if not -len(stages) <= i < len(stages):
+                raise ValueError(f"the {role} has {len(stages)} stages, counted from 0; there is no stage {i}")
+        stages = [stages[i] for i in chosen]
+    if activation == "post":
+        return tuple(stage.output for stage in stages)
+    taps = [stage.pre_activation for stage in stages]
+    unknown = [stage.output.module for stage, tap in zip(stages, taps, strict=True) if tap is None]
+    if unknown:
+        raise ValueError(
+            f"where the {role}'s stages {', '.join(unknown)} end in an activation is not known: name the "
+            "activation modules with student_layers= and teacher_layers= (their input is read)"
+        )
+    return tuple(tap for tap in taps if tap is not None)
