@@ -37,7 +37,7 @@ def test_a_named_layer_comes_first() -> None:
 
 
 def test_what_is_no_vector_is_refused_with_a_way_out() -> None:
-    with pytest.raises(ValueError, match="neither a linear head nor stages were found in the teacher.*teacher_layer="):
+    with pytest.raises(ValueError, match=r"neither a linear head nor stages were found in the teacher.*teacher_layer="):
         embedding_tap(Description(stages=()), "teacher")
     with pytest.raises(ValueError, match=r"the student's head takes a value of shape \(2, 3, 4\).*student_layer="):
         embedding(torch.zeros(2, 3, 4), "student")
