@@ -10,7 +10,7 @@ EXAMPLE = torch.empty(2, 3, 16, 16)
 
 
 def pair(key: str, classes: int = 6) -> tuple[nn.Module, nn.Module]:
-    """ResNet-8 and a deeper, wider teacher; two transformers where the method wants them."""
+    """ResNet-8 and a deeper, wider teacher; two transformers where the method wants them, distilled ones if need be."""
     torch.manual_seed(0)
     networks = build("resnet8", classes), build("resnet8x4", classes)
     try:
@@ -20,7 +20,8 @@ def pair(key: str, classes: int = 6) -> tuple[nn.Module, nn.Module]:
         if "transformer" not in str(error):
             raise
         sizes = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": classes}
-        networks = tuple(timm.create_model("vit_tiny_patch16_224", **sizes) for _ in range(2))
+        name = "deit_tiny_distilled_patch16_224" if "distilled" in str(error) else "vit_tiny_patch16_224"
+        networks = tuple(timm.create_model(name, **sizes) for _ in range(2))
         # Of fresh transformers all attention is almost even.
         for name, parameter in (*networks[0].named_parameters(), *networks[1].named_parameters()):
             if "qkv" in name:

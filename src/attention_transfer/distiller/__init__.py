@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from attention_transfer.capture import CaptureError, Replacement, Tap, noise, undisturbed
 from attention_transfer.data.batch import Batch
-from attention_transfer.distiller.bound import Bound, bind, check_methods, described
+from attention_transfer.distiller.bound import Bound, bind, check_methods, described, task_logits
 from attention_transfer.distiller.deployed import Deployed
 from attention_transfer.distiller.network import Network, Seen, Wanted
 from attention_transfer.distiller.reached import parameters_reached
@@ -316,9 +316,9 @@ class Distiller(nn.Module):
         # Losses are float32 whatever the networks computed in.
         with torch.autocast(batch.image.device.type, enabled=False):
             if self.task_weight:
-                assert student.reading.logits is not None
                 assert batch.label is not None
-                value = functional.cross_entropy(at_least_float32(student.reading.logits), batch.label)
+                logits = task_logits(self._bound, student.reading)
+                value = functional.cross_entropy(at_least_float32(logits), batch.label)
                 terms[TASK] = Term(value, self.task_weight)
             for bound in self._bound:
                 found = bound.method.terms(

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attention_transfer.capture import Tap
+from attention_transfer.capture import Reading, Tap
 from attention_transfer.distiller.network import Role, Wanted
 from attention_transfer.methods import Method, Observed, Reads
 from attention_transfer.models import Description, describe, with_attention
@@ -79,6 +79,20 @@ def bind(methods: Sequence[Method], teacher: Description | None, student: Descri
             reads = decided.reads(teacher, student)
         bound.append(Bound(decided, name, reads, None if method.schedule.constant else torch.tensor(0.0)))
     return bound
+
+
+def task_logits(bound: Sequence[Bound], reading: Reading) -> Tensor:
+    """What the task's cross-entropy is of: the student's logits, or a place that a method names instead.
+
+    Raises:
+        ValueError: if two methods name different places.
+    """
+    named = list(dict.fromkeys(each.reads.task_logits for each in bound if each.reads.task_logits is not None))
+    if len(named) > 1:
+        raise ValueError(f"two methods want the labels learned at {' and '.join(map(str, named))}: leave one out")
+    logits = reading.values[named[0]] if named else reading.logits
+    assert logits is not None
+    return logits
 
 
 def check_methods(methods: Sequence[Method]) -> None:

@@ -4,6 +4,7 @@ from attention_transfer.methods.attention_copy import AttentionCopy
 from attention_transfer.methods.attention_distillation import AttentionDistillation
 from attention_transfer.methods.attention_transfer import AttentionTransfer
 from attention_transfer.methods.class_attention import ClassAttention
+from attention_transfer.methods.distillation_token import DistillationToken
 from attention_transfer.methods.feature_distillation import FeatureDistillation
 from attention_transfer.methods.gradient_attention import GradientAttention
 from attention_transfer.methods.method import GradientLimit, Head, Method, Observed, Phase, Reads, Schedule, Term
@@ -17,6 +18,7 @@ METHODS: dict[str, type[Method]] = {
     "attention-copy": AttentionCopy,
     "attention-distillation": AttentionDistillation,
     "feature-distillation": FeatureDistillation,
+    "distillation-token": DistillationToken,
 }
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "AttentionDistillation",
     "AttentionTransfer",
     "ClassAttention",
+    "DistillationToken",
     "FeatureDistillation",
     "GradientAttention",
     "GradientLimit",

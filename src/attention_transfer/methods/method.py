@@ -105,6 +105,8 @@ class Reads:
         flipped_gradient: likewise of the student on mirrored images, mirrored back.
         teacher_attention: attention layers of the teacher, in the order in which the method receives them.
         student_attention: of the student, likewise.
+        task_logits: one of the places in the student, whose value the task's cross-entropy is then of, in place of the
+            logits; what is predicted stays the logits.
     """
 
     teacher: tuple[Tap, ...] = ()
@@ -118,6 +120,7 @@ class Reads:
     flipped_gradient: bool = False
     teacher_attention: tuple[Tap, ...] = ()
     student_attention: tuple[Tap, ...] = ()
+    task_logits: Tap | None = None
 
     @property
     def input_gradient(self) -> bool:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attention_transfer.models.description import Input
+from attention_transfer.models.distillation_token import ARGUMENT, plain_name, with_token
 from attention_transfer.models.external import describe
 from attention_transfer.models.naming import Name, parse_name
 from attention_transfer.models.zoo import MODELS
@@ -49,7 +50,8 @@ def build(name: str, num_classes: int | None, *, image_size: int | None = None, 
     Args:
         name: one of `MODELS`; `timm:NAME`; `torchvision:NAME`; or `hf:NAME`, a folder or a name on the hub. The latter
             three may be followed by arguments for what their library calls, as in
-            `timm:vit_tiny_patch16_224(img_size=32, patch_size=4)`; for `hf`, they change the model's configuration.
+            `timm:vit_tiny_patch16_224(img_size=32, patch_size=4)`; for `hf`, they change the model's configuration. One
+            is ours: `distillation_token=True` gives a vision transformer of timm with a class token a second one.
         num_classes: size of the last layer; None keeps a pretrained network's own. Another size than a pretrained
             network's own gives it a fresh last layer. 0 leaves the last layer out (timm only).
         image_size: side of the images in pixels, for networks whose weights depend on it; others ignore it.
@@ -131,6 +133,14 @@ def _unknown(name: str, known: Iterable[str], more: str = "") -> ValueError:
 def _build_timm(name: Name, num_classes: int | None, image_size: int | None, pretrained: bool) -> nn.Module:
     import timm
 
+    plain = plain_name(name)
+    if pretrained and plain.inner != name.inner:
+        without = {key: value for key, value in name.arguments.items() if key != ARGUMENT}
+        published = _build_timm(Name(name.library, name.inner, without), num_classes, image_size, pretrained)
+        model = _build_timm(plain, cast(Any, published).num_classes, image_size, pretrained=False)
+        model.load_state_dict(with_token(published.state_dict()))
+        return model
+    name = plain
     options: dict[str, Any] = dict(name.arguments) | ({} if num_classes is None else {"num_classes": num_classes})
     side = _side(name, "img_size", image_size)
     if side is not None:

@@ -43,6 +43,8 @@ class Description:
     Args:
         stages: top-level stages from input to output, without the stem.
         head: path of the linear layer that makes the logits; None where there is none.
+        token_heads: paths of the layers that make logits from its class token and from its distillation token, where
+            its logits are the mean of both.
         input: the images it was trained on; None where nobody says.
         convolutional: whether it is made of convolutions (then channels_last pays).
         pooled: the value whose mean over all positions the head takes; None where nobody knows. Found by structure, so
@@ -58,6 +60,7 @@ class Description:
 
     stages: tuple[Stage, ...]
     head: str | None = None
+    token_heads: tuple[str, str] | None = None
     input: Input | None = None
     convolutional: bool = True
     pooled: Tap | None = None

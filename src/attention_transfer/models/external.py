@@ -44,6 +44,7 @@ def describe(model: nn.Module) -> Description:
     return Description(
         stages=stages,
         head=head,
+        token_heads=_token_heads(model),
         input=_input(model),
         convolutional=_convolutional(model, layout),
         pooled=_pooled(model, head, stages),
@@ -187,6 +188,17 @@ def _head(model: nn.Module) -> str | None:
         if linear and not others:
             return linear[-1] if inner is model else f"wrapped.{linear[-1]}"
     return None
+
+
+def _token_heads(model: nn.Module) -> tuple[str, str] | None:
+    """Paths of the two heads of timm's distilled networks, which it names class token first."""
+    declared = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") if _library(model) == "timm" else None
+    if not isinstance(declared, Sequence) or isinstance(declared, str) or len(declared) != 2:
+        return None
+    modules = dict(model.named_modules())
+    first, second = declared
+    # Others have two heads for other reasons: two branches, or labels of patches.
+    return (first, second) if "dist" in second and first in modules and second in modules else None
 
 
 def _pooled(model: nn.Module, head: str | None, stages: tuple[Stage, ...]) -> Tap | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from attention_transfer.models.build import bare, build, check_name, from_transformers_config, is_name, takes_image_size
 from attention_transfer.models.description import Description, Input
+from attention_transfer.models.distillation_token import with_token, written_plainly
 from attention_transfer.models.external import describe
 from attention_transfer.models.naming import parse_name, split_weights, written
 from attention_transfer.models.weights import WeightsError, fit_weights, read_weights, without_wrappers
@@ -94,7 +95,7 @@ def open_model(
             ) from error
         classes = classes or _count_classes(module, image_size)
         # What a library publishes, it also describes.
-        return _opened(module, name, classes, image_size, trained=True, expects=describe(module).input)
+        return _opened(module, written_plainly(name), classes, image_size, trained=True, expects=describe(module).input)
     if source is not None:
         file = Path(source).expanduser()
         return _open_named(name, file, read_weights(file), classes, image_size)
@@ -102,6 +103,7 @@ def open_model(
     if num_classes is None:
         published = "" if name in MODELS else f" or {spec}@{PRETRAINED}"
         raise ValueError(f"{spec!r} is a new network: give num_classes, or weights as {spec}@FILE{published}")
+    name = written_plainly(name)
     return _opened(build(name, num_classes, image_size=image_size), name, num_classes, image_size, trained=False)
 
 
@@ -229,6 +231,11 @@ def _expected(config: Mapping[str, Any]) -> Input | None:
 def _open_named(
     name: str, file: Path, weights: Mapping[str, Tensor], new_classes: int | None, image_size: int | None
 ) -> OpenedModel:
+    plain = written_plainly(name)
+    if plain != name:
+        # The token was asked for; weights of a network without one are what it then starts from.
+        name, weights = plain, with_token(weights)
+
     def make(classes: int) -> nn.Module:
         return build(name, classes, image_size=image_size)
 

@@ -1,0 +1,157 @@
+"""A distillation token for vision transformers that have none: the same network as timm's distilled DeiT."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from attention_transfer.models.naming import Name, parse_name, written
+
+ARGUMENT = "distillation_token"
+# timm builds its distilled DeiT in any size and shape; this is the one whose own settings do not matter here.
+_DISTILLED = "deit_base_distilled_patch16_224"
+_OTHERWISE = "write a distilled network such as timm:deit_tiny_distilled_patch16_224, with its arguments"
+
+
+def plain_name(name: Name) -> Name:
+    """The name of a network of timm as timm itself understands it.
+
+    `vit_tiny_patch16_224(distillation_token=True)` means a ViT-Ti with a second token and a second head, which timm
+    builds under the name of its distilled DeiT. What has no such argument stays as it is.
+
+    Args:
+        name: of the library timm.
+
+    Raises:
+        ValueError: for a value that is not True or False, and for networks to which timm cannot add the token.
+    """
+    if ARGUMENT not in name.arguments:
+        return name
+    wanted = name.arguments[ARGUMENT]
+    if not isinstance(wanted, bool):
+        raise ValueError(f"{ARGUMENT} of timm:{name.inner} is True or False, not {wanted!r}")
+    said = {key: value for key, value in name.arguments.items() if key != ARGUMENT}
+    if not wanted:
+        return Name(name.library, name.inner, said)
+    network = _outline(name.inner, said)
+    _refuse_unfit(network, name.inner)
+    arguments = _architecture(network) | said
+    _refuse_other_network(network, _outline(_DISTILLED, arguments), name.inner)
+    return Name(name.library, _DISTILLED, arguments)
+
+
+def written_plainly(name: str) -> str:
+    """The same for a name as it is written, so that what is saved under it can be opened by timm alone.
+
+    Args:
+        name: of any library, without weights.
+
+    Raises:
+        ValueError: as `plain_name` does.
+    """
+    if ARGUMENT not in name:
+        return name
+    parsed = parse_name(name)
+    if parsed.library != "timm" or ARGUMENT not in parsed.arguments:
+        return name
+    plain = plain_name(parsed)
+    return f"timm:{plain.inner}" + (f"({written(plain.arguments).removeprefix(', ')})" if plain.arguments else "")
+
+
+def with_token(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a vision transformer with a distillation token that starts as a copy of the class token.
+
+    Its place and its head are copies too, where there are any, so that both tokens begin with what the network has
+    learned. Weights that have such a token, or no class token, stay as they are.
+
+    Args:
+        weights: of timm's vision transformer.
+    """
+    added = dict(weights)
+    if "dist_token" in weights or "cls_token" not in weights:
+        return added
+    added["dist_token"] = weights["cls_token"].clone()
+    if "pos_embed" in weights:
+        places = weights["pos_embed"]
+        added["pos_embed"] = torch.cat([places[:, :1], places], 1)
+    for kind in ("weight", "bias"):
+        if f"head.{kind}" in weights:
+            added[f"head_dist.{kind}"] = weights[f"head.{kind}"].clone()
+    return added
+
+
+def _outline(inner: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """A network without memory and values."""
+    import timm
+
+    # Without values there is nothing to draw, which would take seconds.
+    options: dict[str, Any] = {**arguments, "num_classes": 1, "weight_init": "skip"}
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        try:
+            return timm.create_model(inner, **options)
+        except (TypeError, ValueError, AssertionError, RuntimeError, AttributeError) as error:
+            raise ValueError(f"timm:{inner} with {ARGUMENT} cannot be built: {error}") from error
+
+
+def _refuse_unfit(network: nn.Module, inner: str) -> None:
+    kind = type(network).__name__
+    known = cast(Any, network)
+    if kind == "VisionTransformerDistilled":
+        raise ValueError(f"timm:{inner} has a distillation token already: leave {ARGUMENT} out")
+    if kind != "VisionTransformer":
+        raise ValueError(f"only plain vision transformers can have a {ARGUMENT}, and timm:{inner} is a {kind}")
+    if not known.has_class_token or known.global_pool != "token":
+        raise ValueError(
+            f"timm:{inner} does not classify by a class token (pooling: {known.global_pool or 'none'}), beside which a "
+            "distillation token could stand: take a network that does, such as timm:vit_tiny_patch16_224"
+        )
+    if known.num_prefix_tokens != 1:
+        raise ValueError(f"timm:{inner} has register tokens, which timm's distilled networks cannot have: {_OTHERWISE}")
+    if known.no_embed_class or known.pos_embed is None:
+        raise ValueError(
+            f"timm:{inner} gives its class token no position, and timm's distilled networks give it one: {_OTHERWISE}"
+        )
+
+
+def _architecture(network: nn.Module) -> dict[str, Any]:
+    """What must be said so that timm builds the same blocks over the same patches."""
+    known = cast(Any, network)
+    block, embed = known.blocks[0], known.patch_embed
+    try:
+        found: dict[str, Any] = {
+            "patch_size": _plain(embed.patch_size),
+            "embed_dim": known.embed_dim,
+            "depth": len(known.blocks),
+            "num_heads": block.attn.num_heads,
+            "mlp_ratio": block.mlp.fc1.out_features / known.embed_dim,
+        }
+        scaled = not isinstance(block.ls1, nn.Identity)
+    except AttributeError:
+        # Blocks of another kind: the comparison of both networks will say so.
+        return {}
+    others = {
+        "img_size": _plain(embed.img_size),
+        "qkv_bias": block.attn.qkv.bias is not None,
+        "qk_norm": not isinstance(block.attn.q_norm, nn.Identity),
+        "init_values": getattr(block.ls1, "init_values", 1e-5) if scaled else None,
+        "pre_norm": not isinstance(known.norm_pre, nn.Identity),
+    }
+    # Who builds it for images of another size says so beside the name.
+    usual = {"img_size": 224, "qkv_bias": True, "qk_norm": False, "init_values": None, "pre_norm": False}
+    return found | {key: value for key, value in others.items() if value != usual[key]}
+
+
+def _plain(pair: Any) -> Any:
+    height, width = pair
+    return height if height == width else (height, width)
+
+
+def _refuse_other_network(network: nn.Module, distilled: nn.Module, inner: str) -> None:
+    """Prove that nothing but the second token and head is new."""
+    theirs = dict(distilled.named_children())
+    for name, child in network.named_children():
+        if name not in theirs or repr(child) != repr(theirs[name]):
+            raise ValueError(
+                f"timm cannot build timm:{inner} with a distillation token: its {name} would be another; {_OTHERWISE}"
+            )

@@ -1,0 +1,142 @@
+"""Vision transformers that are given a distillation token by their name alone."""
+
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+from timm.models.deit import VisionTransformerDistilled
+from torch import nn
+
+from attention_transfer.models import build, describe, open_model, save_model
+from attention_transfer.models.distillation_token import with_token, written_plainly
+from attention_transfer.models.naming import parse_name
+from attention_transfer.models.smaller import smaller
+from attention_transfer.runs import STUDENT_CONFIG, STUDENT_WEIGHTS
+
+SIZES = "img_size=16, patch_size=4, embed_dim=24, depth=2, num_heads=2"
+PLAIN = f"timm:vit_tiny_patch16_224({SIZES})"
+WITH_TOKEN = f"timm:vit_tiny_patch16_224({SIZES}, distillation_token=True)"
+IMAGES = torch.linspace(-1, 1, 2 * 3 * 16 * 16).view(2, 3, 16, 16)
+
+
+def outline(name: str) -> nn.Module:
+    with torch.device("meta"):
+        return build(name, 3)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "timm:vit_tiny_patch16_224(drop_path_rate=0.1)",
+        "timm:deit_small_patch16_224(img_size=32, patch_size=4)",
+        "timm:vit_base_patch8_224(depth=3)",
+        "timm:vit_base_patch14_dinov2",
+        "timm:vit_small_patch16_384",
+    ],
+)
+def test_nothing_but_a_token_and_a_head_is_new(name: str) -> None:
+    plain = outline(name)
+    inside = name.partition("(")[2].removesuffix(")")
+    given = outline(f"{name.partition('(')[0]}({inside + ', ' if inside else ''}distillation_token=True)")
+    assert isinstance(given, VisionTransformerDistilled)
+    shapes = {key: value.shape for key, value in plain.state_dict().items()}
+    found = {key: value.shape for key, value in given.state_dict().items()}
+    assert found.keys() - shapes.keys() == {"dist_token", "head_dist.weight", "head_dist.bias"}
+    assert {key for key in shapes if found[key] != shapes[key]} == {"pos_embed"}
+    assert found["pos_embed"][1] == shapes["pos_embed"][1] + 1
+    assert repr(given.blocks) == repr(plain.blocks)
+    assert describe(given).token_heads == ("head", "head_dist")
+
+
+def test_what_is_saved_is_a_network_of_timm_alone(tmp_path: Path) -> None:
+    opened = open_model(WITH_TOKEN, 3, image_size=16)
+    save_model(opened.module, tmp_path, opened.name, opened.num_classes, opened.image_size)
+    said = json.loads((tmp_path / STUDENT_CONFIG).read_text())
+    assert "distillation_token" not in said["load"] + said["model"]
+    arguments = dict(parse_name(said["model"]).arguments)
+    model = timm.create_model(parse_name(said["model"]).inner, num_classes=3, **arguments)
+    model.load_state_dict(safetensors.torch.load_file(tmp_path / STUDENT_WEIGHTS))
+    with torch.no_grad():
+        wanted = opened.module.eval()(IMAGES)
+        torch.testing.assert_close(model.eval()(IMAGES), wanted)
+        torch.testing.assert_close(open_model(str(tmp_path)).module(IMAGES), wanted)
+
+
+def test_weights_without_the_token_give_it_what_the_class_token_knows(tmp_path: Path) -> None:
+    plain = build(PLAIN, 3)
+    nn.init.normal_(plain.get_parameter("cls_token"))
+    safetensors.torch.save_file(plain.state_dict(), tmp_path / "w.safetensors")
+    opened = open_model(f"{WITH_TOKEN}@{tmp_path / 'w.safetensors'}")
+    assert opened.trained
+    weights, given = plain.state_dict(), opened.module.state_dict()
+    assert torch.equal(given["dist_token"], weights["cls_token"])
+    assert torch.equal(given["head_dist.weight"], weights["head.weight"])
+    assert torch.equal(given["pos_embed"][:, 1:], weights["pos_embed"])
+    assert torch.equal(given["pos_embed"][:, 0], weights["pos_embed"][:, 0])
+    # Two tokens that are alike see alike: without the other in sight, each would be the class token of the plain one.
+    opened.module.set_distilled_training(True)
+    first, second = opened.module.train()(IMAGES)
+    torch.testing.assert_close(first, second)
+
+
+def test_weights_without_a_head_may_have_a_token_too(tmp_path: Path) -> None:
+    weights = {key: value for key, value in build(PLAIN, 3).state_dict().items() if not key.startswith("head")}
+    safetensors.torch.save_file(weights, tmp_path / "w.safetensors")
+    opened = open_model(f"{WITH_TOKEN}@{tmp_path / 'w.safetensors'}", 5, new_head=True)
+    assert opened.module.get_submodule("head_dist").out_features == 5  # pyright: ignore[reportAttributeAccessIssue]
+    assert with_token(with_token(weights)).keys() == with_token(weights).keys()
+
+
+def test_published_weights_are_given_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    create, published = timm.create_model, []
+
+    def fetched(name: str, pretrained: bool = False, **options: object) -> nn.Module:
+        network = create(name, **options)
+        if pretrained:
+            published.append(network)
+        return network
+
+    monkeypatch.setattr(timm, "create_model", fetched)
+    opened = open_model(f"{WITH_TOKEN}@pretrained", 3)
+    (plain,) = published
+    assert "deit" in opened.name
+    assert torch.equal(opened.module.state_dict()["blocks.0.attn.qkv.weight"], plain.blocks[0].attn.qkv.weight)
+    assert torch.equal(opened.module.state_dict()["head_dist.weight"], plain.head.weight)
+
+
+def test_names_that_do_not_ask_for_it_stay_as_they_are() -> None:
+    for name in ("resnet8", PLAIN, "hf:folder(distillation_token=True)", "torchvision:vit_b_16"):
+        assert written_plainly(name) == name
+    assert written_plainly("timm:vit_tiny_patch16_224(depth=2, distillation_token=False)") == (
+        "timm:vit_tiny_patch16_224(depth=2)"
+    )
+
+
+def test_tiny_forms_keep_the_token() -> None:
+    small = outline(smaller("timm:vit_tiny_patch16_224(distillation_token=True)", 32))
+    assert isinstance(small, VisionTransformerDistilled)
+    assert (small.embed_dim, small.patch_embed.img_size) == (24, (32, 32))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("timm:resnet18(distillation_token=True)", "is a ResNet|cannot be built"),
+        ("timm:swin_tiny_patch4_window7_224(distillation_token=True)", "only plain vision transformers"),
+        ("timm:vit_base_patch16_siglip_224(distillation_token=True)", "does not classify by a class token"),
+        ("timm:vit_tiny_patch16_224(global_pool='avg', distillation_token=True)", "does not classify by a class token"),
+        ("timm:vit_small_patch14_reg4_dinov2(distillation_token=True)", "has register tokens"),
+        ("timm:deit3_small_patch16_224(distillation_token=True)", "gives its class token no position"),
+        ("timm:vit_base_patch16_clip_224(distillation_token=True)", "its norm_pre would be another"),
+        ("timm:vit_small_patch16_18x2_224(distillation_token=True)", "its .* would be another"),
+        ("timm:deit_tiny_distilled_patch16_224(distillation_token=True)", "has a distillation token already"),
+        ("timm:vit_tiny_patch16_224(distillation_token=1)", "is True or False, not 1"),
+        ("timm:vit_tiny_patch16_224(distillation_token=True, widht=3)", "cannot be built.*widht"),
+    ],
+)
+def test_networks_that_cannot_have_it_are_refused(name: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        outline(name)
