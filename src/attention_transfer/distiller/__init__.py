@@ -1,7 +1,7 @@
 """The meeting point: teacher, student and methods in one module."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int64
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from attention_transfer.capture import CaptureError, Replacement, Tap, noise, undisturbed
 from attention_transfer.data.batch import Batch
-from attention_transfer.distiller.bound import Bound, bind, check_methods, described, task_logits
+from attention_transfer.distiller.bound import Bound, bind, check_batch, check_methods, described, task_logits
 from attention_transfer.distiller.deployed import Deployed
 from attention_transfer.distiller.network import Network, Seen, Wanted
 from attention_transfer.distiller.reached import parameters_reached
@@ -30,7 +30,7 @@ class Output:
     Args:
         loss: Σ weight·value of the terms, to be minimised.
         terms: raw value and weight of each summand, by name; `ce` is the task's cross-entropy.
-        student_logits: (batch, classes).
+        student_logits: (batch, classes); of no classes in a phase in which the student does not run.
         teacher_logits: likewise; None where no method reads them, for then the teacher need not run to its end.
     """
 
@@ -62,6 +62,7 @@ class Distiller(nn.Module):
         student_input: how the student's images are normalised. With `teacher_input`, the teacher's are derived from
             them.
         teacher_input: how the teacher expects its images, their size included.
+        train_labels: class numbers of all training images, by their places; needed by some methods.
 
     Attributes:
         student: the network that learns.
@@ -85,6 +86,7 @@ class Distiller(nn.Module):
         task_weight: float = 1.0,
         student_input: Input | None = None,
         teacher_input: Input | None = None,
+        train_labels: Int64[Tensor, " n"] | None = None,
     ) -> None:
         super().__init__()
         check_pair(student, teacher)
@@ -118,7 +120,7 @@ class Distiller(nn.Module):
             self.set_epoch(0)
             # Gradients are proved wherever it is built.
             with torch.enable_grad(), undisturbed(*(network for network in (student, teacher) if network is not None)):
-                self.parts, self._reached = self._probe(noise(example))
+                self.parts, self._reached = self._probe(noise(example), train_labels)
         except BaseException:
             self.detach()
             raise
@@ -145,10 +147,7 @@ class Distiller(nn.Module):
         """
         if self._detached:
             raise ValueError("this distiller was detached from its networks: build a new one")
-        if labels is None and self._needs_labels:
-            raise ValueError("labels are needed: task_weight is not 0, or a method reads them")
-        if index is None and any(bound.reads.index for bound in self._bound):
-            raise ValueError("index is needed by a method: give the images' places in their data set as third argument")
+        check_batch(self._bound, labels, index, self.task_weight > 0)
         return self._step(images, labels, index)
 
     def predict(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
@@ -188,10 +187,8 @@ class Distiller(nn.Module):
 
     def unused_parameters(self) -> tuple[str, ...]:
         """Names of trained parameters that no term of the phase reaches, for DistributedDataParallel."""
-        terms = [names for term, names in self._reached.items() if self._counts(term)]
-        return tuple(
-            name for name, p in self.named_parameters() if p.requires_grad and not any(name in t for t in terms)
-        )
+        reached = self._reached_in_phase()
+        return tuple(name for name, p in self.named_parameters() if p.requires_grad and name not in reached)
 
     def set_epoch(self, epoch: int) -> None:
         """Move the schedules of the weights to an epoch, counted from 0."""
@@ -210,9 +207,10 @@ class Distiller(nn.Module):
             first_epoch: epoch in which it begins.
         """
         self.phase, self._phase_start = phase, first_epoch
-        moving = self.trained_modules()
+        moving, reached = self.trained_modules(), self._reached_in_phase()
         for name, parameter in self._trainable:
-            parameter.requires_grad_(name.partition(".")[0] in moving)
+            module = name.partition(".")[0]
+            parameter.requires_grad_(module in moving and (module == "student" or name in reached))
         self.train(self.training)
 
     @property
@@ -273,14 +271,17 @@ class Distiller(nn.Module):
 
     def _step(self, images: Tensor, labels: Tensor | None, index: Tensor | None) -> Output:
         teacher = self._read_teacher(images, labels)
-        student = self._student.read(images, labels, self._replacements(teacher, self.parts))
-        assert student.reading.logits is not None
+        student, logits = None, images.new_zeros(len(images), 0)
+        if self.phase.runs_student:
+            student = self._student.read(images, labels, self._replacements(teacher, self.parts))
+            assert student.reading.logits is not None
+            logits = student.reading.logits
         terms = self._terms(Batch(images, labels, index), teacher, student, self.parts)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             self._check_gradients(terms)
         teacher_logits = teacher.reading.logits if teacher is not None and self.reads_teacher_logits else None
         loss = sum_of([term.weighted for term in terms.values()])
-        return Output(loss, terms, student.reading.logits, teacher_logits)
+        return Output(loss, terms, logits, teacher_logits)
 
     def _check_gradients(self, terms: Mapping[str, Term]) -> None:
         trained = {name for name, p in self._trainable if p.requires_grad}
@@ -311,34 +312,30 @@ class Distiller(nn.Module):
     def _of_teacher(self, seen: Seen | None, bound: Bound) -> Observed:
         return Observed(None) if self._teacher is None else self._teacher.observed(seen, bound.of_teacher)
 
-    def _terms(self, batch: Batch, teacher: Seen | None, student: Seen, parts: nn.ModuleDict) -> dict[str, Term]:
+    def _terms(self, batch: Batch, teacher: Seen | None, student: Seen | None, parts: nn.ModuleDict) -> dict[str, Term]:
         terms: dict[str, Term] = {}
         # Losses are float32 whatever the networks computed in.
         with torch.autocast(batch.image.device.type, enabled=False):
-            if self.task_weight:
+            if self.task_weight and student is not None:
                 assert batch.label is not None
                 logits = task_logits(self._bound, student.reading)
                 value = functional.cross_entropy(at_least_float32(logits), batch.label)
                 terms[TASK] = Term(value, self.task_weight)
-            for bound in self._bound:
-                found = bound.method.terms(
-                    batch,
-                    self._of_teacher(teacher, bound),
-                    self._student.observed(student, bound.of_student),
-                    part(parts, bound.name),
-                )
-                for name, term in found.items():
-                    if name.startswith(bound.method.key):
-                        name = bound.name + name.removeprefix(bound.method.key)
-                    if name in terms:
-                        raise ValueError(f"two terms are called {name!r}: a method's terms begin with its key")
-                    terms[name] = replace(term, weight=bound.weight * term.weight)
-        return {name: term for name, term in terms.items() if self._counts(name)}
+            for bound in filter(lambda bound: bound.counts(self.phase.counts), self._bound):
+                ours = Observed(None) if student is None else self._student.observed(student, bound.of_student)
+                found = bound.terms(batch, self._of_teacher(teacher, bound), ours, part(parts, bound.name))
+                for name in found.keys() & terms.keys():
+                    raise ValueError(f"two terms are called {name!r}: a method's terms begin with its key")
+                terms |= found
+        return {name: term for name, term in terms.items() if self.phase.counts(name)}
 
-    def _counts(self, term: str) -> bool:
-        return self.phase.terms is None or term in self.phase.terms
+    def _reached_in_phase(self) -> frozenset[str]:
+        """Names of the parameters that some term of the phase has a gradient for."""
+        return frozenset[str]().union(*(names for term, names in self._reached.items() if self.phase.counts(term)))
 
-    def _probe(self, image: Tensor) -> tuple[nn.ModuleDict, dict[str, frozenset[str]]]:
+    def _probe(
+        self, image: Tensor, train_labels: Tensor | None
+    ) -> tuple[nn.ModuleDict, dict[str, frozenset[str]]]:
         """Run everything once on noise: parts, their sizes, and the parameters that each term reaches."""
         self._follow()
         count = image.shape[0]
@@ -350,26 +347,27 @@ class Distiller(nn.Module):
         student = self._student.probe(image, label)
         parts = nn.ModuleDict()
         for bound in self._bound:
-            module = bound.parts(self._of_teacher(teacher, bound), self._student.observed(student, bound.of_student))
+            observed = self._of_teacher(teacher, bound), self._student.observed(student, bound.of_student)
+            module = bound.parts(*observed, train_labels)
             if module is not None:
                 parts[bound.name] = module.to(image.device)
         # What they remember of noise is forgotten again, and what waits for training waits.
         with undisturbed(parts):
             parts.eval()
-            return parts, self._prove(parts, image, label, teacher, student)
+            places = torch.arange(count, device=image.device) % (count if train_labels is None else len(train_labels))
+            return parts, self._prove(parts, Batch(image, label, places), teacher, student)
 
     def _prove(
-        self, parts: nn.ModuleDict, image: Tensor, label: Tensor, teacher: Seen | None, student: Seen
+        self, parts: nn.ModuleDict, batch: Batch, teacher: Seen | None, student: Seen
     ) -> dict[str, frozenset[str]]:
         """Compute every term once: the parameters that each of them reaches."""
         replaced = self._replacements(teacher, parts)
         self._replaces = bool(replaced)
         if replaced:
-            student = self._student.probe(image, label, replaced)
+            student = self._student.probe(batch.image, batch.label, replaced)
         assert student.reading.logits is not None
-        places = torch.arange(len(image), device=image.device)
-        batch = Batch(image, places % student.reading.logits.shape[1], places)
-        terms = self._terms(batch, teacher, student, parts)
+        labels = torch.arange(len(batch.image), device=batch.image.device) % student.reading.logits.shape[1]
+        terms = self._terms(Batch(batch.image, labels, batch.index), teacher, student, parts)
         if not terms:
             raise ValueError(
                 "nothing to learn from: these methods add no term to the loss; give a task_weight above 0, or a method "
@@ -380,11 +378,6 @@ class Distiller(nn.Module):
         if not named:
             raise ValueError("nothing to train: every parameter of the student is frozen")
         return parameters_reached(terms, named)
-
-    @property
-    def _needs_labels(self) -> bool:
-        reads = [bound.reads for bound in self._bound]
-        return self.task_weight > 0 or any(each.labels or each.input_gradient for each in reads)
 
 
 def part(parts: nn.ModuleDict, name: str) -> nn.Module | None:

@@ -1,27 +1,37 @@
 """Methods tied to one pair of networks."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from attention_transfer.capture import Reading, Tap
+from attention_transfer.data.batch import Batch
 from attention_transfer.distiller.network import Role, Wanted
-from attention_transfer.methods import Method, Observed, Reads
+from attention_transfer.methods import Method, Observed, Reads, Term
 from attention_transfer.models import Description, describe, with_attention
 
 
 @dataclass
 class Bound:
-    """One method with what it reads, tied to this pair of networks."""
+    """One method with what it reads, tied to this pair of networks.
+
+    Args:
+        method: with its settings decided.
+        name: of its parts, and how its terms begin.
+        reads: what it wants to see.
+        scheduled: its weight in the current epoch, where that changes.
+        term_names: what its terms are called; known once they have been computed.
+    """
 
     method: Method
     name: str
     reads: Reads
     scheduled: Tensor | None = None
+    term_names: frozenset[str] | None = None
 
     @property
     def weight(self) -> float | Tensor:
@@ -38,6 +48,7 @@ class Bound:
             self._pooled(reads.teacher),
             reads.teacher_gradient,
             attention=reads.teacher_attention,
+            fingerprint=reads.teacher_fingerprint,
         )
 
     @property
@@ -53,14 +64,32 @@ class Bound:
             reads.student_attention,
         )
 
-    def parts(self, teacher: Observed, student: Observed) -> nn.Module | None:
+    def parts(self, teacher: Observed, student: Observed, train_labels: Tensor | None) -> nn.Module | None:
         """What it learns beside the student.
 
         Raises:
-            ValueError: if the shapes cannot be matched.
+            ValueError: if the shapes cannot be matched, or labels of the training images are needed and missing.
         """
         with _said_by(self.method):
-            return self.method.parts(teacher, student)
+            parts = self.method.parts(teacher, student)
+            if self.reads.train_labels:
+                self.method.given_labels(parts, _checked_labels(train_labels, self.method.key))
+            return parts
+
+    def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> dict[str, Term]:
+        """Its loss terms under names of its own, with its weight."""
+        found = self.method.terms(batch, teacher, student, parts)
+        terms: dict[str, Term] = {}
+        for name, term in found.items():
+            own = self.name + name.removeprefix(self.method.key) if name.startswith(self.method.key) else name
+            terms[own] = replace(term, weight=self.weight * term.weight)
+        if self.term_names is None:
+            self.term_names = frozenset(terms)
+        return terms
+
+    def counts(self, counts: Callable[[str], bool]) -> bool:
+        """Whether any of its terms does, as far as they are known."""
+        return self.term_names is None or any(counts(name) for name in self.term_names)
 
     def _pooled(self, taps: tuple[Tap, ...]) -> tuple[Tap, ...]:
         return taps if self.reads.heads else ()
@@ -120,6 +149,41 @@ def described(model: nn.Module, image: Float[Tensor, "b 3 h w"], methods: Sequen
     if any(method.reads_attention for method in methods):
         return with_attention(description, model, image, role)
     return description
+
+
+def check_batch(bound: Sequence[Bound], labels: Tensor | None, index: Tensor | None, task: bool) -> None:
+    """Refuse a batch that lacks what is read of it.
+
+    Args:
+        bound: all methods.
+        labels: of the batch.
+        index: places of its images.
+        task: whether the labels are learned too.
+
+    Raises:
+        ValueError: if labels or places are missing, or labels are mixed where class numbers are wanted.
+    """
+    reads = [each.reads for each in bound]
+    if labels is None and (task or any(each.labels or each.class_numbers or each.input_gradient for each in reads)):
+        raise ValueError("labels are needed: task_weight is not 0, or a method reads them")
+    if index is None and any(each.index for each in reads):
+        raise ValueError("index is needed by a method: give the images' places in their data set as third argument")
+    if labels is not None and labels.ndim != 1 and any(each.class_numbers for each in reads):
+        raise ValueError("a method wants class numbers as labels, not probabilities: do not mix the images")
+
+
+def _checked_labels(labels: Tensor | None, key: str) -> Tensor:
+    if labels is None:
+        raise ValueError(
+            f"{key} needs the labels of all training images: give Distiller(..., train_labels=...), class numbers in "
+            "the order that index counts"
+        )
+    if labels.ndim != 1 or labels.is_floating_point() or not len(labels) or int(labels.min()) < 0:
+        raise ValueError(
+            f"train_labels must be a list of class numbers, one for each training image, not {labels.dtype} of shape "
+            f"{tuple(labels.shape)}"
+        )
+    return labels.long()
 
 
 @contextmanager

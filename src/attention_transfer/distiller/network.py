@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -21,6 +22,7 @@ from attention_transfer.capture import (
     spatial,
     twice_differentiable,
 )
+from attention_transfer.distiller.fingerprint import fingerprint
 from attention_transfer.methods import Head, Observed
 from attention_transfer.models.class_maps import prove_class_maps
 
@@ -38,6 +40,7 @@ class Wanted:
         gradient: whether the gradient of the loss with respect to the image is.
         flipped_gradient: whether that of the mirrored image is.
         attention: attention layers, in the order in which the method receives them.
+        fingerprint: whether the network's weights must be known from others.
     """
 
     taps: tuple[Tap, ...] = ()
@@ -46,6 +49,7 @@ class Wanted:
     gradient: bool = False
     flipped_gradient: bool = False
     attention: tuple[Tap, ...] = ()
+    fingerprint: bool = False
 
     @property
     def anything(self) -> bool:
@@ -161,11 +165,17 @@ class Network:
             seen.gradient if wanted.gradient else None,
             seen.flipped_gradient if wanted.flipped_gradient else None,
             tuple(reading.attention[tap] for tap in wanted.attention),
+            self._fingerprint if wanted.fingerprint else None,
         )
 
     def close(self) -> None:
         """Take every hook off the network."""
         self._capture.close()
+
+    @cached_property
+    def _fingerprint(self) -> bytes:
+        # Read by the probe first of all, so of the weights as they came, whatever device or type they go to.
+        return fingerprint(self.model)
 
     @property
     def _to_its_end(self) -> bool:

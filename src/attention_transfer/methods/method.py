@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from attention_transfer.capture import Attention, Replacement, Tap
@@ -98,6 +98,8 @@ class Reads:
         teacher_logits: whether the teacher must run to its end.
         labels: whether images need labels.
         index: whether images need their places in the data set.
+        class_numbers: whether labels must be class numbers; images cannot be mixed then.
+        train_labels: whether it needs the class numbers of all training images, see `Method.given_labels`.
         heads: whether it needs both networks' linear heads; it is then proved that each head acts on the mean over
             positions of that network's taps, and that its result is the logits.
         teacher_gradient: whether it needs the gradient of the teacher's cross-entropy with respect to the image.
@@ -105,6 +107,7 @@ class Reads:
         flipped_gradient: likewise of the student on mirrored images, mirrored back.
         teacher_attention: attention layers of the teacher, in the order in which the method receives them.
         student_attention: of the student, likewise.
+        teacher_fingerprint: whether it needs to know the teacher by its weights, to tell it from others.
         task_logits: one of the places in the student, whose value the task's cross-entropy is then of, in place of the
             logits; what is predicted stays the logits.
     """
@@ -114,12 +117,15 @@ class Reads:
     teacher_logits: bool = False
     labels: bool = False
     index: bool = False
+    class_numbers: bool = False
+    train_labels: bool = False
     heads: bool = False
     teacher_gradient: bool = False
     student_gradient: bool = False
     flipped_gradient: bool = False
     teacher_attention: tuple[Tap, ...] = ()
     student_attention: tuple[Tap, ...] = ()
+    teacher_fingerprint: bool = False
     task_logits: Tap | None = None
 
     @property
@@ -146,13 +152,14 @@ class Observed:
     """What one method sees of one network in one step.
 
     Args:
-        logits: of the network; None where nothing asked for them.
+        logits: of the network; None where nothing asked for them, or in a phase in which it does not run.
         features: one value per tap of `Reads`, in its order; spatial ones always as (batch, channels, height, width).
         head: its linear head; None where nothing asked for it.
         gradient: ∂(cross-entropy of each image)/∂(image), of the shape of the image as the student receives it; None
             where nothing asked for it.
         flipped_gradient: the same of the mirrored image, mirrored back.
         attention: one per attention layer of `Reads`, in its order, as the network computed it itself.
+        fingerprint: of the weights that it came with; None where nothing asked for it.
     """
 
     logits: Float[Tensor, "b k"] | None
@@ -161,6 +168,7 @@ class Observed:
     gradient: Float[Tensor, "b c h w"] | None = None
     flipped_gradient: Float[Tensor, "b c h w"] | None = None
     attention: tuple[Attention, ...] = ()
+    fingerprint: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -171,8 +179,12 @@ class Phase:
         name: shown in metrics.
         trains: which parameters move.
         terms: names of the terms that are minimised; None means all, the task's included.
+        without: names of terms that are left out nonetheless. What a method learns rests where no term that counts
+            reaches it.
         epochs: its length; None means what remains of the training.
         learning_rate: of this phase, constant; None keeps that of the experiment with its schedule.
+        weight_decay: of this phase; None keeps that of the experiment.
+        runs_student: whether the student runs at all; without it, terms see an empty student.
     """
 
     name: str
@@ -180,6 +192,13 @@ class Phase:
     terms: tuple[str, ...] | None = None
     epochs: int | None = None
     learning_rate: float | None = None
+    without: tuple[str, ...] = ()
+    weight_decay: float | None = None
+    runs_student: bool = True
+
+    def counts(self, term: str) -> bool:
+        """Whether a term is minimised in this phase."""
+        return (self.terms is None or term in self.terms) and term not in self.without
 
 
 @dataclass(frozen=True)
@@ -193,7 +212,6 @@ class Method(ABC):
 
     key: ClassVar[str]
     reads_attention: ClassVar[bool] = False
-    phases: ClassVar[tuple[Phase, ...]] = ()
 
     weight: float = 1.0
     schedule: Schedule = field(default_factory=Schedule)
@@ -201,6 +219,11 @@ class Method(ABC):
     def __post_init__(self) -> None:
         if not 0 <= self.weight < float("inf"):
             raise ValueError(f"the weight of {self.key} must be a finite number of at least 0, not {self.weight}")
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases that training shall have, in order; none where everything is learned at once."""
+        return ()
 
     @property
     def teacher_mode(self) -> Literal["eval", "train", "same noise"]:
@@ -224,11 +247,26 @@ class Method(ABC):
     def parts(self, teacher: Observed, student: Observed) -> nn.Module | None:
         """Modules that it learns beside the student, sized by what the probe saw; None if there are none.
 
+        Buffers of a module with the attribute `equal_in_all_processes = True` are kept equal by the method itself;
+        others are copied from the first process in every step.
+
         Raises:
             ValueError: if the shapes cannot be matched.
         """
         del teacher, student
         return None
+
+    def given_labels(self, parts: nn.Module | None, labels: Int64[Tensor, " n"]) -> None:
+        """Complete the parts with what depends on the training set; once, where `Reads.train_labels` asks for it.
+
+        Args:
+            parts: what `parts` returned.
+            labels: class numbers of all training images, by their places.
+
+        Raises:
+            ValueError: if nothing can be learned from such a training set.
+        """
+        del parts, labels
 
     def replace(self, teacher: Observed, reads: Reads, parts: nn.Module | None) -> Mapping[Tap, Replacement]:
         """What the student is given in place of its own, by tap of the student.

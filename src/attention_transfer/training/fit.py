@@ -171,6 +171,8 @@ class _Loop:
             optimisation = replace(
                 optimisation, learning_rate=phase.learning_rate, schedule="constant", warmup_epochs=0
             )
+        if phase.weight_decay is not None:
+            optimisation = replace(optimisation, weight_decay=phase.weight_decay)
         self.optimizer = make_optimizer(self.distiller.trained_modules(), optimisation)
         steps = self.prepared.train.num_batches
         self.scheduler = make_scheduler(self.optimizer, optimisation, epochs * steps, steps)
@@ -236,7 +238,8 @@ class _Loop:
             **self.means.row(self.process),
         }
         due = (self.epoch + 1) % self.experiment.training.evaluate_every_epochs == 0 or self.epoch + 1 == self.epochs
-        if due and self.process.writes:
+        # What has not run has not changed.
+        if due and self.process.writes and self.distiller.phase.runs_student:
             row |= self._measure_student(train=False)
         self.process.wait()
         row["seconds"] = self.seconds
