@@ -27,6 +27,7 @@ class Attention:
         grid: rows and columns of the patches; None means a square grid.
         class_tokens: 1 if the first of the tokens before the patches is a class token, 0 if there is none; None where
             nobody knows.
+        window_shift: as in `Tap`.
     """
 
     query: Float[Tensor, "b h n d"] | None = None
@@ -39,6 +40,7 @@ class Attention:
     prefix_tokens: int = 0
     grid: tuple[int, int] | None = None
     class_tokens: int | None = None
+    window_shift: tuple[int, int] | None = None
 
     def logits(self) -> Float[Tensor, "b h n m"]:
         """What the softmax is taken of, in float32 or better.

@@ -165,6 +165,7 @@ def fused_call(
         prefix_tokens=tap.prefix_tokens,
         grid=tap.grid,
         class_tokens=tap.class_tokens,
+        window_shift=tap.window_shift,
     )
 
 
@@ -181,6 +182,7 @@ def _written_out(weights: Tensor, tap: Tap, dropout: float = 0.0) -> Attention:
         prefix_tokens=tap.prefix_tokens,
         grid=tap.grid,
         class_tokens=tap.class_tokens,
+        window_shift=tap.window_shift,
     )
 
 

@@ -33,6 +33,8 @@ class Tap:
         grid: rows and columns of the patches; None means a square grid; likewise.
         class_tokens: how many of the tokens before the patches are class tokens, 0 or 1, which then comes first; None
             where nobody knows; only for attention.
+        window_shift: of attention within square windows, row by row in the batch: by how many patches the image was
+            moved up and left before it was cut; None where there are no windows, or nobody knows how they lie.
     """
 
     module: str
@@ -41,6 +43,7 @@ class Tap:
     prefix_tokens: int = 0
     grid: tuple[int, int] | None = None
     class_tokens: int | None = None
+    window_shift: tuple[int, int] | None = None
 
     @property
     def is_attention(self) -> bool:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ _BEST_FIRST = ("attention", "map", "softmax")
 _CLASS_TOKEN = ("cls_token", "class_token", "class_embedding")
 # They mix channels, not tokens, by maps that look alike (XCiT, EdgeNeXt, DaViT).
 _OVER_CHANNELS = re.compile("XCA|CrossCovarianceAttn|ChannelAttention.*")
+# Those whose windows are known to be squares, row by row.
+_SHIFTED_WINDOWS = re.compile("SwinTransformer.*Block|ShiftedWindowAttention.*")
 
 
 def with_attention(
@@ -142,7 +145,19 @@ def _tap(model: nn.Module, place: FoundAttention, index: int, batch: int) -> Tap
     prefix, grid = (0, None) if windows else (prefix_tokens(model, index), attention_grid(model))
     if grid is not None and grid[0] * grid[1] + prefix != place.shape[2]:
         grid = None
-    return Tap(place.module, place.site, "tokens", prefix, grid, _class_tokens(model) if prefix else 0)
+    shift = _window_shift(model, place.module) if windows else None
+    return Tap(place.module, place.site, "tokens", prefix, grid, _class_tokens(model) if prefix else 0, shift)
+
+
+def _window_shift(model: nn.Module, path: str) -> tuple[int, int] | None:
+    """By how much a Swin transformer moves the image before it cuts windows; None of other networks."""
+    while path:
+        module = model.get_submodule(path)
+        if _SHIFTED_WINDOWS.fullmatch(type(module).__name__):
+            rows, columns = cast("Sequence[int]", module.shift_size)
+            return int(rows), int(columns)
+        path = path.rpartition(".")[0]
+    return None
 
 
 def _class_tokens(model: nn.Module) -> int:

@@ -47,6 +47,7 @@ class Description:
             its logits are the mean of both.
         input: the images it was trained on; None where nobody says.
         convolutional: whether it is made of convolutions (then channels_last pays).
+        normalised: whether it holds norms, in its stages or elsewhere.
         pooled: the value whose mean over all positions the head takes; None where nobody knows. Found by structure, so
             whoever uses it proves it (`prove_class_maps`).
         architecture: qualified name of the network's class, without a wrapper of ours; equal for networks that differ
@@ -63,6 +64,7 @@ class Description:
     token_heads: tuple[str, str] | None = None
     input: Input | None = None
     convolutional: bool = True
+    normalised: bool = True
     pooled: Tap | None = None
     architecture: str = ""
     tokens: int = 0

@@ -47,6 +47,7 @@ def describe(model: nn.Module) -> Description:
         token_heads=_token_heads(model),
         input=_input(model),
         convolutional=_convolutional(model, layout),
+        normalised=any("norm" in type(module).__name__.lower() for module in model.modules()),
         pooled=_pooled(model, head, stages),
         architecture=f"{network.__module__}.{network.__qualname__}",
         tokens=_tokens(model, stages),
