@@ -333,9 +333,7 @@ class Distiller(nn.Module):
         """Names of the parameters that some term of the phase has a gradient for."""
         return frozenset[str]().union(*(names for term, names in self._reached.items() if self.phase.counts(term)))
 
-    def _probe(
-        self, image: Tensor, train_labels: Tensor | None
-    ) -> tuple[nn.ModuleDict, dict[str, frozenset[str]]]:
+    def _probe(self, image: Tensor, train_labels: Tensor | None) -> tuple[nn.ModuleDict, dict[str, frozenset[str]]]:
         """Run everything once on noise: parts, their sizes, and the parameters that each term reaches."""
         self._follow()
         count = image.shape[0]

@@ -77,6 +77,16 @@ def wrap(distiller: Distiller | MaskedAutoencoder, process: Process) -> nn.Modul
         return distiller
     # The documented way to leave parameters out, for all its name.
     ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model  # pyright: ignore[reportPrivateUsage]
-    ignore(distiller, distiller.unused_parameters())
+    ignore(distiller, (*distiller.unused_parameters(), *_kept_equal(distiller)))
     device = next(distiller.parameters()).device
     return DistributedDataParallel(distiller, device_ids=None if device.type == "cpu" else [device])
+
+
+def _kept_equal(distiller: nn.Module) -> tuple[str, ...]:
+    """Names of buffers that need not be copied from the first process in every step, see `Method.parts`."""
+    return tuple(
+        f"{path}.{name}"
+        for path, module in distiller.named_modules()
+        if getattr(module, "equal_in_all_processes", False)
+        for name, _ in module.named_buffers(recurse=False)
+    )

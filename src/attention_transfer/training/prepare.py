@@ -205,6 +205,7 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
         example=torch.empty(2, 3, dataset.image_size, dataset.image_size),
         student_input=given,
         teacher_input=teacher_input,
+        train_labels=torch.tensor(dataset.train.labels),
     )
     for method, decided in zip(experiment.methods, distiller.methods, strict=True):
         changed = [f.name for f in fields(method) if getattr(method, f.name) != getattr(decided, f.name)]
@@ -284,6 +285,14 @@ def _refuse_to_mix(experiment: Experiment, distiller: Distiller) -> None:
         raise ValueError(
             f"{', '.join(places)} goes by the place of each image in its data set, and a mixed image has two: leave "
             "out --mixup and --cutmix, or the method"
+        )
+    numbers = [
+        method.key for method, reads in zip(distiller.methods, distiller.reads, strict=True) if reads.class_numbers
+    ]
+    if experiment.data.mixing.mixes and numbers:
+        raise ValueError(
+            f"{', '.join(numbers)} wants one class for each image, and a mixed image has two: leave out --mixup and "
+            "--cutmix, or the method"
         )
 
 

@@ -13,6 +13,7 @@ import torch
 from attention_transfer.capture import Tap
 from attention_transfer.distiller import Distiller
 from attention_transfer.experiment import Experiment, from_json, to_json
+from attention_transfer.methods import Method
 from attention_transfer.models import Description, Input, OpenedModel, Stage, open_model, save_model
 from attention_transfer.runs import PARTS_WEIGHTS, STUDENT_CONFIG, STUDENT_WEIGHTS, whole_file
 
@@ -86,7 +87,9 @@ def together(opened: OpenedModel, folder: Path, image_size: int) -> OpenedModel:
     if known is None:
         return opened
     teacher = open_model(str(folder / known["teacher"]))
-    methods = from_json({"recipe": "", "student": opened.name, "methods": known["methods"]}).methods
+    trained_by = from_json({"recipe": "", "student": opened.name, "methods": known["methods"]}).methods
+    # Others only teach, and may want their training set back.
+    methods = [method for method in trained_by if type(method).replace is not Method.replace]
     distiller = Distiller(
         opened.module,
         teacher.module,
@@ -95,7 +98,9 @@ def together(opened: OpenedModel, folder: Path, image_size: int) -> OpenedModel:
         student_input=opened.input,
         teacher_input=teacher.input,
     )
-    distiller.parts.load_state_dict(safetensors.torch.load_file(folder / known["parts"]))
+    parts = safetensors.torch.load_file(folder / known["parts"])
+    learned = {name: value for name, value in parts.items() if name.partition(".")[0] in distiller.parts}
+    distiller.parts.load_state_dict(learned)
     return replace(opened, module=distiller.deployed.eval(), description=_inside(opened.description))
 
 
