@@ -139,6 +139,24 @@ def read_axis(text: str, kinds: Mapping[str, Any]) -> Axis:
     return Axis(names, tuple(values))
 
 
+def without_flags_of_others(words: Sequence[str], used: set[str]) -> list[str]:
+    """Words of a command line without the flags of methods that are not used."""
+    kept, keeping = list[str](), True
+    for word in words:
+        if word.startswith("--"):
+            method = method_of(_flag(word))
+            keeping = method is None or method in used
+        if keeping:
+            kept.append(word)
+    return kept
+
+
+def method_of(name: str) -> str | None:
+    """The method that a flag, written without its dashes, belongs to; None for flags of the experiment."""
+    key, dot, _ = name.partition(".")
+    return key if dot and key in METHODS else None
+
+
 def _kinds(kind: Any, prefix: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     hints = get_type_hints(kind, include_extras=True)
@@ -193,8 +211,8 @@ def _cell(recipe: Experiment, fixed: Sequence[str], values: Mapping[str, str], k
     used = set(METHODS)
     if "methods" in values:
         used = set(values["methods"].split("+"))
-    kept = {name: value for name, value in values.items() if _method(name) is None or _method(name) in used}
-    words = _of_methods(fixed, used)
+    kept = {name: value for name, value in values.items() if method_of(name) is None or method_of(name) in used}
+    words = without_flags_of_others(fixed, used)
     label = ", ".join(f"{name}={value}" for name, value in kept.items())
     for name, value in kept.items():
         words += _words(name, value, kinds[name])
@@ -211,23 +229,11 @@ def _cell(recipe: Experiment, fixed: Sequence[str], values: Mapping[str, str], k
     return Cell(_folder_name(kept), kept, tuple(words), experiment)
 
 
-def _of_methods(words: Sequence[str], used: set[str]) -> list[str]:
-    """Words of a command line without the flags of methods that are not used."""
-    kept, keeping = list[str](), True
-    for word in words:
-        if word.startswith("--"):
-            method = _method(_flag(word))
-            keeping = method is None or method in used
-        if keeping:
-            kept.append(word)
-    return kept
-
-
 def _refuse_unused(cells: Sequence[Cell], fixed: Sequence[str], swept: Sequence[str]) -> None:
     used = {method.key for cell in cells for method in cell.experiment.methods}
     for name in [*swept, *(_flag(word) for word in fixed if word.startswith("--"))]:
-        if _method(name) is not None and _method(name) not in used:
-            raise ValueError(f"--{name} is given, but no cell uses the method {_method(name)}: name it in methods")
+        if method_of(name) is not None and method_of(name) not in used:
+            raise ValueError(f"--{name} is given, but no cell uses the method {method_of(name)}: name it in methods")
 
 
 def _merged(cells: Sequence[Cell]) -> list[Cell]:
@@ -244,12 +250,6 @@ def _merged(cells: Sequence[Cell]) -> list[Cell]:
         }
         merged.append(Cell(_folder_name(values), values, first.arguments, first.experiment))
     return merged
-
-
-def _method(name: str) -> str | None:
-    """The method that a flag belongs to."""
-    key, dot, _ = name.partition(".")
-    return key if dot and key in METHODS else None
 
 
 def _flag(word: str) -> str:

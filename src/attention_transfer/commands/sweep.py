@@ -1,9 +1,7 @@
 """`sweep RECIPE --over FIELD=V1,V2`: every combination of values, side by side if wished, one table and one plot."""
 
 import inspect
-import os
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +10,17 @@ import tyro
 
 from attention_transfer.cli import PROGRAM
 from attention_transfer.commands.grid import Cell, Grid, grid
+from attention_transfer.commands.side_by_side import (
+    FailedRunsError,
+    PlannedRun,
+    refuse_other_experiment,
+    refuse_torchrun,
+    refuse_unfit_folder,
+    run_all,
+)
 from attention_transfer.commands.train import recipe_of
-from attention_transfer.experiment import Experiment, from_json, to_json
-from attention_transfer.runs import RunFolder, differing_fields, is_run, write_whole
-
-_LOGS = "logs"
+from attention_transfer.experiment import Experiment
+from attention_transfer.runs import RunFolder, is_run, write_whole
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,6 @@ class Flags:
     processes: int = 1
     folder: Path | None = None
     only_table: bool = False
-
-
-class FailedRunsError(RuntimeError):
-    """Some runs of a sweep failed; the others are finished."""
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -79,17 +79,15 @@ def plan(recipe: Experiment, flags: Flags, fixed: Sequence[str]) -> tuple[Grid, 
         raise ValueError("nothing is swept: give --over FIELD=V1,V2,… at least once")
     if flags.processes < 1:
         raise ValueError(f"processes must be at least 1, not {flags.processes}")
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise ValueError("a sweep starts its own processes: run it without torchrun, with --processes N")
+    refuse_torchrun("a sweep")
     if any(word.replace("_", "-").startswith("--run-folder") for word in fixed):
         raise ValueError("each run has a folder of its own: give --folder for all of them instead of --run-folder")
     planned = grid(recipe, fixed, flags.over)
     tiny = "tiny-" if "--tiny" in fixed else ""
     folder = flags.folder or Path("runs", recipe.recipe, f"{tiny}sweep-{'+'.join(planned.fields)}")
-    if is_run(folder) or (folder.exists() and not folder.is_dir()):
-        raise ValueError(f"{folder} is {'a run' if is_run(folder) else 'a file'}: give another --folder for the sweep")
+    refuse_unfit_folder(folder, "sweep")
     for cell in planned.cells:
-        _refuse_other_experiment(folder / cell.name, cell.experiment)
+        refuse_other_experiment(folder / cell.name, cell.experiment, "sweep")
     return planned, folder
 
 
@@ -105,37 +103,8 @@ def run(recipe: str, cells: Sequence[Cell], folder: Path, processes: int) -> Non
     Raises:
         FailedRunsError: after all have ended, if some failed.
     """
-    from attention_transfer.training.processes import Job, run_jobs, threads_for
-
-    finished = [cell for cell in cells if _finished(folder / cell.name)]
-    begun = [cell for cell in cells if is_run(folder / cell.name) and cell not in finished]
-    todo = [cell for cell in cells if cell not in finished]
-    print(f"{folder}: {len(cells)} runs, {len(finished)} finished, {len(begun)} to go on with, {processes} at a time")
-    if not todo:
-        return
-    logs = folder / _LOGS
-    logs.mkdir(parents=True, exist_ok=True)
-    environment = dict(os.environ)
-    if processes > 1:
-        environment.setdefault("OMP_NUM_THREADS", str(threads_for(processes)))
-    jobs = [
-        Job(
-            cell.name,
-            # -P: a file in this folder that is called like a module of Python must not be taken for it.
-            (sys.executable, "-P", "-m", "attention_transfer.cli", *train_command(recipe, cell, folder)),
-            logs / f"{cell.name}.log",
-        )
-        for cell in todo
-    ]
-    failures = run_jobs(jobs, processes, environment, lambda line: print(line, flush=True))
-    if failures:
-        lines = [f"  {each.job.name}: {each.reason} (exit code {each.code}; {each.job.log})" for each in failures]
-        raise FailedRunsError("\n".join([f"{len(failures)} of {len(cells)} runs failed:", *lines]))
-
-
-def train_command(recipe: str, cell: Cell, folder: Path) -> tuple[str, ...]:
-    """The arguments of the program that train one cell."""
-    return ("train", recipe, *cell.arguments, "--run-folder", str(folder / cell.name))
+    runs = [PlannedRun(cell.name, ("train", recipe, *cell.arguments), cell.experiment) for cell in cells]
+    run_all(runs, folder, processes)
 
 
 def report(planned: Grid, folder: Path, words: Sequence[str], failed: FailedRunsError | None = None) -> None:
@@ -167,25 +136,3 @@ def report(planned: Grid, folder: Path, words: Sequence[str], failed: FailedRuns
     print(f"table: {folder / 'table.md'}   plot: {folder / 'sweep.png'}")
     if failed is not None:
         raise failed
-
-
-def _finished(folder: Path) -> bool:
-    return is_run(folder) and RunFolder(folder).finished
-
-
-def _refuse_other_experiment(folder: Path, experiment: Experiment) -> None:
-    """A run that an earlier sweep of other settings left there."""
-    if not is_run(folder):
-        return
-    wanted, recorded = to_json(experiment), RunFolder(folder).experiment
-    try:
-        # Settings that have come since have their defaults.
-        recorded = to_json(from_json(recorded))
-    except ValueError as error:
-        raise ValueError(f"{folder} holds a run that this version cannot read: {error}") from error
-    differing = differing_fields(recorded, wanted)
-    if differing:
-        listed = "; ".join(f"{field} is {there!r} there, {now!r} now" for field, (there, now) in differing.items())
-        raise ValueError(
-            f"{folder} holds a run of another sweep: {listed}. Give another --folder, or the same settings"
-        )
