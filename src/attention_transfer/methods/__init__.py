@@ -4,10 +4,14 @@ from attention_transfer.methods.attention_copy import AttentionCopy
 from attention_transfer.methods.attention_distillation import AttentionDistillation
 from attention_transfer.methods.attention_transfer import AttentionTransfer
 from attention_transfer.methods.class_attention import ClassAttention
+from attention_transfer.methods.correlation import Correlation
+from attention_transfer.methods.decoupled_soft_targets import DecoupledSoftTargets
 from attention_transfer.methods.distillation_token import DistillationToken
 from attention_transfer.methods.feature_distillation import FeatureDistillation
+from attention_transfer.methods.fitnet import FitNet
 from attention_transfer.methods.gradient_attention import GradientAttention
-from attention_transfer.methods.method import GradientLimit, Head, Method, Observed, Phase, Reads, Schedule, Term
+from attention_transfer.methods.relational import Relational
+from attention_transfer.methods.similarity_preserving import SimilarityPreserving
 from attention_transfer.methods.soft_targets import SoftTargets
 
 METHODS: dict[str, type[Method]] = {
@@ -19,6 +23,11 @@ METHODS: dict[str, type[Method]] = {
     "attention-distillation": AttentionDistillation,
     "feature-distillation": FeatureDistillation,
     "distillation-token": DistillationToken,
+    "dkd": DecoupledSoftTargets,
+    "fitnet": FitNet,
+    "rkd": Relational,
+    "sp": SimilarityPreserving,
+    "pkt": Correlation,
 }
 
 __all__ = [
@@ -27,8 +36,11 @@ __all__ = [
     "AttentionDistillation",
     "AttentionTransfer",
     "ClassAttention",
+    "Correlation",
+    "DecoupledSoftTargets",
     "DistillationToken",
     "FeatureDistillation",
+    "FitNet",
     "GradientAttention",
     "GradientLimit",
     "Head",
@@ -36,7 +48,9 @@ __all__ = [
     "Observed",
     "Phase",
     "Reads",
+    "Relational",
     "Schedule",
+    "SimilarityPreserving",
     "SoftTargets",
     "Term",
 ]
