@@ -10,6 +10,7 @@ from attention_transfer.methods.distillation_token import DistillationToken
 from attention_transfer.methods.feature_distillation import FeatureDistillation
 from attention_transfer.methods.fitnet import FitNet
 from attention_transfer.methods.gradient_attention import GradientAttention
+from attention_transfer.methods.method import GradientLimit, Head, Method, Observed, Phase, Reads, Schedule, Term
 from attention_transfer.methods.relational import Relational
 from attention_transfer.methods.similarity_preserving import SimilarityPreserving
 from attention_transfer.methods.soft_targets import SoftTargets
