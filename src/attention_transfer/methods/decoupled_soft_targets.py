@@ -48,6 +48,8 @@ class DecoupledSoftTargets(Method):
     Zhao et al. (CVPR 2022, arXiv:2203.08679): in plain soft targets the second half counts the less, the surer the
     teacher is; here it has a weight of its own. It goes with a task weight of 1.
 
+    Labels must be class numbers: of mixed images no class is the right one.
+
     Args:
         weight: of both halves.
         schedule: the weight rises over the first 20 epochs, as on CIFAR-100; on ImageNet there is no warm-up.
@@ -82,7 +84,7 @@ class DecoupledSoftTargets(Method):
         del student
         if teacher is None:
             raise ValueError("decoupled soft targets need a teacher")
-        return Reads(teacher_logits=True, labels=True)
+        return Reads(teacher_logits=True, class_numbers=True)
 
     def parts(self, teacher: Observed, student: Observed) -> None:
         assert teacher.logits is not None
@@ -100,11 +102,6 @@ class DecoupledSoftTargets(Method):
         assert teacher.logits is not None
         assert student.logits is not None
         assert batch.label is not None
-        if batch.label.is_floating_point():
-            raise ValueError(
-                "decoupled soft targets need one right class per image, and mixed images have two: leave out mixup and "
-                "cutmix, or use soft targets (kd)"
-            )
         target, others = decoupled_divergences(student.logits, teacher.logits, batch.label, self.temperature)
         return {
             f"{self.key}-target": Term(target, self.target_weight),
