@@ -2,6 +2,7 @@
 
 from attention_transfer.methods.attention_copy import AttentionCopy
 from attention_transfer.methods.attention_distillation import AttentionDistillation
+from attention_transfer.methods.attention_links import AttentionLinks
 from attention_transfer.methods.attention_transfer import AttentionTransfer
 from attention_transfer.methods.class_attention import ClassAttention
 from attention_transfer.methods.correlation import Correlation
@@ -23,6 +24,7 @@ METHODS: dict[str, type[Method]] = {
     "attention-copy": AttentionCopy,
     "attention-distillation": AttentionDistillation,
     "feature-distillation": FeatureDistillation,
+    "attention-links": AttentionLinks,
     "distillation-token": DistillationToken,
     "dkd": DecoupledSoftTargets,
     "fitnet": FitNet,
@@ -35,6 +37,7 @@ __all__ = [
     "METHODS",
     "AttentionCopy",
     "AttentionDistillation",
+    "AttentionLinks",
     "AttentionTransfer",
     "ClassAttention",
     "Correlation",

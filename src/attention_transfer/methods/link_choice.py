@@ -1,0 +1,231 @@
+"""Which links there are between the stages of a convolutional network and the layers of a transformer."""
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FILE_KIND = "attention links"
+# Table 1 of Jin & Choi (arXiv:2211.13852): EfficientNet-B3 and twelve layers.
+ALPHA = "1:1-3,2:1-5,3:3-5,4:4-6,5:4-6,6:6-11,7:7-12"
+BETA = "1:1-2,2:1-5,3:3-5,4:4-6,5:4-7,6:6-10,7:7-10"
+_NAMED = {"alpha": ALPHA, "beta": BETA}
+_TEXT = re.compile(r"\d+:\d+(-\d+)?(\+\d+(-\d+)?)*(,\d+:\d+(-\d+)?(\+\d+(-\d+)?)*)*")
+
+
+_REMEDY = "train this pair with links=full and extract its own"
+
+
+class LinksError(ValueError):
+    """Links that do not exist, or belong to another pair of networks."""
+
+
+@dataclass(frozen=True)
+class LinkGroup:
+    """Channels of one stage that are linked to the same layers.
+
+    Args:
+        layers: of the student, from 0, ascending.
+        channels: of the stage, from 0, ascending; None means all.
+    """
+
+    layers: tuple[int, ...]
+    channels: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class LinkChoice:
+    """The links that exist, stage by stage.
+
+    Args:
+        stages: groups of each stage of the teacher, none where nothing is linked.
+        channels: of each stage, where they are known: links of a trained pair belong to these.
+        heads: of each layer of the student, likewise.
+    """
+
+    stages: tuple[tuple[LinkGroup, ...], ...]
+    channels: tuple[int, ...] | None = None
+    heads: tuple[int, ...] | None = None
+
+    @property
+    def linked_stages(self) -> tuple[int, ...]:
+        """Stages that have links, from 0."""
+        return tuple(number for number, groups in enumerate(self.stages) if groups)
+
+    @property
+    def linked_layers(self) -> tuple[int, ...]:
+        """Layers of the student that have links, from 0."""
+        return tuple(sorted({layer for groups in self.stages for group in groups for layer in group.layers}))
+
+    @property
+    def num_groups(self) -> int:
+        """Pairs of a stage and a layer that are linked by at least one channel."""
+        return sum(len({layer for group in groups for layer in group.layers}) for groups in self.stages)
+
+    def check_counts(self, num_stages: int, num_layers: int) -> None:
+        """Refuse links of other networks.
+
+        Args:
+            num_stages: of the teacher.
+            num_layers: of the student.
+
+        Raises:
+            LinksError: the stages or layers are not as many as those that the links belong to.
+        """
+        if num_stages != len(self.stages):
+            raise LinksError(
+                f"the links belong to a teacher of {len(self.stages)} stages, and this one has {num_stages}: {_REMEDY}"
+            )
+        if self.heads is not None and len(self.heads) != num_layers:
+            raise LinksError(
+                f"the links belong to a student of {len(self.heads)} layers, and this one has {num_layers}: {_REMEDY}"
+            )
+        last = max(self.linked_layers)
+        if last >= num_layers:
+            raise LinksError(f"there is no layer {last + 1} to link: the student has layers 1 to {num_layers}")
+
+    def check_sizes(self, channels: Sequence[int], heads: Sequence[int]) -> None:
+        """Refuse links of networks of other widths.
+
+        Args:
+            channels: of each stage of the teacher.
+            heads: of each layer of the student.
+
+        Raises:
+            LinksError: for other numbers of channels or heads, or a channel that does not exist.
+        """
+        for who, what, wanted, found in (
+            ("teacher", "channels in its stages", self.channels, tuple(channels)),
+            ("student", "heads in its layers", self.heads, tuple(heads)),
+        ):
+            if wanted is not None and wanted != found:
+                raise LinksError(
+                    f"the links belong to a {who} with {_listed(wanted)} {what}, and this one has {_listed(found)}: "
+                    f"{_REMEDY}"
+                )
+        for number, (groups, count) in enumerate(zip(self.stages, channels, strict=True), start=1):
+            last = max((max(group.channels) for group in groups if group.channels), default=0)
+            if last >= count:
+                raise LinksError(f"stage {number} of the teacher has {count} channels, and none has number {last}")
+
+
+def chosen_links(links: str, num_stages: int, num_layers: int) -> LinkChoice:
+    """The links that a user asks for.
+
+    Args:
+        links: `full`; `alpha` or `beta` of the paper's Table 1; stages with their layers, both counted from 1, as
+            `1:1-3,2:1-2+5`; or a file that `write_links` wrote, with environment variables.
+        num_stages: of the teacher.
+        num_layers: of the student.
+
+    Raises:
+        LinksError: for anything else.
+    """
+    if links == "full":
+        return LinkChoice(((LinkGroup(tuple(range(num_layers))),),) * num_stages)
+    if links in _NAMED and (num_stages, num_layers) != (7, 12):
+        raise LinksError(
+            f"links={links} are between 7 stages and 12 layers (EfficientNet-B3 and DeiT), and these networks have "
+            f"{num_stages} and {num_layers}: take links=full and extract their own, or write them as "
+            "STAGE:LAYERS,STAGE:LAYERS such as 1:1-3,2:2-4"
+        )
+    text = _NAMED.get(links, links).replace(" ", "")
+    if _TEXT.fullmatch(text):
+        return _from_text(text, num_stages)
+    return read_links(links)
+
+
+def _from_text(text: str, num_stages: int) -> LinkChoice:
+    found: dict[int, tuple[int, ...]] = {}
+    for part in text.split(","):
+        stage, _, layers = part.partition(":")
+        numbers: set[int] = set()
+        for span in layers.split("+"):
+            first, _, last = span.partition("-")
+            numbers |= set(range(int(first), int(last or first) + 1))
+        if int(stage) in found:
+            raise LinksError(f"stage {stage} is given twice in links {text}")
+        if not numbers or min(numbers) < 1:
+            raise LinksError(f"layers are counted from 1 and ascend; stage {stage} of links {text} has {layers}")
+        found[int(stage)] = tuple(sorted(number - 1 for number in numbers))
+    wrong = sorted(stage for stage in found if not 1 <= stage <= num_stages)
+    if wrong:
+        raise LinksError(f"there is no stage {wrong[0]} to link: the teacher has stages 1 to {num_stages}")
+    stages = range(1, num_stages + 1)
+    return LinkChoice(tuple((LinkGroup(found[number]),) if number in found else () for number in stages))
+
+
+def links_to_json(choice: LinkChoice, how: Mapping[str, Any]) -> str:
+    """Links as the text of a file; stages and layers count from 1 there, channels from 0.
+
+    Args:
+        choice: with channels and heads.
+        how: they came about, for the reader.
+    """
+    assert choice.channels is not None
+    assert choice.heads is not None
+    stages = [
+        {
+            "stage": number,
+            "channels": count,
+            "links": [
+                {"layers": [layer + 1 for layer in group.layers]}
+                | ({} if group.channels is None else {"channels": list(group.channels)})
+                for group in groups
+            ],
+        }
+        for number, (count, groups) in enumerate(zip(choice.channels, choice.stages, strict=True), start=1)
+    ]
+    text = json.dumps({"kind": FILE_KIND, **how, "heads": list(choice.heads), "stages": stages}, indent=1)
+    # Numbers beside each other, not below.
+    return re.sub(r"\[[\d,\s]+\]", lambda match: "[" + ", ".join(re.findall(r"\d+", match[0])) + "]", text) + "\n"
+
+
+def read_links(links: str | Path) -> LinkChoice:
+    """The links of a file.
+
+    Raises:
+        LinksError: there is no such file, or it holds no links.
+    """
+    path = Path(os.path.expandvars(links)).expanduser()
+    if not path.is_file():
+        raise LinksError(
+            f"links must be full, alpha, beta, STAGE:LAYERS,… such as 1:1-3,2:2-4, or a file that `attention-transfer "
+            f"links` wrote; {str(links)!r} is none of these"
+        )
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        if content["kind"] != FILE_KIND:
+            raise ValueError(f"its kind is {content['kind']!r}")
+        stages = content["stages"]
+        choice = LinkChoice(
+            tuple(tuple(_group(link) for link in stage["links"]) for stage in stages),
+            tuple(int(stage["channels"]) for stage in stages),
+            tuple(int(count) for count in content["heads"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise LinksError(f"{path} holds no links as `attention-transfer links` writes them: {error!r}") from error
+    if not choice.linked_stages:
+        raise LinksError(f"{path} holds no link at all: extract with a smaller threshold")
+    return choice
+
+
+def _group(link: Mapping[str, Any]) -> LinkGroup:
+    channels = link.get("channels")
+    group = LinkGroup(
+        tuple(sorted(int(layer) - 1 for layer in link["layers"])),
+        None if channels is None else tuple(sorted(int(channel) for channel in channels)),
+    )
+    if not group.layers or group.layers[0] < 0 or (group.channels is not None and not group.channels):
+        raise ValueError(f"{dict(link)} links nothing")
+    return group
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    """Equal ones once."""
+    return (
+        f"{len(numbers)} times {numbers[0]}" if len(set(numbers)) == 1 < len(numbers) else ", ".join(map(str, numbers))
+    )

@@ -1,0 +1,113 @@
+"""Trainable links from the attention maps of a transformer to the channels of a convolutional network."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import sqrt
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attention_transfer.methods.link_choice import LinkChoice, LinkGroup
+from attention_transfer.methods.link_distance import Form, link_distance
+
+
+class Group(nn.Module):
+    """Links between some channels of one stage and the heads of some layers: a 1×1 convolution with bias, Eq. 4.
+
+    Args:
+        group: channels and layers.
+        num_channels: of the stage.
+        heads: of each layer that is read, by its number, in the order in which the maps come.
+    """
+
+    def __init__(self, group: LinkGroup, num_channels: int, heads: Mapping[int, int]) -> None:
+        super().__init__()
+        every = [layer for layer, count in heads.items() for _ in range(count)]
+        columns = [column for column, layer in enumerate(every) if layer in group.layers]
+        channels = list(range(num_channels)) if group.channels is None else list(group.channels)
+        self._columns, self._channels = _span(columns), _span(channels)
+        # What each row and column of the weight stands for, for whoever reads it later.
+        self.register_buffer("channel", torch.tensor(channels))
+        self.register_buffer("layer", torch.tensor([every[column] for column in columns]))
+        self.register_buffer("column", torch.tensor(columns), persistent=False)
+        # As torch begins a convolution.
+        bound = 1 / sqrt(len(columns))
+        self.weight = nn.Parameter(torch.empty(len(channels), len(columns)).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(len(channels)).uniform_(-bound, bound))
+
+    def forward(self, maps: Float[Tensor, "b n p"], stage: Float[Tensor, "b c p"], form: Form) -> Float[Tensor, ""]:
+        """How far the combinations of maps are from the channels, summed over these.
+
+        Args:
+            maps: of all heads that are read.
+            stage: all channels of the stage.
+            form: as in `link_distance`.
+        """
+        linked = maps[:, self._columns or cast(Tensor, self.column)]
+        target = stage[:, self._channels or cast(Tensor, self.channel)]
+        return link_distance(linked, self.weight, self.bias, target, form)
+
+
+class Links(nn.Module):
+    """The links that exist between two networks, stage by stage; those that do not exist are not computed.
+
+    Args:
+        choice: which.
+        channels: of each stage.
+        heads: of each layer of the student.
+
+    Attributes:
+        linked_stages: stages that have links, from 0.
+        linked_layers: layers that have links, from 0.
+        grid: rows and columns over which maps and channels are compared.
+        bytes_per_image: that a step holds at once on their account.
+    """
+
+    grid: tuple[int, int] = (0, 0)
+    bytes_per_image: int = 0
+
+    def __init__(self, choice: LinkChoice, channels: Sequence[int], heads: Sequence[int]) -> None:
+        super().__init__()
+        self.linked_stages, self.linked_layers = choice.linked_stages, choice.linked_layers
+        self.register_buffer("channels", torch.tensor(channels))
+        self.register_buffer("heads", torch.tensor(heads))
+        read = {layer: heads[layer] for layer in choice.linked_layers}
+        self.stages = nn.ModuleDict({
+            str(number): nn.ModuleList(Group(group, channels[number], read) for group in choice.stages[number])
+            for number in choice.linked_stages
+        })
+
+    def forward(self, maps: Float[Tensor, "b n p"], stages: Sequence[Float[Tensor, "b c p"]], form: Form) -> Tensor:
+        """Distances of all groups, summed over channels.
+
+        Args:
+            maps: of all heads that are read.
+            stages: channels of each linked stage.
+            form: as in `link_distance`.
+        """
+        pairs = zip(self.stages.values(), stages, strict=True)
+        found = [group(maps, stage, form) for groups, stage in pairs for group in cast(nn.ModuleList, groups)]
+        return torch.stack(found).sum()
+
+    @property
+    def groups(self) -> Iterator[Group]:
+        """All groups of all stages."""
+        for groups in self.stages.values():
+            yield from cast("Iterator[Group]", iter(cast(nn.ModuleList, groups)))
+
+    @property
+    def num_channels(self) -> int:
+        """Channels that are linked."""
+        return sum(len(group.bias) for group in self.groups)
+
+    @property
+    def num_links(self) -> int:
+        """Weights, without biases."""
+        return sum(group.weight.numel() for group in self.groups)
+
+
+def _span(numbers: Sequence[int]) -> slice | None:
+    """A stretch of numbers as a slice, which is a view; None where there are gaps."""
+    first, last = numbers[0], numbers[-1]
+    return slice(first, last + 1) if last - first + 1 == len(numbers) else None

@@ -1,0 +1,120 @@
+"""What a layer attends to among patches, against loops written from Eq. 3."""
+
+from math import sqrt
+
+import pytest
+import timm
+import torch
+from torch import Tensor
+
+from attention_transfer.capture import Attention, Capture
+from attention_transfer.methods.patch_attention import Softmax, finest, on_one_grid, patch_attention
+from attention_transfer.models import describe, with_attention
+
+
+def attention(tokens: int, prefix: int, **others: object) -> Attention:
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(2, 3, tokens, 8, generator=generator, dtype=torch.float64) for _ in range(2))
+    return Attention(query, key, scale=8**-0.5, prefix_tokens=prefix, **others)  # pyright: ignore[reportArgumentType]
+
+
+def slow(layer: Attention, softmax: Softmax, *, scaled: bool) -> Tensor:
+    """Eq. 3 of Jin & Choi: the query of the class token against the keys of patches."""
+    assert layer.query is not None
+    assert layer.key is not None
+    images, heads, tokens, size = layer.query.shape
+    prefix = layer.prefix_tokens
+    maps = torch.zeros(images, heads, tokens - prefix, dtype=torch.float64)
+    for b in range(images):
+        for h in range(heads):
+            first = layer.query[b, h, 0] if prefix else layer.query[b, h].mean(0)
+            powers = [((first * each).sum() / (sqrt(size) if scaled else 1)).exp() for each in layer.key[b, h]]
+            total = sum(powers[prefix if softmax == "patches" else 0 :])
+            for p in range(prefix, tokens):
+                maps[b, h, p - prefix] = powers[p] / total
+    side = round(sqrt(tokens - prefix))
+    return maps.unflatten(2, (side, side))
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("softmax", ["patches", "all"])
+@pytest.mark.parametrize("prefix", [0, 1, 2])
+def test_maps_are_those_of_the_equation(prefix: int, softmax: Softmax, scaled: bool):
+    layer = attention(prefix + 9, prefix, class_tokens=min(prefix, 1))
+    found = patch_attention(layer, 2, softmax, scaled=scaled)
+    torch.testing.assert_close(found, slow(layer, softmax, scaled=scaled))
+    if softmax == "patches":
+        torch.testing.assert_close(found.sum((2, 3)), torch.ones(2, 3, dtype=torch.float64))
+
+
+def test_registers_alone_are_no_class_token():
+    layer = attention(9 + 4, 4, class_tokens=0)
+    assert layer.query is not None
+    assert layer.key is not None
+    expected = (layer.query[:, :, 4:].mean(2, keepdim=True) @ layer.key[:, :, 4:].mT * layer.scale).softmax(-1)
+    torch.testing.assert_close(patch_attention(layer, 2).flatten(2), expected[:, :, 0])
+
+
+@pytest.mark.parametrize("softmax", ["patches", "all"])
+def test_a_map_that_was_written_out_by_hand_gives_the_same(softmax: Softmax):
+    layer = attention(11, 2, class_tokens=1)
+    written = Attention(weights=layer.map(), prefix_tokens=2, class_tokens=1)
+    torch.testing.assert_close(patch_attention(written, 2, softmax), patch_attention(layer, 2, softmax))
+    with pytest.raises(ValueError, match="scaled=True"):
+        patch_attention(written, 2, scaled=False)
+
+
+def test_a_bias_of_the_class_token_belongs_to_its_logits():
+    bias = torch.randn(1, 3, 10, 10, dtype=torch.float64)
+    layer = attention(10, 1, class_tokens=1, bias=bias)
+    row = layer.map()[:, :, 0, 1:]
+    torch.testing.assert_close(patch_attention(layer, 2).flatten(2), row / row.sum(-1, keepdim=True))
+    torch.testing.assert_close(patch_attention(layer, 2, "all").flatten(2), row)
+
+
+def test_tokens_that_fill_no_grid_are_refused():
+    with pytest.raises(ValueError, match="does not fill a grid"):
+        patch_attention(attention(11, 1), 2)
+    assert patch_attention(attention(13, 1, grid=(3, 4)), 2).shape == (2, 3, 3, 4)
+
+
+def test_windows_of_a_swin_transformer_are_put_where_they_belong():
+    """Against a slow placement by index, in a layer that shifts its windows and one that does not."""
+    torch.manual_seed(0)
+    model = timm.create_model(
+        "swin_tiny_patch4_window7_224", img_size=32, window_size=4, depths=(2,), embed_dim=12, num_heads=(2,)
+    ).eval()
+    image = torch.randn(2, 3, 32, 32)
+    taps = with_attention(describe(model), model, image, "student").attention
+    assert [tap.window_shift for tap in taps] == [(0, 0), (2, 2)]
+    capture = Capture(model, taps, "student")
+    reading = capture.run(image)
+    capture.close()
+    for tap in taps:
+        layer = reading.attention[tap]
+        assert layer.weights is not None
+        found = patch_attention(layer, 2)
+        expected = torch.zeros(2, 2, 8, 8)
+        shift = (tap.window_shift or (0, 0))[0]
+        for window, weights in enumerate(layer.weights):
+            b, row, column = window // 4, window % 4 // 2, window % 2
+            for p, value in enumerate(weights.mean(1).T):
+                y, x = 4 * row + p // 4, 4 * column + p % 4
+                expected[b, :, (y + shift) % 8, (x + shift) % 8] = value / 4
+        torch.testing.assert_close(found, expected)
+
+
+def test_windows_that_nobody_knows_the_place_of_are_refused():
+    layer = Attention(weights=torch.rand(8, 2, 4, 4).softmax(-1))
+    with pytest.raises(ValueError, match="where they lie in an image is not known"):
+        patch_attention(layer, 2)
+
+
+def test_maps_of_a_pyramid_come_onto_its_finest_grid_and_keep_their_sum():
+    maps = [torch.rand(2, 3, 4, 4).flatten(2).softmax(-1).unflatten(2, (4, 4)), torch.full((2, 1, 2, 2), 0.25)]
+    assert finest(maps) == (4, 4)
+    together = on_one_grid(maps, (4, 4))
+    assert together.shape == (2, 4, 16)
+    torch.testing.assert_close(together.sum(-1), torch.ones(2, 4))
+    assert torch.equal(together[:, :3], maps[0].flatten(2))
+    torch.testing.assert_close(together[:, 3], torch.full((2, 16), 1 / 16))
