@@ -74,7 +74,10 @@ class Experiment:
             self,
             student=smaller(split_weights(self.student)[0], side),
             teacher=teacher,
-            methods=tuple(_tiny(method, side / (data.image_size or side)) for method in self.methods),
+            methods=tuple(
+                _tiny(method.stretched(1 / self.training.epochs), side / (data.image_size or side))
+                for method in self.methods
+            ),
             untrained_teacher=teacher is not None,
             # The largest networks need half a second an image for all that is done with it.
             data=replace(

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar, Literal
 
 from jaxtyping import Float, Int64
@@ -53,6 +53,12 @@ class Schedule:
             factor *= rate ** max(0, min(epoch, end) - start)
         reached = [value for start, value in self.factors if start <= epoch]
         return factor * (reached[-1] if reached else 1.0)
+
+    def stretched(self, share: float) -> "Schedule":
+        """The same course over a training that is so many times as long."""
+        decay = {round(share * epoch): rate ** (1 / share) for epoch, rate in self.decay}
+        factors = {round(share * epoch): factor for epoch, factor in self.factors}
+        return Schedule(share * self.warmup_epochs, tuple(decay.items()), tuple(factors.items()))
 
 
 @dataclass(frozen=True)
@@ -230,6 +236,12 @@ class Method(ABC):
         """How the teacher runs: as when it is used; as in training; or in training with the student, and drawing the
         same random numbers, so that drop path drops the same residuals of networks that are built alike."""
         return "eval"
+
+    def stretched(self, share: float) -> "Method":
+        """The same method for a training that is so many times as long: its schedule, and the epochs of its phases."""
+        lengths = {f.name: getattr(self, f.name) for f in fields(self) if f.name.endswith("_epochs")}
+        changed = {name: max(1, round(share * epochs)) for name, epochs in lengths.items() if epochs}
+        return replace(self, schedule=self.schedule.stretched(share), **changed)
 
     def resolved(self, teacher: Description | None, student: Description) -> "Method":
         """The same method with every setting that depends on the two networks decided."""
