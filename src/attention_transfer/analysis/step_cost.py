@@ -1,0 +1,123 @@
+"""What a training step with methods costs beyond a step of the student alone."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attention_transfer.analysis.memory import peak_bytes
+from attention_transfer.distiller import Distiller
+from attention_transfer.experiment import Experiment
+from attention_transfer.training.optim import make_optimizer
+from attention_transfer.training.prepare import Prepared, prepare
+
+_WARM_UPS = 2
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Of one experiment.
+
+    Args:
+        seconds: median of a step: teacher, student, losses, gradients, optimiser.
+        alone_seconds: median of a step of the student alone.
+        time_ratio: median over rounds of the ratio of both.
+        extra_parameters: that are learned beside the student.
+        extra_bytes: most bytes at once, minus those of a step of the student alone; the teacher is in it.
+        batch_size: images of a step.
+    """
+
+    seconds: float
+    alone_seconds: float
+    time_ratio: float
+    extra_parameters: int
+    extra_bytes: int
+    batch_size: int
+
+    def row(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def measure_step_cost(experiment: Experiment, rounds: int = 10) -> StepCost:
+    """Measure one experiment against its student alone, in turns, on one batch of its own data.
+
+    Of an experiment with phases, the last one is measured: that in which the student learns.
+
+    Args:
+        experiment: with or without methods.
+        rounds: of both, at least 1; two more do not count.
+
+    Raises:
+        ValueError: for less than one round, or whatever training would refuse.
+    """
+    if rounds < 1:
+        raise ValueError(f"rounds must be at least 1, not {rounds}")
+    # Batch norm may leave denormals, which slow a CPU down.
+    torch.set_flush_denormal(True)
+    threads = torch.get_num_threads()
+    alone = replace(experiment, methods=(), teacher=None, task_weight=1.0, untrained_teacher=False)
+    try:
+        works = [_Step(prepare(each), each) for each in (experiment, alone)]
+        seconds: list[list[float]] = [[], []]
+        for round_ in range(-_WARM_UPS, rounds):
+            for work, measured in zip(works, seconds, strict=True):
+                taken = _seconds(work, work.place.device)
+                if round_ >= 0:
+                    measured.append(taken)
+        peaks = [peak_bytes(work.held(), work.place.device, prepare=work, work=work) for work in works]
+    finally:
+        torch.set_num_threads(threads)
+    return StepCost(
+        statistics.median(seconds[0]),
+        statistics.median(seconds[1]),
+        statistics.median(ours / theirs for ours, theirs in zip(*seconds, strict=True)),
+        sum(parameter.numel() for parameter in works[0].distiller.parts.parameters()),
+        peaks[0] - peaks[1],
+        experiment.training.batch_size,
+    )
+
+
+class _Step:
+    """One training step, again and again."""
+
+    def __init__(self, prepared: Prepared, experiment: Experiment) -> None:
+        distiller = prepared.distiller
+        if not isinstance(distiller, Distiller):
+            raise ValueError("a pre-training has no methods whose cost could be measured")
+        self.distiller, self.place = distiller, prepared.place
+        self.batch = next(iter(prepared.train.epoch(0)))
+        distiller.set_phase(distiller.phases[-1])
+        distiller.train()
+        self.optimizer = make_optimizer(distiller.trained_modules(), experiment.optimisation)
+
+    def __call__(self) -> None:
+        with self.place.attention_kernel(self.distiller.tokens):
+            with self.place.autocast():
+                out = self.distiller(self.batch.image, self.batch.label, self.batch.index)
+            self.optimizer.zero_grad(set_to_none=True)
+            self.distiller.backward(out)
+        self.optimizer.step()
+
+    def held(self) -> list[Tensor]:
+        """What exists before a step and counts."""
+        distiller, teacher = self.distiller, self.distiller.teacher
+        tensors = [*distiller.parameters(), *distiller.buffers(), self.batch.image]
+        tensors += [] if teacher is None else [*teacher.parameters(), *teacher.buffers()]
+        moments = [value for state in self.optimizer.state.values() for value in state.values()]
+        return [*tensors, *(value for value in moments if isinstance(value, Tensor))]
+
+
+def _seconds(work: Callable[[], None], device: torch.device) -> float:
+    accelerated = device.type != "cpu"
+    if accelerated:
+        torch.accelerator.synchronize(device)
+    started = time.perf_counter()
+    work()
+    if accelerated:
+        torch.accelerator.synchronize(device)
+    return time.perf_counter() - started
