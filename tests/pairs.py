@@ -30,7 +30,16 @@ def pair(key: str, classes: int = 6) -> tuple[nn.Module, nn.Module]:
 
 
 def taught(key: str, student: nn.Module, teacher: nn.Module) -> Distiller:
-    """A student that learns by the method alone; by the labels too where it only replaces something in the student."""
+    """A student that learns by the method alone; by the labels too where it only replaces something in the student.
+
+    Of a method with phases it is the last one, in which the student learns.
+    """
+    distiller = _built(key, student, teacher)
+    distiller.set_phase(distiller.phases[-1])
+    return distiller
+
+
+def _built(key: str, student: nn.Module, teacher: nn.Module) -> Distiller:
     try:
         return Distiller(student, teacher, [METHODS[key]()], task_weight=0, example=EXAMPLE)
     except ValueError as error:

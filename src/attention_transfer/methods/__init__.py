@@ -12,6 +12,7 @@ from attention_transfer.methods.feature_distillation import FeatureDistillation
 from attention_transfer.methods.fitnet import FitNet
 from attention_transfer.methods.gradient_attention import GradientAttention
 from attention_transfer.methods.method import GradientLimit, Head, Method, Observed, Phase, Reads, Schedule, Term
+from attention_transfer.methods.multi_head_graph import MultiHeadGraph
 from attention_transfer.methods.relational import Relational
 from attention_transfer.methods.similarity_preserving import SimilarityPreserving
 from attention_transfer.methods.soft_targets import SoftTargets
@@ -26,6 +27,7 @@ METHODS: dict[str, type[Method]] = {
     "feature-distillation": FeatureDistillation,
     "attention-links": AttentionLinks,
     "distillation-token": DistillationToken,
+    "mhgd": MultiHeadGraph,
     "dkd": DecoupledSoftTargets,
     "fitnet": FitNet,
     "rkd": Relational,
@@ -49,6 +51,7 @@ __all__ = [
     "GradientLimit",
     "Head",
     "Method",
+    "MultiHeadGraph",
     "Observed",
     "Phase",
     "Reads",
