@@ -1,0 +1,95 @@
+"""Every baseline of the papers' tables runs between every pair of the CIFAR benchmark, and between networks of timm."""
+
+import copy
+import re
+from functools import cache
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import nn
+
+from attention_transfer import METHODS, Distiller, build
+from attention_transfer.models.untrained import settle_norms
+from attention_transfer.recipes.class_attention_distillation import TABLE5, TABLE6
+
+WANTED = ("dkd", "fitnet", "rkd", "sp", "pkt", "crd", "ofd", "reviewkd", "distillation-token")
+KEYS = [key for key in WANTED if key in METHODS]
+CLASSES = 6
+
+
+class Pair(NamedTuple):
+    teacher: str
+    student: str
+    image_size: int
+
+
+def transformer(name: str, width: int, depth: int, rest: str = "") -> str:
+    return f"timm:{name}(img_size=64, patch_size=16, embed_dim={width}, depth={depth}, num_heads=2{rest})"
+
+
+VIT = transformer("vit_tiny_patch16_224", 32, 4)
+DISTILLED = transformer("deit_tiny_distilled_patch16_224", 24, 3)
+WITHOUT_CLASS_TOKEN = transformer("vit_tiny_patch16_224", 24, 3, ', class_token=False, global_pool="avg"')
+CIFAR = [Pair(pair.teacher, pair.student, 16) for pair in (*TABLE5, *TABLE6)]
+TIMM = [
+    Pair("timm:resnet14t", "timm:resnet10t", 64),
+    Pair("timm:regnetx_002", "timm:mobilenetv3_small_050", 64),
+    Pair(VIT, WITHOUT_CLASS_TOKEN, 64),
+    Pair(VIT, DISTILLED, 64),
+    Pair("timm:resnet10t", DISTILLED, 64),
+    Pair(VIT, "timm:resnet10t", 64),
+]
+
+
+@cache
+def networks(pair: Pair) -> tuple[nn.Module, nn.Module]:
+    """The student and a teacher whose values have a size as after training."""
+    torch.manual_seed(0)
+    student, teacher = build(pair.student, CLASSES), build(pair.teacher, CLASSES)
+    settle_norms(teacher, (pair.image_size, pair.image_size))
+    return student, teacher
+
+
+def refusal(key: str, pair: Pair) -> str | None:
+    """What the probe says where a method cannot run between two networks; None where it can."""
+    if key == "distillation-token" and pair.student != DISTILLED:
+        return "the student has no head of a distillation token: take a distilled network"
+    return None
+
+
+def distiller(key: str, pair: Pair) -> Distiller:
+    student, teacher = networks(pair)
+    return Distiller(
+        copy.deepcopy(student),
+        teacher,
+        [METHODS[key]()],
+        task_weight=0,
+        example=torch.empty(2, 3, pair.image_size, pair.image_size),
+        train_labels=torch.arange(4 * CLASSES) % CLASSES,
+    )
+
+
+@pytest.mark.parametrize(
+    "pair", [*CIFAR, *TIMM], ids=lambda pair: re.sub(r"\(.*?\)", "", f"{pair.teacher}->{pair.student}")
+)
+@pytest.mark.parametrize("key", KEYS)
+def test_a_step_is_finite_and_teaches_the_student(key: str, pair: Pair) -> None:
+    reason = refusal(key, pair)
+    if reason is not None:
+        with pytest.raises(ValueError, match=reason):
+            distiller(key, pair)
+        return
+    built = distiller(key, pair)
+    images = torch.randn(4, 3, pair.image_size, pair.image_size, generator=torch.Generator().manual_seed(1))
+    batch = images, torch.arange(4), torch.arange(4)
+    out = built(*batch)
+    assert out.terms
+    assert all(term.value.isfinite() for term in out.terms.values())
+    built.backward(out)
+    gradients = [p.grad for p in built.parameters() if p.grad is not None]
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert any(p.grad.any() for p in built.student.parameters() if p.grad is not None)
+    torch.optim.SGD(built.trainable_parameters(), lr=1e-4).step()
+    assert built(*batch).loss.isfinite()
+    built.detach()
