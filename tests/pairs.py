@@ -7,6 +7,8 @@ from torch import nn
 from attention_transfer import METHODS, Distiller, build
 
 EXAMPLE = torch.empty(2, 3, 16, 16)
+# Of a training set, for methods that need them.
+TRAIN_LABELS = torch.arange(48) % 6
 
 
 def pair(key: str, classes: int = 6) -> tuple[nn.Module, nn.Module]:
@@ -14,7 +16,7 @@ def pair(key: str, classes: int = 6) -> tuple[nn.Module, nn.Module]:
     torch.manual_seed(0)
     networks = build("resnet8", classes), build("resnet8x4", classes)
     try:
-        Distiller(*networks, [METHODS[key]()], example=EXAMPLE).detach()
+        Distiller(*networks, [METHODS[key]()], example=EXAMPLE, train_labels=TRAIN_LABELS).detach()
     except ValueError as error:
         # A method that refuses networks of convolutions says what it wants.
         if "transformer" not in str(error):
@@ -41,8 +43,8 @@ def taught(key: str, student: nn.Module, teacher: nn.Module) -> Distiller:
 
 def _built(key: str, student: nn.Module, teacher: nn.Module) -> Distiller:
     try:
-        return Distiller(student, teacher, [METHODS[key]()], task_weight=0, example=EXAMPLE)
+        return Distiller(student, teacher, [METHODS[key]()], task_weight=0, example=EXAMPLE, train_labels=TRAIN_LABELS)
     except ValueError as error:
         if "nothing to learn from" not in str(error):
             raise
-        return Distiller(student, teacher, [METHODS[key]()], example=EXAMPLE)
+        return Distiller(student, teacher, [METHODS[key]()], example=EXAMPLE, train_labels=TRAIN_LABELS)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.pairs import EXAMPLE, pair
+from tests.pairs import EXAMPLE, TRAIN_LABELS, pair
 from torch import nn
 
 from attention_transfer import METHODS, AttentionTransfer, Distiller, build
@@ -15,11 +15,11 @@ from attention_transfer import METHODS, AttentionTransfer, Distiller, build
 @pytest.mark.parametrize("key", METHODS)
 def test_it_can_be_pickled_and_copied(key: str) -> None:
     student, teacher = pair(key)
-    distiller = Distiller(student, teacher, [METHODS[key]()], example=EXAMPLE).eval()
-    images, labels = torch.randn(2, 3, 16, 16), torch.arange(2)
-    wanted = distiller(images, labels).loss
+    distiller = Distiller(student, teacher, [METHODS[key]()], example=EXAMPLE, train_labels=TRAIN_LABELS).eval()
+    batch = torch.randn(2, 3, 16, 16), torch.arange(2), torch.arange(2)
+    wanted = distiller(*batch).loss
     for other in (pickle.loads(pickle.dumps(distiller)), copy.deepcopy(distiller)):
-        torch.testing.assert_close(other(images, labels).loss, wanted)
+        torch.testing.assert_close(other(*batch).loss, wanted)
         assert isinstance(other.student, nn.Module)
         assert other.student is not student
 

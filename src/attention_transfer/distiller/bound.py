@@ -49,6 +49,7 @@ class Bound:
             reads.teacher_gradient,
             attention=reads.teacher_attention,
             fingerprint=reads.teacher_fingerprint,
+            norms=reads.teacher_norms,
         )
 
     @property

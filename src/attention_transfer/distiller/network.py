@@ -23,8 +23,9 @@ from attention_transfer.capture import (
     twice_differentiable,
 )
 from attention_transfer.distiller.fingerprint import fingerprint
-from attention_transfer.methods import Head, Observed
+from attention_transfer.methods import Head, Norm, Observed
 from attention_transfer.models.class_maps import prove_class_maps
+from attention_transfer.models.norms import batch_norm_before
 
 Role = Literal["teacher", "student"]
 
@@ -41,6 +42,7 @@ class Wanted:
         flipped_gradient: whether that of the mirrored image is.
         attention: attention layers, in the order in which the method receives them.
         fingerprint: whether the network's weights must be known from others.
+        norms: whether the batch norms that make the values of the taps are read.
     """
 
     taps: tuple[Tap, ...] = ()
@@ -50,6 +52,7 @@ class Wanted:
     flipped_gradient: bool = False
     attention: tuple[Tap, ...] = ()
     fingerprint: bool = False
+    norms: bool = False
 
     @property
     def anything(self) -> bool:
@@ -70,6 +73,7 @@ class Wanted:
             any(wanted.gradient for wanted in each),
             any(wanted.flipped_gradient for wanted in each),
             tuple(dict.fromkeys(tap for wanted in each for tap in wanted.attention)),
+            norms=any(wanted.norms for wanted in each),
         )
 
 
@@ -114,6 +118,7 @@ class Network:
         self._transform = transform or nn.Identity()
         self._proving = False
         self._capture = Capture(model, (*wanted.taps, *wanted.attention), role)
+        self._norms = {tap: _norm_before(model, tap) for tap in wanted.taps} if wanted.norms else {}
 
     def read(self, image: Tensor, label: Tensor | None, replaced: Mapping[Tap, Replacement] | None = None) -> Seen:
         """Run it once, and differentiate it if that is wanted.
@@ -166,6 +171,7 @@ class Network:
             seen.flipped_gradient if wanted.flipped_gradient else None,
             tuple(reading.attention[tap] for tap in wanted.attention),
             self._fingerprint if wanted.fingerprint else None,
+            tuple(self._norms[tap] for tap in wanted.taps) if wanted.norms else (),
         )
 
     def close(self) -> None:
@@ -222,3 +228,11 @@ class Network:
         with no_recomputation(self.role) if self._proving else nullcontext():
             gradient = input_gradient(logits, image, label, twice=twice)
         return gradient if twice else gradient.detach()
+
+
+def _norm_before(model: nn.Module, tap: Tap) -> Norm | None:
+    path = batch_norm_before(model, tap)
+    norm = None if path is None else model.get_submodule(path)
+    if not isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm) or not norm.affine:
+        return None
+    return Norm(norm.weight, norm.bias)

@@ -10,6 +10,7 @@ from attention_transfer.distiller.network import Network, Seen, Wanted
 from attention_transfer.methods import Observed
 
 _NOTHING = Observed(None)
+_BATCH_NORM = nn.modules.batchnorm._BatchNorm  # pyright: ignore[reportPrivateUsage]
 _DROP_PATHS = ("DropPath", "StochasticDepth")
 
 
@@ -43,17 +44,20 @@ class Teacher:
         self._same_noise = False
         self._required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         self._modes = [(module, module.training) for module in model.modules()]
+        norms = [module for module in model.modules() if isinstance(module, _BATCH_NORM)]
+        self._tracking = [(norm, norm.track_running_stats) for norm in norms]
         model.requires_grad_(False)
 
     def follow(self, training: bool) -> None:
         """Take the mode that goes with the student's."""
         self._same_noise = "same noise" in self._wanted_modes and training
-        self.model.train("train" in self._wanted_modes or self._same_noise)
-        if self._same_noise and "train" not in self._wanted_modes:
-            # Only what is drawn at random follows the student; running statistics stay as they are.
-            for module in self.model.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUsage]
-                    module.eval()
+        whole = "train" in self._wanted_modes
+        self.model.train(whole or self._same_noise)
+        for norm, tracks in self._tracking:
+            # Only what is drawn at random follows the student of the same noise.
+            norm.train(whole and norm.training)
+            # In training mode, the statistics of the batch are used, and those that were learned are left alone.
+            norm.track_running_stats = tracks and not whole
 
     def check_noise(self, student: nn.Module) -> None:
         """Refuse networks that cannot drop the same residuals, where a method asks for it.
@@ -99,7 +103,9 @@ class Teacher:
             parameter.requires_grad_(requires_grad)
         for module, mode in self._modes:
             module.training = mode
-        self._required, self._modes = [], []
+        for norm, tracks in self._tracking:
+            norm.track_running_stats = tracks
+        self._required, self._modes, self._tracking = [], [], []
 
 
 def _drop_rates(model: nn.Module) -> list[float]:

@@ -5,15 +5,18 @@ from attention_transfer.methods.attention_distillation import AttentionDistillat
 from attention_transfer.methods.attention_links import AttentionLinks
 from attention_transfer.methods.attention_transfer import AttentionTransfer
 from attention_transfer.methods.class_attention import ClassAttention
+from attention_transfer.methods.contrastive import Contrastive
 from attention_transfer.methods.correlation import Correlation
 from attention_transfer.methods.decoupled_soft_targets import DecoupledSoftTargets
 from attention_transfer.methods.distillation_token import DistillationToken
 from attention_transfer.methods.feature_distillation import FeatureDistillation
 from attention_transfer.methods.fitnet import FitNet
 from attention_transfer.methods.gradient_attention import GradientAttention
-from attention_transfer.methods.method import GradientLimit, Head, Method, Observed, Phase, Reads, Schedule, Term
+from attention_transfer.methods.method import GradientLimit, Head, Method, Norm, Observed, Phase, Reads, Schedule, Term
 from attention_transfer.methods.multi_head_graph import MultiHeadGraph
+from attention_transfer.methods.overhaul import Overhaul
 from attention_transfer.methods.relational import Relational
+from attention_transfer.methods.review import Review
 from attention_transfer.methods.similarity_preserving import SimilarityPreserving
 from attention_transfer.methods.soft_targets import SoftTargets
 
@@ -33,6 +36,9 @@ METHODS: dict[str, type[Method]] = {
     "rkd": Relational,
     "sp": SimilarityPreserving,
     "pkt": Correlation,
+    "crd": Contrastive,
+    "ofd": Overhaul,
+    "reviewkd": Review,
 }
 
 __all__ = [
@@ -42,6 +48,7 @@ __all__ = [
     "AttentionLinks",
     "AttentionTransfer",
     "ClassAttention",
+    "Contrastive",
     "Correlation",
     "DecoupledSoftTargets",
     "DistillationToken",
@@ -52,10 +59,13 @@ __all__ = [
     "Head",
     "Method",
     "MultiHeadGraph",
+    "Norm",
     "Observed",
+    "Overhaul",
     "Phase",
     "Reads",
     "Relational",
+    "Review",
     "Schedule",
     "SimilarityPreserving",
     "SoftTargets",

@@ -114,6 +114,7 @@ class Reads:
         teacher_attention: attention layers of the teacher, in the order in which the method receives them.
         student_attention: of the student, likewise.
         teacher_fingerprint: whether it needs to know the teacher by its weights, to tell it from others.
+        teacher_norms: whether it needs the batch norms that make the values of the teacher's taps.
         task_logits: one of the places in the student, whose value the task's cross-entropy is then of, in place of the
             logits; what is predicted stays the logits.
     """
@@ -132,6 +133,7 @@ class Reads:
     teacher_attention: tuple[Tap, ...] = ()
     student_attention: tuple[Tap, ...] = ()
     teacher_fingerprint: bool = False
+    teacher_norms: bool = False
     task_logits: Tap | None = None
 
     @property
@@ -154,6 +156,19 @@ class Head:
 
 
 @dataclass(frozen=True)
+class Norm:
+    """What the last batch norm before a value, alone or in a sum, makes of each channel.
+
+    Args:
+        scale: standard deviation, which may be negative; live parameter.
+        shift: mean; likewise.
+    """
+
+    scale: Float[Tensor, " c"]
+    shift: Float[Tensor, " c"]
+
+
+@dataclass(frozen=True)
 class Observed:
     """What one method sees of one network in one step.
 
@@ -166,6 +181,8 @@ class Observed:
         flipped_gradient: the same of the mirrored image, mirrored back.
         attention: one per attention layer of `Reads`, in its order, as the network computed it itself.
         fingerprint: of the weights that it came with; None where nothing asked for it.
+        norms: one per tap, in their order; None where no batch norm makes the value. Empty where nothing asked for
+            them.
     """
 
     logits: Float[Tensor, "b k"] | None
@@ -175,6 +192,7 @@ class Observed:
     flipped_gradient: Float[Tensor, "b c h w"] | None = None
     attention: tuple[Attention, ...] = ()
     fingerprint: bytes | None = None
+    norms: tuple[Norm | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -300,9 +318,12 @@ class Method(ABC):
         """Its loss terms, raw values in float32 or better, before the method's own weight."""
 
 
-def spread(first: Sequence[Tap], second: Sequence[Tap]) -> tuple[tuple[Tap, ...], tuple[Tap, ...]]:
-    """As many taps of both as the shorter list has, spread evenly over depth and ending with the last of each."""
-    count = min(len(first), len(second))
+def spread(
+    first: Sequence[Tap], second: Sequence[Tap], most: int | None = None
+) -> tuple[tuple[Tap, ...], tuple[Tap, ...]]:
+    """As many taps of both as the shorter list has, at most so many, spread evenly over depth and ending with the last
+    of each."""
+    count = min(len(first), len(second), len(first) if most is None else most)
 
     def choose(taps: Sequence[Tap]) -> tuple[Tap, ...]:
         return tuple(taps[-(-i * len(taps) // count) - 1] for i in range(1, count + 1))

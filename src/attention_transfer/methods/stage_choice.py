@@ -54,6 +54,7 @@ def paired_layers(
     layers: ChoosesStages,
     teacher_activation: Activation,
     student_activation: Activation,
+    most: int | None = None,
 ) -> tuple[tuple[Tap, ...], tuple[Tap, ...]]:
     """Which layers of teacher and student belong together, first those of the teacher.
 
@@ -64,6 +65,7 @@ def paired_layers(
         teacher_activation: `post` reads stages as the next one receives them, `pre` before their last activation; of
             a module that the user names, `post` is the output and `pre` the input.
         student_activation: likewise.
+        most: how many stages to take at most where the user chose none; None takes all.
 
     Raises:
         ValueError: for a network without known stages, a stage that it has not, or an activation that nobody knows.
@@ -75,7 +77,7 @@ def paired_layers(
         )
     theirs = stage_taps(teacher, "teacher", teacher_activation, layers.stages)
     ours = stage_taps(student, "student", student_activation, layers.stages)
-    return (theirs, ours) if layers.stages is not None else spread(theirs, ours)
+    return (theirs, ours) if layers.stages is not None else spread(theirs, ours, most)
 
 
 def stage_taps(

@@ -31,7 +31,7 @@ def before_activation(model: nn.Module, output: Tap) -> Tap | None:
     """
     path, block = _last_block(output.module, model.get_submodule(output.module))
     if _library(block) == "torch":
-        if _is_activation(block):
+        if is_activation(block):
             return replace(output, module=path, site="input")
         return output if isinstance(block, _LINEAR) else None
     if _library(block) not in _KNOWN:
@@ -42,8 +42,8 @@ def before_activation(model: nn.Module, output: Tap) -> Tap | None:
         return output
     activation = _after_addition(block)
     if activation is None:
-        ends = list(_leaves(block))
-        if ends and not _is_activation(ends[-1][1]):
+        ends = list(main_branch(block))
+        if ends and not is_activation(ends[-1][1]):
             return output
         # A convolution with its norm and activation, and nothing added after them.
         if not ends or getattr(block, "has_skip", True):
@@ -79,16 +79,16 @@ def _after_addition(block: nn.Module) -> str | None:
     """The activation that follows the sum of a residual block with its shortcut."""
     if not any(hasattr(block, name) for name in _SHORTCUTS):
         return None
-    leaves = list(_leaves(block))
+    leaves = list(main_branch(block))
     for name in _LAST_ACTIVATIONS:
         # One that is followed by a convolution acts inside the branch.
-        if leaves and leaves[-1][0] == name and _is_activation(leaves[-1][1]):
+        if leaves and leaves[-1][0] == name and is_activation(leaves[-1][1]):
             return name
     # The same module after every convolution: its last call is the one after the sum.
     return "relu" if isinstance(getattr(block, "relu", None), nn.ReLU) else None
 
 
-def _leaves(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def main_branch(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """What computes in a block's main branch, in the order of registration."""
     for name, module in block.named_modules():
         on_shortcut = name.partition(".")[0] in _SHORTCUTS
@@ -96,7 +96,7 @@ def _leaves(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def _is_activation(module: nn.Module) -> bool:
+def is_activation(module: nn.Module) -> bool:
     return _is_leaf(module) and "activation" in type(module).__module__
 
 

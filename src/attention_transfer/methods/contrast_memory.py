@@ -1,0 +1,195 @@
+"""What a contrastive method remembers of other images: one embedding for each, or a queue of the latest ones."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from attention_transfer.data.batch import Batch
+from attention_transfer.data.draws import uniform
+from attention_transfer.methods.gathering import gathered
+from attention_transfer.methods.maps import unit
+
+Role = Literal["student", "teacher"]
+ROLES: tuple[Role, Role] = ("student", "teacher")
+_EMPTY = -1  # no class
+_BYTES = 4  # of a float32
+# A bank that fills the machine leaves nothing for networks and images.
+_LARGEST_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class Others:
+    """What a batch is compared with.
+
+    Args:
+        same: for each network, what is remembered of the images of the batch.
+        drawn: for each network, what is remembered of other images, the same ones for the whole batch.
+        differ: which of those are of another class than each image.
+    """
+
+    same: Mapping[Role, Float[Tensor, "b d"]]
+    drawn: Mapping[Role, Float[Tensor, "k d"]]
+    differ: Bool[Tensor, "b k"]
+
+
+class Bank(nn.Module):
+    """One embedding of each network for every training image.
+
+    It is the same in all processes by itself: it starts from numbers that belong to the place of each entry, and every
+    process remembers the images of all.
+
+    Args:
+        labels: class numbers of the training images.
+        dimensions: of an embedding.
+        num_negatives: how many of other classes an image shall have on average.
+        momentum: share of the old embedding that an update keeps.
+
+    Raises:
+        ValueError: for labels without a second class, or a bank that this machine cannot hold.
+    """
+
+    equal_in_all_processes = True
+
+    def __init__(self, labels: Int64[Tensor, " n"], dimensions: int, num_negatives: int, momentum: float) -> None:
+        super().__init__()
+        check_classes(labels)
+        check_memory(len(labels), dimensions)
+        self.momentum = momentum
+        self.labels: Tensor
+        # Known again from the data whenever training goes on.
+        self.register_buffer("labels", labels.clone(), persistent=False)
+        self.num_drawn = draws_needed(labels, num_negatives)
+        for stream, role in enumerate(ROLES):
+            self.register_buffer(role, _start(len(labels), dimensions, stream, labels.device))
+
+    @property
+    def num_images(self) -> int:
+        """Of the training set."""
+        return len(self.labels)
+
+    def others(self, batch: Batch, embeddings: Mapping[Role, Float[Tensor, "b d"]]) -> Others:
+        """What a batch is compared with: the entries of its images, and those of images that are drawn."""
+        del embeddings
+        assert batch.index is not None
+        drawn = torch.randperm(self.num_images, device=batch.index.device)[: self.num_drawn]
+        # One draw for all processes: that of the first.
+        drawn = gathered(drawn)[: self.num_drawn]
+        entries: dict[Role, Tensor] = {role: self.get_buffer(role) for role in ROLES}
+        return Others(
+            {role: kept[batch.index] for role, kept in entries.items()},
+            {role: kept[drawn] for role, kept in entries.items()},
+            self.labels[batch.index][:, None] != self.labels[drawn],
+        )
+
+    @torch.no_grad()
+    def remember(self, batch: Batch, embeddings: Mapping[Role, Float[Tensor, "b d"]]) -> None:
+        """Move the entries of a batch towards its embeddings; what is remembered keeps unit norm."""
+        assert batch.index is not None
+        places = gathered(batch.index)
+        for role in ROLES:
+            entries = self.get_buffer(role)
+            new = gathered(embeddings[role].detach()).to(entries.dtype)
+            entries.index_copy_(0, places, unit(self.momentum * entries[places] + (1 - self.momentum) * new))
+
+
+class Queue(nn.Module):
+    """The latest embeddings of each network, with their classes, for data sets of which a bank does not fit.
+
+    Args:
+        length: how many, at least 1.
+        dimensions: of an embedding.
+    """
+
+    equal_in_all_processes = True
+
+    def __init__(self, length: int, dimensions: int) -> None:
+        super().__init__()
+        for role in ROLES:
+            self.register_buffer(role, torch.zeros(length, dimensions))
+        self.labels: Tensor
+        self.register_buffer("labels", torch.full((length,), _EMPTY))
+
+    @property
+    def num_images(self) -> int:
+        """Among which negatives are found."""
+        return len(self.labels)
+
+    def others(self, batch: Batch, embeddings: Mapping[Role, Float[Tensor, "b d"]]) -> Others:
+        """What a batch is compared with: its own images as the other network sees them, and the queue."""
+        assert batch.label is not None
+        own: dict[Role, Tensor] = {role: embeddings[role].detach() for role in ROLES}
+        labels = torch.cat([gathered(batch.label), self.labels])
+        return Others(
+            own,
+            {role: torch.cat([gathered(own[role]), self.get_buffer(role)]) for role in ROLES},
+            (batch.label[:, None] != labels) & (labels != _EMPTY),
+        )
+
+    @torch.no_grad()
+    def remember(self, batch: Batch, embeddings: Mapping[Role, Float[Tensor, "b d"]]) -> None:
+        """Put a batch in front and drop as many of the oldest."""
+        assert batch.label is not None
+        for role in ROLES:
+            entries = self.get_buffer(role)
+            new = gathered(embeddings[role].detach()).to(entries.dtype)
+            entries.copy_(torch.cat([new, entries])[: len(entries)])
+        self.labels.copy_(torch.cat([gathered(batch.label), self.labels])[: len(self.labels)])
+
+
+def draws_needed(labels: Int64[Tensor, " n"], num_negatives: int) -> int:
+    """How many images to draw so that an average one has so many negatives among them; at most all there are."""
+    shares = torch.bincount(labels).double() / len(labels)
+    other = 1 - float(shares.square().sum())
+    return min(len(labels), round(num_negatives / other))
+
+
+def check_classes(labels: Int64[Tensor, " n"]) -> None:
+    """Refuse labels that leave a class without negatives.
+
+    Raises:
+        ValueError: if all are of one class.
+    """
+    classes: Sequence[int] = labels.unique().tolist()
+    if len(classes) < 2:
+        which = f"class {classes[0]}" if classes else "no class"
+        raise ValueError(
+            f"contrastive transfer compares images with those of other classes, and all {len(labels)} training images "
+            f"are of {which}, which has no negatives: train on two classes or more, or use another method"
+        )
+
+
+def check_memory(count: int, dimensions: int) -> None:
+    """Refuse a bank that this machine cannot hold.
+
+    Raises:
+        ValueError: if it takes more than most of its memory; says how much.
+    """
+    wanted, there = len(ROLES) * count * dimensions * _BYTES, machine_bytes()
+    if there is not None and wanted > _LARGEST_SHARE * there:
+        raise ValueError(
+            f"a bank of two embeddings of {dimensions} numbers for each of {count:,} training images takes "
+            f"{wanted / 2**30:,.1f} GiB, and this machine has {there / 2**30:,.1f} GiB of memory: use memory='queue', "
+            "which keeps the latest embeddings only, or fewer dimensions"
+        )
+
+
+def machine_bytes() -> int | None:
+    """Main memory of this machine; None where the system does not say."""
+    names = getattr(os, "sysconf_names", {})
+    if not {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= set(names):
+        return None
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _start(count: int, dimensions: int, stream: int, device: torch.device) -> Float[Tensor, "n d"]:
+    """Numbers of which an entry has a norm of about 1, each a function of its place alone."""
+    places = torch.arange(count, device=device)
+    columns = torch.arange(dimensions, device=device)
+    # In pieces: hashing takes eight bytes and several copies for each number.
+    pieces = [uniform(0, stream, some[:, None], columns) for some in places.split(2**16)]
+    return (2 * torch.cat(pieces) - 1) * (3 / dimensions) ** 0.5

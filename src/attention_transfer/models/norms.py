@@ -1,0 +1,42 @@
+"""The batch norm whose result, alone or in a sum, an activation takes; found from the way networks are written."""
+
+from torch import nn
+
+from attention_transfer.capture import Tap
+from attention_transfer.models.activations import is_activation, main_branch
+from attention_transfer.models.structure import join
+
+
+def batch_norm_before(model: nn.Module, tap: Tap) -> str | None:
+    """Path of the batch norm that makes a value, at the end of the main branch where a shortcut is added to it.
+
+    Args:
+        model: the network.
+        tap: the input of an activation, or the output of a module that ends without one.
+
+    Returns:
+        None where something else makes the value, or nobody can tell.
+    """
+    if tap.site == "input":
+        parent, _, name = tap.module.rpartition(".")
+        leaves = list(main_branch(model.get_submodule(parent)))
+        place = next((i for i, (path, _) in enumerate(leaves) if path == name), None)
+        if place is None:
+            return None
+        if _acts_after_every_convolution(leaves):
+            leaves.append(leaves.pop(place))
+            place = len(leaves) - 1
+        before = leaves[:place]
+    else:
+        parent, before = tap.module, list(main_branch(model.get_submodule(tap.module)))
+    # Subclasses may act on their result before they hand it on.
+    if not before or type(before[-1][1]) not in (nn.BatchNorm2d, nn.SyncBatchNorm):
+        return None
+    return join(parent, before[-1][0])
+
+
+def _acts_after_every_convolution(leaves: list[tuple[str, nn.Module]]) -> bool:
+    """Whether a block has one activation for all of its convolutions, so that the last call comes after the last."""
+    acts = [i for i, (_, module) in enumerate(leaves) if is_activation(module)]
+    convolutions = [i for i, (_, module) in enumerate(leaves) if isinstance(module, nn.Conv2d)]
+    return len(acts) == 1 and len(convolutions) > 1 and convolutions[0] < acts[0] < convolutions[-1]
