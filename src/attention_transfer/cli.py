@@ -96,6 +96,13 @@ def sweep(arguments: Sequence[str]) -> None:
     command(arguments)
 
 
+def reproduce(arguments: Sequence[str]) -> None:
+    """Run a table of a paper and put it beside the published numbers: reproduce TABLE [flags] [flags of train]."""
+    from attention_transfer.commands.reproduce import command
+
+    command(arguments)
+
+
 def suggest_weight(arguments: Sequence[str]) -> None:
     """Measure the loss terms of a recipe and suggest weights to start from: suggest-weight RECIPE [flags of train]."""
     from attention_transfer.commands.suggest_weight import command
@@ -144,6 +151,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "evaluate": evaluate,
     "compare": compare,
     "sweep": sweep,
+    "reproduce": reproduce,
     "suggest-weight": suggest_weight,
     "probe": probe,
     "class-maps": class_maps,

@@ -53,10 +53,12 @@ def measure_step_cost(experiment: Experiment, rounds: int = 10) -> StepCost:
         rounds: of both, at least 1; two more do not count.
 
     Raises:
-        ValueError: for less than one round, or whatever training would refuse.
+        ValueError: for less than one round, a pre-training, or whatever training would refuse.
     """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, not {rounds}")
+    if experiment.pretraining is not None:
+        raise ValueError("a pre-training has no methods whose cost could be measured: give a recipe of train")
     # Batch norm may leave denormals, which slow a CPU down.
     torch.set_flush_denormal(True)
     threads = torch.get_num_threads()
@@ -87,8 +89,7 @@ class _Step:
 
     def __init__(self, prepared: Prepared, experiment: Experiment) -> None:
         distiller = prepared.distiller
-        if not isinstance(distiller, Distiller):
-            raise ValueError("a pre-training has no methods whose cost could be measured")
+        assert isinstance(distiller, Distiller)
         self.distiller, self.place = distiller, prepared.place
         self.batch = next(iter(prepared.train.epoch(0)))
         distiller.set_phase(distiller.phases[-1])

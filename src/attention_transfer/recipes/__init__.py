@@ -4,8 +4,10 @@ from itertools import chain
 
 from attention_transfer.recipes import (
     attention_transfer,
+    baselines,
     class_attention,
     class_attention_distillation,
+    distillation_token,
     vision_transformers,
     vit_cifar,
 )
@@ -26,6 +28,8 @@ RECIPES: dict[str, Recipe] = {
             attention_transfer.recipes(),
             class_attention.recipes(),
             class_attention_distillation.recipes(),
+            baselines.recipes(),
+            distillation_token.recipes(),
             vision_transformers.recipes(),
             vit_cifar.recipes(),
         )

@@ -1,0 +1,252 @@
+"""From a table of recipes to the runs that make it: which cells, which seeds, whose teachers, how long."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from attention_transfer.commands.grid import method_of, without_flags_of_others
+from attention_transfer.commands.side_by_side import PlannedRun
+from attention_transfer.commands.train import parse
+from attention_transfer.experiment import Experiment, to_json
+from attention_transfer.methods import Method
+from attention_transfer.recipes import RECIPES
+from attention_transfer.recipes.tables import Cell, Table
+from attention_transfer.runs import differing_fields, flatten
+
+# What a run may differ in and still follow the protocol: where it runs, and names of the same images and networks.
+_NO_CHANGE = (
+    "seed",
+    "teacher",
+    "untrained_teacher",
+    "teacher_mean",
+    "teacher_std",
+    "data.name",
+    "data.root",
+    "data.num_workers",
+    "training.device",
+    "training.threads",
+    "training.channels_last",
+    "training.compile",
+    "training.checkpoint_every_steps",
+    "training.snapshot_epochs",
+    "training.evaluate_every_epochs",
+)
+# Flags that a teacher that is trained for the table shares with its students.
+_OF_TEACHERS = ("data", "data-root", "num-workers", "device", "precision", "threads", "compile", "no-compile")
+_CHOSEN_HERE = {
+    "run-folder": "each run has a folder of its own: give --folder for all of them",
+    "seed": "give --seeds for all of them",
+    "teacher": "give --teachers NETWORK=MODEL",
+    "student": "the table's columns choose it",
+    "methods": "the table's rows choose them: give --rows",
+    "task-weight": "the table's rows choose it",
+}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What of a table is wanted.
+
+    Args:
+        rows: of the table; all if empty.
+        columns: likewise.
+        seeds: those of the table if empty.
+        epochs: in place of the recipes'.
+        teachers: NETWORK=MODEL.
+    """
+
+    rows: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    epochs: int | None = None
+    teachers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """One cell of a table with its runs.
+
+    Args:
+        row: of the table.
+        column: likewise.
+        recipe: as it is.
+        runs: one for each seed.
+    """
+
+    row: str
+    column: str
+    recipe: Experiment
+    runs: tuple[PlannedRun, ...]
+
+
+def plan_cells(
+    table: Table, wanted: Wanted, fixed: Sequence[str], folder: Path
+) -> tuple[tuple[PlannedCell, ...], tuple[PlannedRun, ...]]:
+    """The cells that are wanted, and the teachers that must be trained first.
+
+    Args:
+        table: of all cells.
+        wanted: of it.
+        fixed: flags of `train` for every run; those of a method only where it is used.
+        folder: where the run folders will be.
+
+    Raises:
+        ValueError: for anything that does not exist, that `train` refuses, or that no cell uses.
+    """
+    _refuse_chosen(fixed)
+    cells = _chosen(table, wanted)
+    seeds = wanted.seeds or table.seeds
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"a seed comes twice in --seeds {' '.join(map(str, seeds))}")
+    given = _given_teachers(wanted.teachers)
+    tiny = any(_is(word, "tiny") for word in fixed)
+    teachers: dict[str, PlannedRun] = {}
+    planned: list[PlannedCell] = []
+    used, asked_for = set[str](), set[str]()
+    for cell in cells:
+        recipe = RECIPES[cell.recipe]()
+        words = without_flags_of_others(fixed, {method.key for method in recipe.methods})
+        used |= {method.key for method in recipe.methods}
+        words += _shortened(recipe, wanted.epochs)
+        if cell.teacher is not None and recipe.teacher is not None and not tiny:
+            asked_for.add(recipe.teacher)
+            if recipe.teacher in given:
+                words += ["--teacher", given[recipe.teacher]]
+            else:
+                run = teachers.setdefault(cell.teacher, _teacher(cell.teacher, fixed))
+                words += ["--teacher", str(folder / run.name)]
+        planned.append(PlannedCell(cell.row, cell.column, recipe, _runs(cell, recipe, words, seeds)))
+    _refuse_unused(fixed, used)
+    for name in given.keys() - asked_for if not tiny else ():
+        raise ValueError(
+            f"--teachers {name}=…: no teacher of these cells is called that; they are {', '.join(sorted(asked_for))}"
+        )
+    return tuple(planned), tuple(teachers.values())
+
+
+def changes(cells: Iterable[PlannedCell]) -> tuple[str, ...]:
+    """What the runs differ in from their recipes, in words; empty where they follow the protocol."""
+    found: dict[str, None] = {}
+    for cell in cells:
+        before, now = (to_json(each) for each in (cell.recipe, cell.runs[0].experiment))
+        for field, (theirs, ours) in differing_fields(before, now).items():
+            ignored = any(field == name or field.startswith(f"{name}.") for name in _NO_CHANGE)
+            # They follow the number of epochs, which is said.
+            follows = "schedule" in field or field.endswith("_epochs")
+            if not ignored and not follows:
+                found[f"{_named(field, before)} {_shown(ours)} instead of {_shown(theirs)}"] = None
+    return tuple(found)
+
+
+def _named(field: str, experiment: Mapping[str, Any]) -> str:
+    """A field of JSON by the flag's name: methods by their keys, rooms left out."""
+    room, _, rest = field.partition(".")
+    if room == "methods":
+        number, _, inner = rest.partition(".")
+        return f"{experiment['methods'][int(number)]['name']}.{inner}" if number.isdigit() else field
+    return rest or room
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _chosen(table: Table, wanted: Wanted) -> list[Cell]:
+    for kind, asked, known in (("row", wanted.rows, table.rows), ("column", wanted.columns, table.columns)):
+        for name in asked:
+            if name not in known:
+                raise ValueError(f"the table has no {kind} {name!r}; it has {', '.join(known)}")
+    cells = [
+        cell
+        for cell in table.cells
+        if (not wanted.rows or cell.row in wanted.rows) and (not wanted.columns or cell.column in wanted.columns)
+    ]
+    if not cells:
+        raise ValueError("these rows and columns have no cell in common")
+    return cells
+
+
+def _given_teachers(texts: Sequence[str]) -> dict[str, str]:
+    given: dict[str, str] = {}
+    for text in texts:
+        name, separator, model = text.partition("=")
+        if not separator or not name or not model:
+            raise ValueError(f"--teachers {text}: write NETWORK=MODEL, as in resnet56=resnet56@FILE")
+        if name in given:
+            raise ValueError(f"--teachers gives {name} twice")
+        given[name] = model
+    return given
+
+
+def _runs(cell: Cell, recipe: Experiment, words: Sequence[str], seeds: Sequence[int]) -> tuple[PlannedRun, ...]:
+    try:
+        experiment, _ = parse(recipe, words)
+    except ValueError as error:
+        raise ValueError(f"{cell.recipe} is refused: {error}") from error
+    return tuple(
+        PlannedRun(
+            f"{cell.recipe}_seed{seed}",
+            ("train", cell.recipe, *words, "--seed", str(seed)),
+            replace(experiment, seed=seed),
+        )
+        for seed in seeds
+    )
+
+
+def _teacher(recipe: str, fixed: Sequence[str]) -> PlannedRun:
+    """The run that trains a teacher by its own recipe, whatever is asked of its students."""
+    words, keeping = list[str](), False
+    for word in fixed:
+        if word.startswith("--"):
+            keeping = any(_is(word, name) for name in _OF_TEACHERS)
+        if keeping:
+            words.append(word)
+    experiment, _ = parse(RECIPES[recipe](), words)
+    return PlannedRun(f"teacher_{recipe}", ("train", recipe, *words), experiment)
+
+
+def _shortened(recipe: Experiment, epochs: int | None) -> list[str]:
+    """Flags that make a run shorter or longer: what counts epochs follows in proportion."""
+    if epochs is None:
+        return []
+    share = epochs / recipe.training.epochs
+    words = ["--epochs", str(epochs)]
+    if recipe.optimisation.warmup_epochs:
+        words += ["--warmup-epochs", f"{share * recipe.optimisation.warmup_epochs:g}"]
+    for method in recipe.methods:
+        stretched = method.stretched(share)
+        before, now = (flatten(to_json(replace(recipe, methods=(each,)))) for each in (method, stretched))
+        for path in dict.fromkeys(_flag(path) for path in now if now[path] != before.get(path)):
+            words += [f"--{method.key}.{path.replace('_', '-')}", *_typed(stretched, path)]
+    return words
+
+
+def _flag(path: str) -> str:
+    """The flag, without its method, that holds a leaf of the experiment's JSON: places in lists are left out."""
+    return ".".join(part for part in path.split(".")[2:] if not part.isdigit())
+
+
+def _typed(method: Method, path: str) -> list[str]:
+    value: Any = method
+    for name in path.split("."):
+        value = getattr(value, name)
+    pairs: Any = value if isinstance(value, tuple) else ((value,),)
+    return [f"{number:g}" for pair in pairs for number in pair]
+
+
+def _is(word: str, flag: str) -> bool:
+    return word.startswith("--") and word[2:].partition("=")[0].replace("_", "-") == flag
+
+
+def _refuse_chosen(fixed: Sequence[str]) -> None:
+    for flag, way_out in _CHOSEN_HERE.items():
+        if any(_is(word, flag) for word in fixed):
+            raise ValueError(f"--{flag} cannot be given for a whole table: {way_out}")
+
+
+def _refuse_unused(fixed: Sequence[str], used: set[str]) -> None:
+    for word in fixed:
+        key = method_of(word.removeprefix("--")) if word.startswith("--") else None
+        if key is not None and key not in used:
+            raise ValueError(f"{word} is given, but no chosen row uses the method {key}")
