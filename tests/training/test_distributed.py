@@ -64,7 +64,18 @@ def run(rank: int, folder: str, methods: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "methods", ["at+kd", "at", "cat", "gradient", "gradient+cat", "attention-distillation", "attention-copy"]
+    "methods",
+    [
+        "at+kd",
+        "at",
+        "cat",
+        "gradient",
+        "gradient+cat",
+        "attention-distillation",
+        "attention-copy",
+        # Images are compared with those of the other process too.
+        "rkd+sp+pkt+dkd+fitnet",
+    ],
 )
 def test_two_processes_average_to_the_gradient_of_one(tmp_path: Path, methods: str) -> None:
     multiprocessing.start_processes(run, (str(tmp_path), methods), nprocs=2, start_method="spawn")
