@@ -131,6 +131,20 @@ def class_maps(arguments: Sequence[str]) -> None:
     command(arguments)
 
 
+def attention_maps(arguments: Sequence[str]) -> None:
+    """Draw where vision transformers look, over images: attention-maps MODEL... --figure FILE [--data NAME]."""
+    from attention_transfer.commands.attention_maps import command
+
+    command(arguments)
+
+
+def links(arguments: Sequence[str]) -> None:
+    """Show, draw and extract the attention links that runs learned: links RUN... [--out FILE] [--figure FILE]."""
+    from attention_transfer.commands.links import command
+
+    command(arguments)
+
+
 def list_(arguments: Sequence[str]) -> None:
     """Show methods, models, data sets and recipes."""
     from attention_transfer.commands.catalogue import command
@@ -155,6 +169,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "suggest-weight": suggest_weight,
     "probe": probe,
     "class-maps": class_maps,
+    "attention-maps": attention_maps,
+    "links": links,
     "localise": localise,
     "cost": cost,
     "list": list_,

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from attention_transfer.analysis.map_kinds import MapKind, MapReader, MapRequest
@@ -122,10 +123,38 @@ def test_class_maps_must_be_proved(small: Subject) -> None:
     [
         ({"kinds": ()}, "each once"),
         ({"kinds": ("class", "class")}, "each once"),
-        ({"kinds": ("attention",)}, "activation, class, gradient, gradient-cam"),
+        ({"kinds": ("heat",)}, "activation, class, gradient, gradient-cam, attention"),
         ({"power": 0.5}, "power must be at least 1, not 0.5"),
     ],
 )
 def test_requests_that_mean_nothing_are_refused(settings: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         MapRequest(**settings)
+
+
+def test_attention_is_the_mean_over_all_heads_of_all_layers(dataset: DataSet) -> None:
+    torch.manual_seed(0)
+    sizes = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 3}
+    model = timm.create_model("deit_tiny_distilled_patch16_224", **sizes).eval()
+    inputs: list[Tensor] = []
+    for block in model.blocks:
+        nn.init.normal_(block.attn.qkv.weight, std=0.4)
+        block.attn.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    subject = as_subject(model, dataset)
+    image, label = next(subject.batches(dataset.test, 6))
+    found = read(subject, (image, label), "attention")
+    inputs.clear()
+    with torch.no_grad():
+        model(image)
+    expected = torch.zeros(6, 16)
+    for block, tokens in zip(model.blocks, inputs, strict=True):
+        query, key, _ = block.attn.qkv(tokens).unflatten(2, (3, 3, 8)).permute(2, 0, 3, 1, 4)
+        logits = (query[:, :, :1] @ key[:, :, 2:].mT)[:, :, 0] / 8**0.5
+        expected += logits.softmax(-1).sum(1).detach() / 6
+    assert found.shape == (6, 4, 4)
+    assert found.reshape(6, 16) == pytest.approx(expected.numpy(), rel=1e-4)
+
+
+def test_a_network_without_attention_has_no_attention_maps(small: Subject) -> None:
+    with pytest.raises(ValueError, match="has no self-attention layers"):
+        MapReader(small, MapRequest(("attention",)))

@@ -83,4 +83,4 @@ def test_what_makes_no_sense_is_refused(images: Path, boxed: Path, models: list[
     with pytest.raises(ValueError, match="names a network without weights"):
         command(["resnet8", "--data", f"npz:{boxed}", "--device", "cpu"])
     with pytest.raises(SystemExit):
-        command([models[0], "--map", "attention"])
+        command([models[0], "--map", "heat"])

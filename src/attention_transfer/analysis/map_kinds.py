@@ -10,12 +10,15 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from attention_transfer.analysis.subject import Subject
-from attention_transfer.capture import Capture, Tap, input_gradient, noise, spatial, undisturbed
+from attention_transfer.capture import Capture, Reading, Tap, input_gradient, noise, spatial, undisturbed
 from attention_transfer.methods.maps import attention_map, class_maps
+from attention_transfer.methods.patch_attention import finest, on_one_grid, patch_attention
+from attention_transfer.models.attention import attention_layers, with_attention
 from attention_transfer.models.class_maps import class_map_tap, prove_class_maps
 from attention_transfer.models.description import Description
 
-MapKind = Literal["activation", "class", "gradient", "gradient-cam"]
+MapKind = Literal["activation", "class", "gradient", "gradient-cam", "attention"]
+_OF_WHOLE_NETWORK = ("gradient", "attention")
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ class MapRequest:
         kinds: each at most once. `activation`: Σ|A|^p over the channels of a stage; `class`: the linear head over the
             features of one class, at every position; `gradient`: the length over the colours of ∂(cross-entropy)/
             ∂(image); `gradient-cam`: the channels of a stage weighted by their mean gradient of one class's logit, and
-            what is negative of that left out.
+            what is negative of that left out; `attention`: what the class token of a transformer (without one, the mean
+            query) takes from each patch, mean over all heads of all layers.
         stage: of `activation` and `gradient-cam`, counted from 0; negative from the end.
         power: p of `activation`, at least 1.
         class_of: the class that `class`, `gradient` and `gradient-cam` are about: the image's label (`true`), or the
@@ -54,27 +58,32 @@ class MapReader:
     """Reads maps of one network, image by image; proves first that they can be read. `close()` leaves no trace.
 
     Class maps are those of Zhou et al. (CVPR 2016, arXiv:1512.04150), without the head's bias; Grad-CAM is that of
-    Selvaraju et al. (ICCV 2017, arXiv:1610.02391); the others are those of Zagoruyko & Komodakis (ICLR 2017,
-    arXiv:1612.03928).
+    Selvaraju et al. (ICCV 2017, arXiv:1610.02391); attention is averaged as in Jin & Choi (arXiv:2211.13852); the
+    others are those of Zagoruyko & Komodakis (ICLR 2017, arXiv:1612.03928).
 
     Args:
         subject: the network and its images.
         request: which maps.
 
     Raises:
-        ValueError: the network has no such stage, or is not of the form that class maps need.
+        ValueError: the network has no such stage, no attention that can be read, or is not of the form that class maps
+            need.
     """
 
     def __init__(self, subject: Subject, request: MapRequest) -> None:
         self._request = request
         role = f"network {subject.name}"
         description = subject.opened.description
-        self._taps = {kind: _tap(kind, description, request, role) for kind in request.kinds if kind != "gradient"}
+        of_stages: list[MapKind] = [kind for kind in request.kinds if kind not in _OF_WHOLE_NETWORK]
+        self._taps = {kind: _tap(kind, description, request, role) for kind in of_stages}
         self._differentiates = bool({"gradient", "gradient-cam"} & set(request.kinds))
         self._weight: Float[Tensor, "k c"] | None = None
-        self._capture = Capture(subject.module, self._taps.values(), role)
         side = subject.dataset.image_size
         example = subject.prepare(noise(torch.empty(2, 3, side, side, device=subject.place.device)))
+        self._layers: tuple[Tap, ...] = ()
+        if "attention" in request.kinds:
+            self._layers = attention_layers(with_attention(description, subject.module, example, role), role)
+        self._capture = Capture(subject.module, (*self._taps.values(), *self._layers), role)
         try:
             with undisturbed(subject.module):
                 self._capture.probe(example, gradient=False)
@@ -105,7 +114,7 @@ class MapReader:
             chosen = label if self._request.class_of == "true" else logits.detach().argmax(1)
             maps: dict[MapKind, np.ndarray] = {}
             for kind in self._request.kinds:
-                found = self._map(kind, reading.values, image, logits, chosen)
+                found = self._map(kind, reading, image, logits, chosen)
                 maps[kind] = found.detach().float().cpu().numpy()
         return logits.detach(), maps
 
@@ -114,11 +123,15 @@ class MapReader:
         self._capture.close()
 
     def _map(
-        self, kind: MapKind, values: Mapping[Tap, Tensor], image: Tensor, logits: Tensor, chosen: Int64[Tensor, " b"]
+        self, kind: MapKind, reading: Reading, image: Tensor, logits: Tensor, chosen: Int64[Tensor, " b"]
     ) -> Float[Tensor, "b r c"]:
         if kind == "gradient":
             return input_gradient(logits, image, chosen, twice=False).norm(dim=1)
-        tap = self._taps[kind]
+        if kind == "attention":
+            layers = [patch_attention(reading.attention[tap], len(image)) for tap in self._layers]
+            grid = finest(layers)
+            return on_one_grid(layers, grid).mean(1).unflatten(1, grid)
+        tap, values = self._taps[kind], reading.values
         features = spatial(values[tap], tap)
         if kind == "activation":
             return attention_map(features, self._request.power).unflatten(1, features.shape[2:])

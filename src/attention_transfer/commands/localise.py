@@ -25,6 +25,7 @@ _CONCERNS: dict[MapKind, tuple[str, ...]] = {
     "class": ("class_of", "layer"),
     "gradient": ("class_of",),
     "gradient-cam": ("stage", "class_of"),
+    "attention": (),
 }
 
 
@@ -37,7 +38,7 @@ class Flags:
 
     Args:
         models: run folders, or names with @FILE or @pretrained behind them; three or more give a rank correlation.
-        map: where attention is read; several at once are fine.
+        map: where attention is read; several at once are fine. `attention` is that of vision transformers.
         stage: of activation and gradient-cam maps; negative from the end.
         power: of activation maps, Σ|A|^p.
         class_of: the class that class, gradient and gradient-cam maps are about.

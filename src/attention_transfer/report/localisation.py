@@ -101,7 +101,7 @@ def _heading(asked: Mapping[str, Any]) -> str:
     settings += [f"power {asked['power']:g}"] if "power" in asked else []
     settings += [f"{asked['class_of']} class"] if "class_of" in asked else []
     settings += [f"at {asked['layer']}"] if "layer" in asked else []
-    return f"{asked['kind']} ({', '.join(settings)})"
+    return f"{asked['kind']} ({', '.join(settings)})" if settings else str(asked["kind"])
 
 
 def _row(name: str, top1: str, scores: Mapping[str, Any]) -> list[str]:

@@ -297,6 +297,11 @@ class _Loop:
         if self.process.writes and self.epoch in (self.experiment.training.snapshot_epochs or ()):
             with self.run_folder.new_snapshot(self.epoch) as folder:
                 self._save_student(folder)
+                self._save_parts(folder)
+
+    def _save_parts(self, folder: Path) -> None:
+        if isinstance(self.distiller, Distiller) and self.distiller.parts.state_dict():
+            save_parts(self.distiller, folder)
 
     def _save_student(self, folder: Path) -> None:
         dataset, opened = self.prepared.dataset, self.prepared.student
@@ -376,8 +381,7 @@ class _Loop:
         # Whoever loads the student needs no hooks.
         self.distiller.detach()
         self._save_student(self.run_folder.path)
-        if isinstance(self.distiller, Distiller) and self.distiller.parts.state_dict():
-            save_parts(self.distiller, self.run_folder.path)
+        self._save_parts(self.run_folder.path)
         self.run_folder.write_summary(summary)
         scored = ", ".join(
             f"{name} top-1 {measured[name]['top1']:.2f} %"

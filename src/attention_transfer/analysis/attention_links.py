@@ -1,0 +1,51 @@
+"""The attention links that a run learned, at its end and along its training."""
+
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from attention_transfer.methods.link_choice import LinksError
+from attention_transfer.methods.link_extraction import TrainedLinks, trained_links
+from attention_transfer.runs import PARTS_WEIGHTS, RunFolder
+
+
+def links_of_run(run: RunFolder, name: str = "attention-links") -> TrainedLinks:
+    """The links at the end of a run.
+
+    Args:
+        run: finished.
+        name: of the method in it.
+
+    Raises:
+        LinksError: it learned none, or has not reached its end.
+    """
+    if run.parts is None:
+        why = "has learned nothing beside its student" if run.finished else "has not reached its end"
+        raise LinksError(f"{run.path} {why}: give the folder of a finished run of attention-links")
+    return _read(run.parts, name)
+
+
+def links_along_training(run: RunFolder, name: str = "attention-links") -> dict[str, TrainedLinks]:
+    """The links at each snapshot of a run and at its end, by a title for each.
+
+    Args:
+        run: finished, with snapshots.
+        name: of the method in it.
+
+    Raises:
+        LinksError: it kept none.
+    """
+    kept = {epoch: folder / PARTS_WEIGHTS for epoch, folder in run.snapshots.items()}
+    kept = {epoch: path for epoch, path in kept.items() if path.exists()}
+    if not kept:
+        raise LinksError(f"{run.path} kept no snapshots: train with --snapshot-epochs, such as 0 1 5 20")
+    moments = {f"epoch {epoch}": _read(path, name) for epoch, path in kept.items()}
+    end = run.summary["epochs"] if run.summary is not None else None
+    return moments if end in kept else moments | {f"epoch {end}": links_of_run(run, name)}
+
+
+def _read(path: Path, name: str) -> TrainedLinks:
+    try:
+        return trained_links(load_file(path), name)
+    except LinksError as error:
+        raise LinksError(f"{path.parent}: {error}") from error

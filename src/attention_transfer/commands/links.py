@@ -1,0 +1,122 @@
+"""`links RUN...`: the attention links that runs learned, drawn, and extracted for a second run."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import numpy as np
+import tyro
+from jaxtyping import Bool
+
+from attention_transfer.analysis.attention_links import links_along_training, links_of_run
+from attention_transfer.methods.link_choice import LinkChoice, links_to_json
+from attention_transfer.methods.link_extraction import TrainedLinks, count_links, extracted
+from attention_transfer.report.link_maps import link_maps_figure, link_table
+from attention_transfer.runs import RunFolder, write_whole
+from attention_transfer.training.prepare import expand
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Which stages of a convolutional teacher are linked to which layers of a transformer; extract those that matter.
+
+    For runs of attention-links. Numbers are mean magnitudes |w|. Of one run, Algorithm 1 of the paper says which links
+    are worth keeping (bold in the table, framed in the picture); --out writes them for --attention-links.links FILE.
+
+    Args:
+        runs: run folders; several are drawn beside each other.
+        threshold: of the extraction, a share of the range of all weights.
+        per: whether whole stages keep or lose a layer, or every channel by itself.
+        signed: bring weights as they are to 0…1, not their magnitudes; a threshold of 0.05 then keeps almost all.
+        out: where the links that are kept go.
+        along_training: draw one run at each of its snapshots and at its end (train with --snapshot-epochs).
+        figure: where the picture goes; its suffix chooses the format.
+        name: of the method in the run; the second of its kind is attention-links2.
+        json: print the result as JSON.
+    """
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
+    threshold: float = 0.05
+    per: Literal["stage", "channel"] = "stage"
+    signed: bool = False
+    out: Path | None = None
+    along_training: bool = False
+    figure: Path | None = None
+    name: str = "attention-links"
+    json: bool = False
+
+
+def command(arguments: Sequence[str]) -> None:
+    """Run `links`."""
+    flags = tyro.cli(
+        Flags,
+        prog="attention-transfer links",
+        args=list(arguments),
+        default=Flags(runs=cast("tuple[str, ...]", tyro.MISSING)),
+    )
+    several = len(flags.runs) > 1
+    if several and (flags.out is not None or flags.along_training):
+        raise ValueError("--out and --along-training are about one run: give one run folder")
+    folders = [RunFolder(expand(run)) for run in flags.runs]
+    if several:
+        found = {_title(run): links_of_run(folder, flags.name) for run, folder in zip(flags.runs, folders, strict=True)}
+        content = {"runs": [_row(run, links) for run, links in zip(flags.runs, found.values(), strict=True)]}
+        texts = [f"{name}\n\n{link_table(links.magnitudes())}\n" for name, links in found.items()]
+        print(json.dumps(content, indent=2) if flags.json else "\n".join(texts))
+        _draw(found, flags)
+        return
+    links = links_of_run(folders[0], flags.name)
+    choice = extracted(links, flags.threshold, flags.per, signed=flags.signed)
+    kept = _kept(choice, links)
+    left, whole = count_links(choice, links.channels, links.heads), sum(each.weight.size for each in links.groups)
+    how: dict[str, Any] = {"threshold": flags.threshold, "per": flags.per, "signed": flags.signed}
+    content = _row(flags.runs[0], links) | how | {"kept": kept.tolist(), "links": whole, "links_kept": left}
+    sign = "-signed" if flags.signed else ""
+    folders[0].write_finding(f"{flags.name}-{flags.threshold:g}-per-{flags.per}{sign}", content)
+    if flags.out is not None:
+        write_whole(flags.out, links_to_json(choice, how).encode())
+    if flags.json:
+        print(json.dumps(content, indent=2))
+    else:
+        pairs = int((~np.isnan(links.magnitudes())).sum())
+        print(link_table(links.magnitudes(), kept))
+        print(
+            f"\na threshold of {flags.threshold:g} per {flags.per} keeps {left:,} of {whole:,} links, "
+            f"{int(kept.sum())} of {pairs} pairs of a stage and a layer"
+        )
+        if flags.out is not None:
+            print(f"links: {flags.out}   (train with --attention-links.links {flags.out})")
+    if flags.along_training:
+        _draw(links_along_training(folders[0], flags.name), flags)
+    else:
+        _draw({_title(flags.runs[0]): links}, flags, kept)
+
+
+def _draw(found: dict[str, TrainedLinks], flags: Flags, kept: Bool[np.ndarray, "s l"] | None = None) -> None:
+    if flags.figure is None:
+        if flags.along_training:
+            raise ValueError("--along-training draws: give --figure FILE")
+        return
+    link_maps_figure({title: links.magnitudes() for title, links in found.items()}, flags.figure, kept)
+    if not flags.json:
+        print(f"picture: {flags.figure}")
+
+
+def _kept(choice: LinkChoice, links: TrainedLinks) -> Bool[np.ndarray, "s l"]:
+    """Whether any channel of a stage keeps its links to a layer."""
+    kept: Bool[np.ndarray, "s l"] = np.zeros((len(links.channels), len(links.heads)), dtype=bool)
+    for stage, groups in enumerate(choice.stages):
+        for group in groups:
+            kept[stage, list(group.layers)] = True
+    return kept
+
+
+def _row(run: str, links: TrainedLinks) -> dict[str, Any]:
+    magnitudes = [[None if np.isnan(value) else float(value) for value in row] for row in links.magnitudes()]
+    return {"run": run, "channels": list(links.channels), "heads": list(links.heads), "magnitudes": magnitudes}
+
+
+def _title(run: str) -> str:
+    return Path(run).name or run

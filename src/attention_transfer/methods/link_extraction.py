@@ -1,0 +1,158 @@
+"""Which of trained links matter: Algorithm 1 of Jin & Choi (arXiv:2211.13852)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from attention_transfer.methods.link_choice import LinkChoice, LinkGroup, LinksError
+
+
+@dataclass(frozen=True)
+class LinkWeights:
+    """Trained links between some channels of one stage and the heads of some layers.
+
+    Args:
+        stage: from 0.
+        channel: of each row of the weight, from 0.
+        layer: of each column, from 0; as many columns as it has heads.
+        weight: of the links, without biases.
+    """
+
+    stage: int
+    channel: Int64[np.ndarray, " c"]
+    layer: Int64[np.ndarray, " n"]
+    weight: Float[np.ndarray, "c n"]
+
+
+@dataclass(frozen=True)
+class TrainedLinks:
+    """All links of one pair of networks.
+
+    Args:
+        channels: of each stage.
+        heads: of each layer of the student.
+        groups: their weights.
+    """
+
+    channels: tuple[int, ...]
+    heads: tuple[int, ...]
+    groups: tuple[LinkWeights, ...]
+
+    def means(self, absolute: bool = True) -> tuple[Float[np.ndarray, "c l"], ...]:
+        """Mean over heads of the links of each channel to each layer, stage by stage; NaN where there are none.
+
+        Args:
+            absolute: of their magnitudes.
+        """
+        found = tuple(np.full((count, len(self.heads)), np.nan) for count in self.channels)
+        for group in self.groups:
+            weight = np.abs(group.weight) if absolute else group.weight
+            for layer in np.unique(group.layer):
+                found[group.stage][group.channel, layer] = weight[:, group.layer == layer].mean(1)
+        return found
+
+    def magnitudes(self) -> Float[np.ndarray, "s l"]:
+        """Mean magnitude of the links between each stage and each layer, as in Figure 2; NaN where there are none."""
+        rows = [
+            [np.nan if np.isnan(column).all() else np.nanmean(column) for column in stage.T] for stage in self.means()
+        ]
+        return np.array(rows)
+
+
+def trained_links(parts: Mapping[str, Tensor], name: str = "attention-links") -> TrainedLinks:
+    """The links among what the methods of a run learned.
+
+    Args:
+        parts: under the names of the distiller's `parts`.
+        name: of the method in that run; the second of its kind is `attention-links2`.
+
+    Raises:
+        LinksError: there are none.
+    """
+    own = {key.removeprefix(f"{name}."): value for key, value in parts.items() if key.startswith(f"{name}.")}
+    if "channels" not in own or "heads" not in own:
+        there = sorted({key.partition(".")[0] for key in parts})
+        raise LinksError(f"this run learned no {name}; it learned {', '.join(there) or 'nothing beside its student'}")
+    prefixes = sorted(key.removesuffix(".weight") for key in own if key.endswith(".weight"))
+    groups = [
+        LinkWeights(
+            int(prefix.split(".")[1]),
+            own[f"{prefix}.channel"].numpy(),
+            own[f"{prefix}.layer"].numpy(),
+            own[f"{prefix}.weight"].double().numpy(),
+        )
+        for prefix in prefixes
+    ]
+    return TrainedLinks(tuple(own["channels"].tolist()), tuple(own["heads"].tolist()), tuple(groups))
+
+
+def extracted(
+    links: TrainedLinks, threshold: float = 0.05, per: Literal["stage", "channel"] = "stage", *, signed: bool = False
+) -> LinkChoice:
+    """The links that stay when the weak ones are taken out.
+
+    All weights are brought to 0…1 by the least and the largest of them. A channel keeps its links to a layer if the
+    mean of their magnitudes over its heads is above the threshold.
+
+    Args:
+        links: trained.
+        threshold: θ, 0 ≤ θ < 1.
+        per: `channel` decides as the algorithm is written, for every channel by itself; `stage` by the mean over all
+            channels of the stage, as in Table 1.
+        signed: bring the weights as they are to 0…1, as the algorithm is written, of which the magnitude is then the
+            same; otherwise their magnitudes, so that weak links come near 0.
+
+    Raises:
+        LinksError: nothing is left, or all weights are the same.
+    """
+    if not 0 <= threshold < 1:
+        raise LinksError(f"threshold must be 0 ≤ θ < 1, a share of the range of all weights, not {threshold}")
+    every = np.concatenate([group.weight.ravel() for group in links.groups])
+    every = every if signed else np.abs(every)
+    low, high = float(every.min()), float(every.max())
+    if low == high:
+        raise LinksError("all links have the same weight, so none is weaker than others: were they trained?")
+    # The mean of what was brought to 0…1 is the mean brought to 0…1.
+    strengths = [(mean - low) / (high - low) for mean in links.means(absolute=not signed)]
+    if per == "stage":
+        strengths = [_mean_over_channels(strength) for strength in strengths]
+    kept = [strength > threshold for strength in strengths]
+    if not any(each.any() for each in kept):
+        strongest = max(float(np.nanmax(strength)) for strength in strengths if not np.isnan(strength).all())
+        raise LinksError(
+            f"a threshold of {threshold} removes every link: the strongest {per} has {strongest:.4f}; take a smaller "
+            "one"
+        )
+    return LinkChoice(tuple(_groups(each) for each in kept), links.channels, links.heads)
+
+
+def _mean_over_channels(strength: Float[np.ndarray, "c l"]) -> Float[np.ndarray, "c l"]:
+    """The same for all channels that have links."""
+    there = ~np.isnan(strength)
+    sums, counts = np.where(there, strength, 0).sum(0), there.sum(0)
+    mean = np.divide(sums, counts, out=np.full(strength.shape[1], np.nan), where=counts > 0)
+    return np.where(there, mean, np.nan)
+
+
+def _groups(kept: Bool[np.ndarray, "c l"]) -> tuple[LinkGroup, ...]:
+    """Channels with the same layers together; those without any left out."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for channel, row in enumerate(kept):
+        if row.any():
+            found.setdefault(tuple(np.flatnonzero(row).tolist()), []).append(channel)
+    return tuple(
+        LinkGroup(layers, None if len(channels) == len(kept) else tuple(channels)) for layers, channels in found.items()
+    )
+
+
+def count_links(choice: LinkChoice, channels: Sequence[int], heads: Sequence[int]) -> int:
+    """Weights that a choice has, without biases."""
+    return sum(
+        (channels[number] if group.channels is None else len(group.channels)) * sum(heads[i] for i in group.layers)
+        for number, groups in enumerate(choice.stages)
+        for group in groups
+    )
