@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from attention_transfer import METHODS
+from attention_transfer import METHODS, Review
 from attention_transfer.runs import PARTS_WEIGHTS, RunFolder
 from attention_transfer.training.fit import fit
 from attention_transfer.training.prepare import prepare
@@ -49,3 +49,10 @@ def test_a_run_whose_methods_learn_nothing_keeps_no_parts(make: Make, tmp_path: 
     fit(make(training={"epochs": 1}), tmp_path / "run", silent())
     assert RunFolder(tmp_path / "run").finished
     assert RunFolder(tmp_path / "run").parts is None
+
+
+def test_convolutions_in_channels_last_are_kept_too(make: Make, tmp_path: Path) -> None:
+    fit(make(methods=(Review(),), training={"epochs": 1, "channels_last": True}), tmp_path / "run", silent())
+    parts = RunFolder(tmp_path / "run").parts
+    assert parts is not None
+    assert any(value.ndim == 4 and value.shape[-1] == 3 for value in safetensors.torch.load_file(parts).values())

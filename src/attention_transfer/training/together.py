@@ -67,7 +67,8 @@ def save_parts(distiller: Distiller, folder: Path) -> None:
         distiller: of the run.
         folder: where the student is saved.
     """
-    parts = {name: value.detach().cpu().clone() for name, value in distiller.parts.state_dict().items()}
+    # Convolutions lie in channels_last, which safetensors refuses; copies, as it refuses shared memory too.
+    parts = {name: value.detach().cpu().contiguous().clone() for name, value in distiller.parts.state_dict().items()}
     with whole_file(folder / PARTS_WEIGHTS) as temporary:
         safetensors.torch.save_file(parts, temporary)
 
