@@ -147,6 +147,11 @@ def test_the_first_stage_learns_from_the_hint_alone_and_the_second_without_it(
     assert moved["task"] == first | {"student.layer2.0.0", "student.fc"}
 
 
+def test_a_second_stage_without_anything_to_learn_is_refused(small_pair: tuple[nn.Module, nn.Module]) -> None:
+    with pytest.raises(ValueError, match="nothing is learned in the phase 'task', which leaves out fitnet"):
+        Distiller(*small_pair, [FitNet(hint_epochs=2)], task_weight=0, example=EXAMPLE)
+
+
 def test_what_does_not_fit_is_refused() -> None:
     for settings, message in (
         ({"hint_epochs": 0}, "hint_epochs must be at least 1"),

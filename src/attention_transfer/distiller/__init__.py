@@ -13,7 +13,7 @@ from attention_transfer.data.batch import Batch
 from attention_transfer.distiller.bound import Bound, bind, check_batch, check_methods, described, task_logits
 from attention_transfer.distiller.deployed import Deployed
 from attention_transfer.distiller.network import Network, Seen, Wanted
-from attention_transfer.distiller.reached import parameters_reached
+from attention_transfer.distiller.reached import check_phases, parameters_reached
 from attention_transfer.distiller.teacher import Teacher
 from attention_transfer.methods import Method, Observed, Phase, Reads, Term
 from attention_transfer.methods.limits import limited_gradients, sum_of
@@ -375,6 +375,7 @@ class Distiller(nn.Module):
         named |= {f"parts.{name}": p for name, p in parts.named_parameters() if p.requires_grad}
         if not named:
             raise ValueError("nothing to train: every parameter of the student is frozen")
+        check_phases(self.phases, terms)
         return parameters_reached(terms, named)
 
 

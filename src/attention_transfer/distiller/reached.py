@@ -1,13 +1,13 @@
 """Which parameters each term of a loss moves."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from attention_transfer.capture import CaptureError, can_be_differentiated
-from attention_transfer.methods import Term
+from attention_transfer.methods import Phase, Term
 
 
 def parameters_reached(terms: Mapping[str, Term], named: Mapping[str, nn.Parameter]) -> dict[str, frozenset[str]]:
@@ -36,6 +36,24 @@ def parameters_reached(terms: Mapping[str, Term], named: Mapping[str, nn.Paramet
         if not reached[name]:
             raise CaptureError(f"the term {name!r} does not depend on any trainable parameter")
     return reached
+
+
+def check_phases(phases: Sequence[Phase], terms: Collection[str]) -> None:
+    """Refuse a training with a phase in which nothing is learned.
+
+    Args:
+        phases: of the training.
+        terms: names of all terms.
+
+    Raises:
+        ValueError: for a phase that counts none of them.
+    """
+    for phase in phases:
+        if not any(phase.counts(term) for term in terms):
+            raise ValueError(
+                f"nothing is learned in the phase {phase.name!r}, which leaves out {', '.join(sorted(terms))}: give a "
+                "task_weight above 0, or another method"
+            )
 
 
 def _why_no_gradient(term: str, error: str) -> str:

@@ -115,6 +115,7 @@ class Reads:
         student_attention: of the student, likewise.
         teacher_fingerprint: whether it needs to know the teacher by its weights, to tell it from others.
         teacher_norms: whether it needs the batch norms that make the values of the teacher's taps.
+        fewest_images: of which its terms say anything; where processes share a batch, of all together.
         task_logits: one of the places in the student, whose value the task's cross-entropy is then of, in place of the
             logits; what is predicted stays the logits.
     """
@@ -134,6 +135,7 @@ class Reads:
     student_attention: tuple[Tap, ...] = ()
     teacher_fingerprint: bool = False
     teacher_norms: bool = False
+    fewest_images: int = 1
     task_logits: Tap | None = None
 
     @property

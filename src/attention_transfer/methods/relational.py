@@ -115,6 +115,7 @@ class Relational(Method):
         return Reads(
             teacher=(embedding_tap(teacher, "teacher", self.teacher_layer),),
             student=(embedding_tap(student, "student", self.student_layer),),
+            fewest_images=3,
         )
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:

@@ -69,7 +69,7 @@ class SimilarityPreserving(Method):
             raise ValueError("similarity-preserving distillation needs a teacher")
         chosen = self if self.stages or self.student_layers else replace(self, stages=(-1,))
         theirs, ours = paired_layers(teacher, student, chosen, "post", "post")
-        return Reads(teacher=theirs, student=ours)
+        return Reads(teacher=theirs, student=ours, fewest_images=2)
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
         del batch, parts

@@ -219,6 +219,7 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
         )
     _refuse_to_compile(experiment, distiller)
     _refuse_to_mix(experiment, distiller)
+    _refuse_small_batches(experiment, distiller, process)
     distiller.to(place.device).to(memory_format=place.memory_format)  # pyright: ignore[reportCallIssue]
     train = training_batches(experiment, dataset, place, process)
     workers = experiment.data.num_workers
@@ -294,6 +295,16 @@ def _refuse_to_mix(experiment: Experiment, distiller: Distiller) -> None:
             f"{', '.join(numbers)} wants one class for each image, and a mixed image has two: leave out --mixup and "
             "--cutmix, or the method"
         )
+
+
+def _refuse_small_batches(experiment: Experiment, distiller: Distiller, process: Process) -> None:
+    count = experiment.training.batch_size * process.world_size
+    for method, reads in zip(distiller.methods, distiller.reads, strict=True):
+        if count < reads.fewest_images:
+            raise ValueError(
+                f"{method.key} compares the images of a batch with each other, and of {count} there is nothing to "
+                f"compare: give a batch size of at least {-(-reads.fewest_images // process.world_size)}"
+            )
 
 
 def _open_teacher(experiment: Experiment, dataset: DataSet) -> OpenedModel | None:
