@@ -1,6 +1,7 @@
 """The distillation token against the authors' values, a slow loop, its place beside the labels, and its refusals."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import timm
@@ -16,7 +17,7 @@ from attention_transfer import (
     SoftTargets,
     build,
 )
-from attention_transfer.methods import Observed
+from attention_transfer.methods import Observed, Reads
 from attention_transfer.methods.distillation_token import hard_target_loss
 from attention_transfer.models import describe
 from attention_transfer.models.description import Description
@@ -160,6 +161,19 @@ def test_a_teacher_of_other_classes_or_none_is_refused() -> None:
         Distiller(student(), teacher(4), [DistillationToken()], example=EXAMPLE)
     with pytest.raises(ValueError, match="needs a teacher"):
         Distiller(student(), None, [DistillationToken()], example=EXAMPLE)
+
+
+class OtherHead(DistillationToken):
+    """Wants the labels learned by the other head."""
+
+    def reads(self, teacher: Description | None, student: Description) -> Reads:
+        reads = super().reads(teacher, student)
+        return replace(reads, task_logits=reads.student[1])
+
+
+def test_two_methods_cannot_want_the_labels_learned_at_different_places() -> None:
+    with pytest.raises(ValueError, match="two methods want the labels learned at head and head_dist"):
+        Distiller(student(), teacher(), [DistillationToken(), OtherHead()], example=EXAMPLE)
 
 
 def test_heads_of_which_the_logits_are_not_the_mean_are_refused() -> None:
