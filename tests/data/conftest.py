@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 from torchvision import datasets
 
 from attention_transfer.data import DataSet, Split
@@ -180,4 +181,16 @@ def nature(tmp_path: Path) -> Path:
             content["annotations"].reverse()
             content["categories"] = [{"id": i, "name": f"species {i}", "supercategory": "?"} for i in (2, 0, 1)]
             (tmp_path / f"{part}{year}.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+@pytest.fixture
+def flowers102(tmp_path: Path) -> Path:
+    """Flowers-102 with nine photographs of three classes: one each to learn from, for validation and for testing."""
+    place = tmp_path / "flowers-102"
+    for number in range(1, 10):
+        _write_image(place / "jpg" / f"image_{number:05}.jpg", 100, 120, seed=number)
+    savemat(place / "imagelabels.mat", {"labels": np.array([[1, 1, 1, 2, 2, 2, 3, 3, 3]], dtype=np.uint8)})
+    sets = {"trnid": [[1, 4, 7]], "valid": [[9, 3, 6]], "tstid": [[2, 5, 8]]}
+    savemat(place / "setid.mat", {name: np.array(rows, dtype=np.uint16) for name, rows in sets.items()})
     return tmp_path

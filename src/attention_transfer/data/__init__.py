@@ -13,6 +13,8 @@ from attention_transfer.data.cluttered_digits import cluttered_digits
 from attention_transfer.data.cub200 import SIDE as CUB200_SIDE
 from attention_transfer.data.cub200 import cub200
 from attention_transfer.data.dataset import DataSet, Split, check_validation_fraction, with_validation
+from attention_transfer.data.flowers102 import SIDE as FLOWERS_SIDE
+from attention_transfer.data.flowers102 import flowers102
 from attention_transfer.data.folder import SIDE as FOLDER_SIDE
 from attention_transfer.data.folder import folder
 from attention_transfer.data.inaturalist import ARCHIVES as INATURALIST_YEARS
@@ -38,6 +40,7 @@ DATA: dict[str, Callable[[Request], DataSet]] = {
     "folder": folder,
     "tiny-imagenet": tiny_imagenet,
     "cub200": cub200,
+    "flowers102": flowers102,
     "stl10": stl10,
     "scenes": scenes,
     **{f"inaturalist-{year}": inaturalist(year) for year in INATURALIST_YEARS},
@@ -51,6 +54,7 @@ OWN_SIDES: dict[str, int | None] = {
     "folder": FOLDER_SIDE,
     "tiny-imagenet": TINY_IMAGENET_SIDE,
     "cub200": CUB200_SIDE,
+    "flowers102": FLOWERS_SIDE,
     "stl10": STL10_SIDE,
     "scenes": SCENES_SIDE,
     **{f"inaturalist-{year}": INATURALIST_SIDE for year in INATURALIST_YEARS},
@@ -72,8 +76,8 @@ def load(
     """Reads a data set.
 
     Args:
-        name: `cluttered-digits`, `cifar10`, `cifar100`, `npz:PATH`, `folder:PATH`, `tiny-imagenet`, `cub200`, `stl10`,
-            `scenes`, `inaturalist-2017`, `inaturalist-2018` or `inaturalist-2019`.
+        name: `cluttered-digits`, `cifar10`, `cifar100`, `npz:PATH`, `folder:PATH`, `tiny-imagenet`, `cub200`,
+            `flowers102`, `stl10`, `scenes`, `inaturalist-2017`, `inaturalist-2018` or `inaturalist-2019`.
         root: folder that holds, or receives, the named ones; None means the user's cache.
         image_size: side in pixels, at least 8, that images are delivered with; None keeps the data set's own.
         validation_fraction: share of the selected training images, 0 ≤ f < 1, set aside for validation.

@@ -19,8 +19,8 @@ class Data:
     """Which images, and how they are prepared.
 
     Args:
-        name: `cluttered-digits`, `cifar10`, `cifar100`, `npz:PATH`, `folder:PATH`, `tiny-imagenet`, `cub200`, `stl10`,
-            `scenes`, `inaturalist-2017`, `inaturalist-2018` or `inaturalist-2019`.
+        name: `cluttered-digits`, `cifar10`, `cifar100`, `npz:PATH`, `folder:PATH`, `tiny-imagenet`, `cub200`,
+            `flowers102`, `stl10`, `scenes`, `inaturalist-2017`, `inaturalist-2018` or `inaturalist-2019`.
         root: folder that holds (or receives) all but `cluttered-digits`, `npz:PATH` and `folder:PATH`.
         image_size: side in pixels that images are brought to; None keeps the data set's own (224 for photographs).
         augment: what happens to training images; `auto` is `crop-flip` for small images, `random-resized-crop` for
