@@ -8,6 +8,7 @@ from attention_transfer.recipes import (
     class_attention,
     class_attention_distillation,
     distillation_token,
+    multi_head_graph,
     vision_transformers,
     vit_cifar,
 )
@@ -30,6 +31,7 @@ RECIPES: dict[str, Recipe] = {
             class_attention_distillation.recipes(),
             baselines.recipes(),
             distillation_token.recipes(),
+            multi_head_graph.recipes(),
             vision_transformers.recipes(),
             vit_cifar.recipes(),
         )

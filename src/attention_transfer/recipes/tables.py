@@ -16,6 +16,7 @@ from attention_transfer.recipes.class_attention_distillation import (
     Pair,
 )
 from attention_transfer.recipes.digits import STUDENTS
+from attention_transfer.recipes.multi_head_graph import COMPARED, COMPARISON, CONTROLS
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,36 @@ _VIT = {
     "distil-query": "vit-mae-large-distil-query",
     "distil-features": "vit-mae-large-distil-features",
 }
+
+
+def _comparison(pair: tuple[str, str]) -> tuple[Cell, ...]:
+    """MHGD and what its authors compare it with."""
+    teacher, student = pair
+    column, taught_by = f"{teacher}-{student}", f"mhgd-cifar100-{teacher}"
+    return (
+        Cell(ALONE, column, f"mhgd-cifar100-{student}"),
+        *(Cell(key, column, f"mhgd-cifar100-{column}-{key}", taught_by) for key in COMPARISON),
+        Cell("mhgd", column, f"mhgd-cifar100-{column}", taught_by),
+    )
+
+
+def _controls(column: str, teacher: str, named: Mapping[str, str], recipe: str) -> tuple[Cell, ...]:
+    """The student alone, under KD, under MHGD, and under MHGD with graphs that know nothing of the images.
+
+    Args:
+        column: names of the networks.
+        teacher: recipe of the teacher.
+        named: recipes of the first three.
+        recipe: how those of the others begin.
+    """
+    return (
+        Cell(ALONE, column, named["alone"]),
+        Cell("kd", column, named["kd"], teacher),
+        Cell("mhgd", column, named["mhgd"], teacher),
+        *(Cell(f"mhgd {graph}", column, f"{recipe}-{graph}", teacher) for graph in CONTROLS),
+    )
+
+
 _DIGITS_ROWS = {"alone": ALONE}
 _DIGITS_COLUMN, _DIGITS_TEACHER = "resnet20-resnet8", "digits-strong-teacher"
 
@@ -151,6 +182,36 @@ TABLES: dict[str, Table] = {
             for suffix, (methods, _, _) in STUDENTS.items()
         ),
         alone=ALONE,
+    ),
+    "mhgd-digits": Table(
+        "MHGD and graphs that know nothing of the images, cluttered digits",
+        "",
+        _controls(
+            _DIGITS_COLUMN,
+            _DIGITS_TEACHER,
+            {"alone": "digits-alone", "kd": "digits-kd", "mhgd": "digits-mhgd"},
+            "mhgd-digits",
+        ),
+        alone=ALONE,
+    ),
+    "mhgd-short": Table(
+        "MHGD and graphs that know nothing of the images, CIFAR-100, 80,000 sample passes of the student",
+        "",
+        _controls(
+            "resnet56-resnet20",
+            "cifar100-resnet56",
+            {"alone": "mhgd-short-alone", "kd": "mhgd-short-kd", "mhgd": "mhgd-short-learned"},
+            "mhgd-short",
+        ),
+        alone=ALONE,
+    ),
+    "mhgd-comparison": Table(
+        "MHGD and what its authors compare it with, CIFAR-100",
+        published.MHGD,
+        _comparison(COMPARED),
+        published.MHGD_COMPARISON,
+        (0, 1, 2, 3, 4),
+        ALONE,
     ),
     "cat-table1": _alone(
         "table1",
