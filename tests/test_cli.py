@@ -133,6 +133,10 @@ def test_a_finished_or_foreign_run_folder_is_never_overwritten(
     assert main(command) == 0
     assert main(command) == 0
     assert "finished already" in capsys.readouterr().out
+    record = tmp_path / "run" / "experiment.json"
+    record.write_text(record.read_text().replace(f'"{RECIPE}"', '"called-otherwise"'))
+    assert main(command) == 0
+    assert "finished already" in capsys.readouterr().out
     assert main([*command, "--seed", "5"]) == 2
     assert "seed is 0 there, 5 now" in capsys.readouterr().err
     slip = [*command[: command.index("--methods")], "--methods", "at", "--task-weight", "1", "--teacher", "resnet57"]

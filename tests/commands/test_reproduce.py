@@ -160,6 +160,11 @@ def test_another_table_is_not_overwritten(
     assert main([*words, "--learning-rate", "0.01"]) == 2
     assert "holds a run of another table: optimisation.learning_rate" in capsys.readouterr().err
     assert len(started) == 1
+    # What a recipe was called when the run was made makes no difference.
+    record = tmp_path / "digits-alone_seed0" / "experiment.json"
+    record.write_text(record.read_text().replace('"digits-alone"', '"digits"'))
+    assert main(words) == 0
+    assert len(started) == 1
 
 
 def test_failed_runs_are_told_after_the_table_of_the_others(

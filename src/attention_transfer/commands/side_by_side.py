@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from attention_transfer.experiment import Experiment, from_json, to_json
@@ -71,8 +71,8 @@ def refuse_other_experiment(folder: Path, experiment: Experiment, what: str) -> 
         return
     wanted, recorded = to_json(experiment), RunFolder(folder).experiment
     try:
-        # Settings that have come since have their defaults.
-        recorded = to_json(from_json(recorded))
+        # Settings that have come since have their defaults; what a recipe is called changes nothing that is computed.
+        recorded = to_json(replace(from_json(recorded), recipe=experiment.recipe))
     except ValueError as error:
         raise ValueError(f"{folder} holds a run that this version cannot read: {error}") from error
     differing = differing_fields(recorded, wanted)

@@ -88,13 +88,14 @@ def fit(experiment: Experiment, folder: Path, reporter: Reporter | None = None) 
 
 
 def _as_recorded(experiment: Experiment, folder: Path) -> dict[str, Any]:
-    """The experiment as JSON; as an existing run wrote it, if it means the same: settings added since have defaults."""
+    """The experiment as JSON; as an existing run wrote it, if it means the same: settings added since have defaults,
+    and what a recipe is called changes nothing that is computed."""
     wanted = to_json(experiment)
     if not is_run(folder):
         return wanted
     recorded = RunFolder(folder).experiment
     try:
-        return recorded if to_json(from_json(recorded)) == wanted else wanted
+        return recorded if to_json(replace(from_json(recorded), recipe=experiment.recipe)) == wanted else wanted
     except ValueError:
         return wanted
 
