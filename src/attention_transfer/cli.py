@@ -145,6 +145,13 @@ def links(arguments: Sequence[str]) -> None:
     command(arguments)
 
 
+def batch_graph(arguments: Sequence[str]) -> None:
+    """Draw which images of a batch a teacher and its student relate to which: batch-graph RUN --figure FILE."""
+    from attention_transfer.commands.batch_graph import command
+
+    command(arguments)
+
+
 def list_(arguments: Sequence[str]) -> None:
     """Show methods, models, data sets and recipes."""
     from attention_transfer.commands.catalogue import command
@@ -169,6 +176,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "suggest-weight": suggest_weight,
     "probe": probe,
     "class-maps": class_maps,
+    "batch-graph": batch_graph,
     "attention-maps": attention_maps,
     "links": links,
     "localise": localise,

@@ -8,6 +8,7 @@ import pytest
 import tyro
 
 from attention_transfer.commands import (
+    batch_graph,
     class_maps,
     compare,
     cost,
@@ -26,6 +27,7 @@ COMMANDS = [
     shlex.split(line, comments=True)[1:] for line in PAGE.splitlines() if line.startswith("attention-transfer ")
 ]
 OTHERS = {
+    "batch-graph": batch_graph.Flags,
     "class-maps": class_maps.Flags,
     "compare": compare.Flags,
     "cost": cost.Flags,

@@ -12,9 +12,11 @@ from typing import Literal
 
 from attention_transfer.experiment import Data, Experiment, Optimisation, Training
 from attention_transfer.methods import AttentionTransfer, Method, MultiHeadGraph, Relational, SoftTargets
-from attention_transfer.recipes import digits
 from attention_transfer.recipes.cifar import PROTOCOL as SHORT_PROTOCOL
 from attention_transfer.recipes.described import Described
+from attention_transfer.recipes.digits import DATA as DIGITS
+from attention_transfer.recipes.digits import LONG_TEST_LIMIT, LONG_TRAINING
+from attention_transfer.recipes.digits import OPTIMISATION as DIGITS_OPTIMISATION
 
 PROTOCOL = Optimisation(optimizer="nesterov", learning_rate=0.1, weight_decay=5e-4, steps=(0.3, 0.6, 0.8))
 CIFAR100 = Data("cifar100", augment="reflect-crop-flip")
@@ -47,7 +49,7 @@ SHORT_DATA = Data("cifar100", train_fraction=0.4)
 SHORT_TRAINING = Training(epochs=4, batch_size=64)
 SHORT_GRAPH_EPOCHS = 1
 # As `digits-mhgd`: 25 epochs of 4,000 images, 100,000 sample passes; the heads see 16,000 before.
-DIGITS_DATA = replace(digits.DATA, test_limit=digits.LONG_TEST_LIMIT)
+DIGITS_DATA = replace(DIGITS, test_limit=LONG_TEST_LIMIT)
 DIGITS_GRAPH_EPOCHS = 4
 
 
@@ -129,8 +131,8 @@ def _digits() -> Iterator[Described]:
             "resnet20",
             methods,
             data=DIGITS_DATA,
-            optimisation=digits.OPTIMISATION,
-            training=digits.LONG_TRAINING,
+            optimisation=DIGITS_OPTIMISATION,
+            training=LONG_TRAINING,
         )
         yield experiment, f"{text}; resnet20 → resnet8, 25 epochs of cluttered digits"
 

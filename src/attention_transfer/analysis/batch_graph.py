@@ -1,0 +1,148 @@
+"""Which images of a batch a teacher and its student relate to which, by the heads of a finished run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import safetensors.torch
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from attention_transfer.analysis.subject import Subject, open_subjects
+from attention_transfer.capture import Capture, Tap, spatial, undisturbed
+from attention_transfer.data import DataSet, Split
+from attention_transfer.distiller.fingerprint import fingerprint
+from attention_transfer.experiment import Experiment, Training, from_json
+from attention_transfer.methods import MultiHeadGraph, Observed
+from attention_transfer.methods.graph_heads import GraphParts
+from attention_transfer.methods.multi_head_graph import teacher_embedding
+from attention_transfer.runs import RunFolder
+
+
+@dataclass(frozen=True)
+class BatchGraphs:
+    """Graphs between some images: of each pair of layers, the shares of every head, whose rows sum to one.
+
+    Args:
+        teacher: one for each graph of the method.
+        student: likewise.
+        notes: what was assumed where nobody said.
+    """
+
+    teacher: tuple[Float[np.ndarray, "a n n"], ...]
+    student: tuple[Float[np.ndarray, "a n n"], ...]
+    notes: tuple[str, ...]
+
+
+@torch.no_grad()
+def batch_graphs(run: RunFolder, dataset: DataSet, split: Split, settings: Training) -> BatchGraphs:
+    """The graphs that the heads of a run see among some images, as one batch.
+
+    Args:
+        run: finished, and trained with `MultiHeadGraph`.
+        dataset: that the images belong to.
+        split: at least two images, few.
+        settings: device and memory format count.
+
+    Returns:
+        Softmax over the images of each row of the heads' scores, as the heads themselves use it; of plain similarity
+        one head, for all are alike.
+
+    Raises:
+        ValueError: the run is not finished, has no such method, or its teacher is another one now.
+    """
+    experiment = from_json(run.experiment)
+    method, key = _method(run, experiment)
+    if not run.finished:
+        raise ValueError(f"{run.path} is not finished: its student and heads are kept at the end of training")
+    assert experiment.teacher is not None
+    teacher, student = (
+        open_subjects([spec], dataset, settings, *colours)[0]
+        for spec, colours in (
+            (experiment.teacher, (experiment.teacher_mean, experiment.teacher_std)),
+            (str(run.path), (None, None)),
+        )
+    )
+    reads = method.reads(teacher.opened.description, student.opened.description)
+    theirs, ours = (
+        _features(subject, taps, split, role)
+        for subject, taps, role in ((teacher, reads.teacher, "teacher"), (student, reads.student, "student"))
+    )
+    parts = _parts(run, method, key, (theirs, fingerprint(teacher.module)), ours)
+    vectors = teacher_embedding(theirs)
+    heads = 1 if method.graph == "similarity" else method.heads
+    found = [
+        tuple(scores[:heads].softmax(2).cpu().numpy() for scores in method.scores(each, parts))
+        for each in (vectors, method.student_embedding(ours, vectors, parts))
+    ]
+    return BatchGraphs(*found, notes=(*teacher.notes, *student.notes))
+
+
+def images_of_classes(split: Split, count: int, classes: int) -> Int64[np.ndarray, " n"]:
+    """Positions of equally many images of some classes, class by class.
+
+    Args:
+        split: images.
+        count: of images together, at least 2.
+        classes: how many, spread evenly over those there are; at least 1.
+
+    Raises:
+        ValueError: for other numbers, or more than there are.
+    """
+    known = np.unique(split.labels)
+    if not 1 <= classes <= len(known) or count < 2 or count % classes:
+        raise ValueError(
+            f"images must be at least 2 and a multiple of classes, which must be between 1 and {len(known)}; not "
+            f"{count} images of {classes} classes"
+        )
+    chosen = known[np.linspace(0, len(known) - 1, classes).round().astype(np.int64)]
+    each = count // classes
+    places = [np.flatnonzero(split.labels == label)[:each] for label in chosen]
+    few = [int(label) for label, found in zip(chosen, places, strict=True) if len(found) < each]
+    if few:
+        raise ValueError(f"class {few[0]} has fewer than {each} images here: ask for fewer images")
+    return np.concatenate(places).astype(np.int64)
+
+
+def _method(run: RunFolder, experiment: Experiment) -> tuple[MultiHeadGraph, str]:
+    for method in experiment.methods:
+        if isinstance(method, MultiHeadGraph):
+            # Its heads lie in the run itself by now.
+            return replace(method, graph_from=None), method.key
+    methods = ", ".join(method.key for method in experiment.methods) or "nothing"
+    raise ValueError(f"{run.path} was trained with {methods}: give a run of {MultiHeadGraph.key}, which has graphs")
+
+
+def _features(subject: Subject, taps: Sequence[Tap], split: Split, role: str) -> tuple[Tensor, ...]:
+    capture = Capture(subject.module, taps, role)
+    try:
+        with undisturbed(subject.module):
+            subject.module.eval()
+            (images,) = [image for image, _ in subject.batches(split, len(split))]
+            reading = capture.run(images)
+    finally:
+        capture.close()
+    return tuple(spatial(reading.values[tap], tap).float() for tap in taps)
+
+
+def _parts(
+    run: RunFolder,
+    method: MultiHeadGraph,
+    key: str,
+    teacher: tuple[tuple[Tensor, ...], bytes],
+    student: tuple[Tensor, ...],
+) -> GraphParts | None:
+    """What the run learned beside its student; None where there was nothing to learn."""
+    features, mark = teacher
+    parts = method.parts(Observed(None, features, fingerprint=mark), Observed(None, student))
+    if parts is None:
+        return None
+    assert run.parts is not None
+    kept = safetensors.torch.load_file(run.parts)
+    if kept[f"{key}.teacher"].tolist() != list(mark):
+        raise ValueError(
+            f"the teacher of {run.path} is another one now than when its heads were trained: put its weights back"
+        )
+    parts.load_state_dict({name.removeprefix(f"{key}."): v for name, v in kept.items() if name.startswith(f"{key}.")})
+    return parts.to(features[0].device).eval()

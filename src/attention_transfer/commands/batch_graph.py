@@ -1,0 +1,95 @@
+"""`batch-graph RUN --figure FILE`: which images of a batch a teacher and its student relate to which."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal, cast
+
+import tyro
+
+from attention_transfer.analysis.batch_graph import batch_graphs, images_of_classes
+from attention_transfer.analysis.class_maps import chosen_images, pictures
+from attention_transfer.commands.own_data import own_data
+from attention_transfer.experiment import Data, Training
+from attention_transfer.report.batch_graph import batch_graph_figure
+from attention_transfer.runs import RunFolder
+from attention_transfer.training.prepare import expand, load_data
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Draw the graphs of multi-head graph distillation: images on a circle, the strongest edges of each head.
+
+    An edge runs from an image to one that it attends to; the darker, the larger its share, measured by the largest one
+    of that head. Green edges stay within a class, red ones leave it. The first row is the teacher, the second the
+    student. Images are those of the data that the run was trained on, unless --data says otherwise.
+
+    Args:
+        run: folder of a finished run with the method mhgd.
+        figure: where the picture goes; its suffix chooses the format.
+        split: which images.
+        images: so many of them, the same number of each class; 16 if neither this nor --index is given.
+        classes: from so many classes, spread evenly over those there are.
+        index: these images, by position from 0.
+        graph: which graph, counted from 1; 0 is the last one.
+        heads: which heads, counted from 1; all if not given.
+        edges: so many of each head.
+        device: `auto` takes an accelerator if there is one.
+        seed: chooses the validation images, as it did in training.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    figure: Path
+    data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=Data)
+    split: Literal["test", "validation", "train"] = "test"
+    images: int | None = None
+    classes: int = 4
+    index: tuple[int, ...] | None = None
+    graph: int = 0
+    heads: tuple[int, ...] | None = None
+    edges: int = 24
+    device: str = "auto"
+    seed: int = 0
+
+
+def command(arguments: Sequence[str]) -> None:
+    """Run `batch-graph`."""
+    flags = tyro.cli(
+        Flags,
+        prog="attention-transfer batch-graph",
+        args=list(arguments),
+        default=Flags(run=cast(Path, tyro.MISSING), figure=cast(Path, tyro.MISSING), data=own_data(arguments)),
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    run = RunFolder(expand(str(flags.run)))
+    dataset = load_data(flags.data, flags.seed)
+    split = {"test": dataset.test, "validation": dataset.validation, "train": dataset.train}[flags.split]
+    if split is None:
+        raise ValueError("nothing was set aside for validation: give --validation-fraction, as in training")
+    if flags.index is None:
+        index = images_of_classes(split, 16 if flags.images is None else flags.images, flags.classes)
+    else:
+        index = chosen_images(split, flags.images, flags.index)
+    if len(index) < 2:
+        raise ValueError("a graph needs at least two images: give --index two positions or more")
+    shown = split.subset(index)
+    found = batch_graphs(run, dataset, shown, Training(device=flags.device))
+    count = len(found.teacher)
+    if not 0 <= flags.graph <= count:
+        raise ValueError(f"the run has the graphs 1 to {count}; there is no graph {flags.graph}")
+    # 0 is the last one.
+    graphs = {"teacher": found.teacher[flags.graph - 1], "student": found.student[flags.graph - 1]}
+    heads = flags.heads or range(1, len(graphs["teacher"]) + 1)
+    batch_graph_figure(
+        pictures(dataset, shown, flags.data.num_workers),
+        shown.labels,
+        graphs,
+        [head - 1 for head in heads],
+        flags.edges,
+        flags.figure,
+    )
+    for note in found.notes:
+        print(f"note: {note}")
+    print(
+        f"picture: {flags.figure}   (images {' '.join(map(str, index))} of {flags.split}, graph {flags.graph or count})"
+    )
