@@ -8,11 +8,13 @@ import pytest
 import tyro
 
 from attention_transfer.commands import (
+    attention_maps,
     batch_graph,
     class_maps,
     compare,
     cost,
     evaluate,
+    links,
     localise,
     pretrain,
     probe,
@@ -27,11 +29,13 @@ COMMANDS = [
     shlex.split(line, comments=True)[1:] for line in PAGE.splitlines() if line.startswith("attention-transfer ")
 ]
 OTHERS = {
+    "attention-maps": attention_maps.Flags,
     "batch-graph": batch_graph.Flags,
     "class-maps": class_maps.Flags,
     "compare": compare.Flags,
     "cost": cost.Flags,
     "evaluate": evaluate.Flags,
+    "links": links.Flags,
     "localise": localise.Flags,
     "probe": probe.Flags,
 }
@@ -39,7 +43,7 @@ OTHERS = {
 
 def patterns() -> list[re.Pattern[str]]:
     """Names in code spans, in which words in capitals stand for anything."""
-    spans = re.findall(r"`((?:at|cat|cifar100|deit|digits|imagenet|mhgd|photographs|vit)(?:-[^` ]+)?)`", PAGE)
+    spans = re.findall(r"`((?:at|cat|cifar100|deit|digits|imagenet|links|mhgd|photographs|vit)(?:-[^` ]+)?)`", PAGE)
     return [re.compile(re.sub(r"[A-Z]+", "[a-z0-9_]+", span)) for span in spans]
 
 

@@ -3,11 +3,13 @@
 from itertools import chain
 
 from attention_transfer.recipes import (
+    attention_links,
     attention_transfer,
     baselines,
     class_attention,
     class_attention_distillation,
     distillation_token,
+    links_in_small,
     multi_head_graph,
     vision_transformers,
     vit_cifar,
@@ -31,6 +33,8 @@ RECIPES: dict[str, Recipe] = {
             class_attention_distillation.recipes(),
             baselines.recipes(),
             distillation_token.recipes(),
+            attention_links.recipes(),
+            links_in_small.recipes(),
             multi_head_graph.recipes(),
             vision_transformers.recipes(),
             vit_cifar.recipes(),

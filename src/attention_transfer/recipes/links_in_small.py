@@ -1,0 +1,73 @@
+"""Attention links in small: a vision transformer of a million parameters on few images, minutes on one CPU core."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from attention_transfer.experiment import Data, Experiment, Optimisation, Training
+from attention_transfer.methods import AttentionLinks, Method
+from attention_transfer.recipes import distillation_token
+from attention_transfer.recipes.described import Described
+
+OPTIMISATION = Optimisation(
+    optimizer="adamw",
+    learning_rate=1e-3,
+    betas=(0.9, 0.999),
+    weight_decay=0.05,
+    decay_norm_and_bias=False,
+    schedule="cosine",
+    warmup_epochs=2,
+    cosine_after_warmup=True,
+)
+
+# 64 patches of 8 pixels, of 4 on CIFAR-100.
+BIRDS = "timm:deit_tiny_patch16_224(img_size=64, patch_size=8, embed_dim=128, depth=6, num_heads=4)"
+SMALL = "timm:deit_tiny_patch16_224(img_size=32, patch_size=4, embed_dim=96, depth=4, num_heads=3)"
+BIRDS_DATA = Data("cub200", image_size=64, label_smoothing=0.1)
+BIRDS_TRAINING = Training(epochs=30, batch_size=64, evaluate_every_epochs=5, snapshot_epochs=(0, 5, 15, 30))
+CIFAR_DATA = Data("cifar100", label_smoothing=0.1)
+CIFAR_TRAINING = Training(epochs=20, batch_size=64, evaluate_every_epochs=5)
+# Of weights for 196 patches, over which the term is a mean: as much for 64.
+WEIGHT = 2000.0 * 64 / 196
+
+
+def recipes() -> Iterator[Described]:
+    """Birds under a teacher of ImageNet, and parts of CIFAR-100 under one of its own classes."""
+    for name, methods, text in (
+        ("alone", (), "a small DeiT on CUB-200, from scratch"),
+        ("full", (_links(BIRDS_TRAINING),), "the same with full links from SqueezeNet of ImageNet"),
+    ):
+        teacher = "torchvision:squeezenet1_0@pretrained" if methods else None
+        yield _run(f"cub200-{name}", BIRDS, teacher, methods, BIRDS_DATA, BIRDS_TRAINING), text
+    for percent in (5, 10):
+        data = replace(CIFAR_DATA, train_fraction=percent / 100)
+        hard = distillation_token.KINDS["hard"]
+        for name, methods, text in (
+            ("alone", (), f"a small DeiT on {percent} % of CIFAR-100, from scratch"),
+            ("hard", (hard,), "the same with a token that learns resnet56's classes"),
+            ("full", (_links(CIFAR_TRAINING),), "the same with full links from resnet56"),
+        ):
+            student = SMALL.replace(")", ", distillation_token=True)") if hard in methods else SMALL
+            recipe = f"cifar100-{percent}-percent-{name}"
+            yield _run(recipe, student, "resnet56" if methods else None, methods, data, CIFAR_TRAINING), text
+
+
+def _links(training: Training) -> AttentionLinks:
+    """Full links whose weight decays by as much in all as the paper's in its 300 epochs."""
+    method = AttentionLinks(weight=WEIGHT)
+    return replace(method, schedule=method.schedule.stretched(training.epochs / 300))
+
+
+def _run(
+    name: str, student: str, teacher: str | None, methods: tuple[Method, ...], data: Data, training: Training
+) -> Experiment:
+    token = any(isinstance(method, distillation_token.DistillationToken) for method in methods)
+    return Experiment(
+        f"links-{name}",
+        student,
+        teacher,
+        methods,
+        distillation_token.TASK_WEIGHT if token else 1.0,
+        data=data,
+        optimisation=OPTIMISATION,
+        training=training,
+    )
