@@ -20,7 +20,6 @@ from attention_transfer.data import Loader
 from attention_transfer.distiller import Distiller, Output
 from attention_transfer.experiment import Experiment, from_json, to_json
 from attention_transfer.methods import Phase
-from attention_transfer.models import Input, save_model
 from attention_transfer.pretraining import MaskedAutoencoder
 from attention_transfer.runs import RunFolder, is_run, whole_file
 from attention_transfer.training.averaging import WeightAverage
@@ -29,13 +28,13 @@ from attention_transfer.training.device import environment
 from attention_transfer.training.distributed import Process, joined, wrap
 from attention_transfer.training.evaluate import evaluate
 from attention_transfer.training.holding import held_without_gradient
+from attention_transfer.training.keeping import keep
 from attention_transfer.training.metrics import FiniteGuard, RunningMeans
 from attention_transfer.training.neighbours import measure_neighbours
 from attention_transfer.training.optim import make_optimizer, make_scheduler, peak_learning_rate
 from attention_transfer.training.prepare import Prepared, check_networks, evenly, prepare
 from attention_transfer.training.prepare_pretraining import prepare_pretraining
 from attention_transfer.training.progress import Reporter
-from attention_transfer.training.together import save_parts, save_teacher_beside
 
 # Loss on training images, of student and teacher, is measured on at most so many: as many as a usual test split has.
 MEASURED_TRAIN_IMAGES = 10_000
@@ -297,34 +296,10 @@ class _Loop:
         """Keep the student as it is now, if the experiment asks for it."""
         if self.process.writes and self.epoch in (self.experiment.training.snapshot_epochs or ()):
             with self.run_folder.new_snapshot(self.epoch) as folder:
-                self._save_student(folder)
-                self._save_parts(folder)
+                self._keep(folder)
 
-    def _save_parts(self, folder: Path) -> None:
-        if isinstance(self.distiller, Distiller) and self.distiller.parts.state_dict():
-            save_parts(self.distiller, folder)
-
-    def _save_student(self, folder: Path) -> None:
-        dataset, opened = self.prepared.dataset, self.prepared.student
-        averaged = {} if self.average is None else {"ema_decay": self.average.decay}
-        with nullcontext() if self.average is None else self.average.in_place():
-            save_model(
-                self.distiller.student,
-                folder,
-                opened.name,
-                opened.num_classes,
-                opened.image_size,
-                Input(dataset.mean, dataset.std),
-                {"classes": list(dataset.classes), **averaged, **self._save_teacher(folder)},
-            )
-
-    def _save_teacher(self, folder: Path) -> dict[str, Any]:
-        """Keep the teacher too, where the student computes with it; what the student's JSON says about it."""
-        teacher, distiller = self.prepared.teacher, self.distiller
-        if teacher is None or not isinstance(distiller, Distiller) or not distiller.replaces:
-            return {}
-        expects = self.prepared.teacher_input
-        return save_teacher_beside(distiller, self.experiment, self.run_folder.path, folder, teacher, expects)
+    def _keep(self, folder: Path) -> None:
+        keep(self.experiment, self.prepared, self.average, self.run_folder.path, folder)
 
     def _say_what_the_average_keeps(self) -> None:
         steps = self.epochs * self.prepared.train.num_batches
@@ -381,8 +356,7 @@ class _Loop:
         }
         # Whoever loads the student needs no hooks.
         self.distiller.detach()
-        self._save_student(self.run_folder.path)
-        self._save_parts(self.run_folder.path)
+        self._keep(self.run_folder.path)
         self.run_folder.write_summary(summary)
         scored = ", ".join(
             f"{name} top-1 {measured[name]['top1']:.2f} %"

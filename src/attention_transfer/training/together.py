@@ -23,7 +23,6 @@ _STUDENT_IN_DEPLOYED = "distiller.student."
 
 
 def save_teacher_beside(
-    distiller: Distiller,
     experiment: Experiment,
     run: Path,
     folder: Path,
@@ -32,10 +31,10 @@ def save_teacher_beside(
 ) -> dict[str, Any]:
     """Keep what a student needs beside its own weights, and say so.
 
-    The teacher lies in the run folder once, bare like a student; what methods learned lies beside the student.
+    The teacher lies in the run folder once, bare like a student. What methods learned lies beside the student, saved by
+    `save_parts`.
 
     Args:
-        distiller: of the run.
         experiment: whose methods replace something in the student.
         run: the run folder.
         folder: where the student is saved; the run folder or one inside it.
@@ -49,7 +48,6 @@ def save_teacher_beside(
     if not (beside / STUDENT_WEIGHTS).exists():
         beside.mkdir(exist_ok=True)
         save_model(teacher.module, beside, teacher.name, teacher.num_classes, teacher.image_size, teacher_input)
-    save_parts(distiller, folder)
     return {
         USED_WITH: {
             "teacher": Path(os.path.relpath(beside, folder)).as_posix(),
