@@ -11,7 +11,7 @@ from timm.models.pit import PoolingVisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attention_transfer import AttentionLinks, Distiller, Input, SoftTargets, build
+from attention_transfer import AttentionLinks, DistillationToken, Distiller, Input, SoftTargets, build
 from attention_transfer.methods import link_memory
 from attention_transfer.methods.attention_links import resized
 from attention_transfer.methods.link_choice import LinkChoice, LinkGroup, links_to_json
@@ -372,3 +372,12 @@ def test_more_than_memory_holds_is_refused_with_what_to_select(monkeypatch: pyte
     monkeypatch.setattr(link_memory, "memory_of", lambda device: 2 * needed - 1)
     with pytest.raises(ValueError, match=r"16, 32, 64 channels hold .* for a batch of 2.*stages=\(2,\)"):
         linked(AttentionLinks())
+
+
+def test_it_goes_with_a_distillation_token():
+    student = transformer(name="deit_tiny_distilled_patch16_224")
+    methods = [AttentionLinks(), DistillationToken()]
+    distiller = Distiller(student, convolutions(classes=6), methods, example=EXAMPLE)
+    out = distiller(images(), torch.arange(4))
+    assert {"ce", "attention-links", "distillation-token"} <= set(out.terms)
+    assert out.loss.isfinite()

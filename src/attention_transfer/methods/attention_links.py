@@ -13,7 +13,7 @@ from attention_transfer.capture import Attention, Tap
 from attention_transfer.data.batch import Batch
 from attention_transfer.methods.link_choice import chosen_links
 from attention_transfer.methods.link_distance import Form
-from attention_transfer.methods.link_memory import bytes_of_links, check_memory
+from attention_transfer.methods.link_memory import bytes_of_links
 from attention_transfer.methods.links import Links
 from attention_transfer.methods.maps import at_least_float32
 from attention_transfer.methods.method import Method, Observed, Reads, Schedule, Term
@@ -113,7 +113,7 @@ class AttentionLinks(Method):
                 "patches by student_layers"
             )
         links.bytes_per_image = bytes_of_links(teacher.features, links.linked_stages, links.grid)
-        check_memory(links.bytes_per_image, images, device, channels)
+        links.check_memory(images, device)
         return links
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attention_transfer.methods.link_choice import LinkChoice, LinkGroup
 from attention_transfer.methods.link_distance import Form, link_distance
+from attention_transfer.methods.link_memory import check_memory
 
 
 class Group(nn.Module):
@@ -89,6 +90,18 @@ class Links(nn.Module):
         pairs = zip(self.stages.values(), stages, strict=True)
         found = [group(maps, stage, form) for groups, stage in pairs for group in cast(nn.ModuleList, groups)]
         return torch.stack(found).sum()
+
+    def check_memory(self, images: int, device: torch.device) -> None:
+        """Refuse a batch that no memory holds.
+
+        Args:
+            images: in it.
+            device: where the step runs.
+
+        Raises:
+            ValueError: it needs more than the device has.
+        """
+        check_memory(self.bytes_per_image, images, device, cast(Tensor, self.channels).tolist())
 
     @property
     def groups(self) -> Iterator[Group]:

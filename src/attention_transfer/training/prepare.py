@@ -10,6 +10,7 @@ import torch
 from attention_transfer.data import DataSet, Loader, Split, load, loader
 from attention_transfer.distiller import Distiller
 from attention_transfer.experiment import Data, Experiment
+from attention_transfer.methods.links import Links
 from attention_transfer.models import Input, OpenedModel, WeightsError, check_spec, open_model
 from attention_transfer.models.untrained import settle_norms
 from attention_transfer.pretraining import MaskedAutoencoder
@@ -219,6 +220,7 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
         )
     _refuse_to_compile(experiment, distiller)
     _refuse_to_mix(experiment, distiller)
+    _refuse_beyond_memory(experiment, distiller, place)
     _refuse_small_batches(experiment, distiller, process)
     distiller.to(place.device).to(memory_format=place.memory_format)  # pyright: ignore[reportCallIssue]
     train = training_batches(experiment, dataset, place, process)
@@ -278,6 +280,12 @@ def _refuse_to_compile(experiment: Experiment, distiller: Distiller) -> None:
             f"{', '.join(twice)} needs the gradient of a gradient, and torch.compile cannot differentiate twice: leave "
             "out --compile, or the method"
         )
+
+
+def _refuse_beyond_memory(experiment: Experiment, distiller: Distiller, place: Place) -> None:
+    for part in distiller.parts.values():
+        if isinstance(part, Links):
+            part.check_memory(experiment.training.batch_size, place.device)
 
 
 def _refuse_to_mix(experiment: Experiment, distiller: Distiller) -> None:
