@@ -1,7 +1,8 @@
 """What distillation costs beyond its two networks.
 
 Compares one training step of a distiller (optimiser included) with a bare forward pass of the teacher plus a bare step
-of the student, under the same flags, interleaved in one process.
+of the student, under the same flags, interleaved in one process. Of methods with phases it is the last one, in which
+the student learns.
 
     python benchmarks/step.py [--methods at kd] [--pair resnet56:resnet20] [--precision float32] [--rounds 40]
 """
@@ -70,6 +71,7 @@ def main(flags: Flags) -> None:
     bare_student = deepcopy(student).to(memory_format=layout)
     methods = [METHODS[key]() for key in flags.methods]
     distiller = Distiller(student, teacher, methods, example=images).to(memory_format=layout)
+    distiller.set_phase(distiller.phases[-1])
     optimizers = {
         name: torch.optim.SGD(parameters, lr=1e-3, momentum=0.9, weight_decay=5e-4)
         for name, parameters in (("bare", bare_student.parameters()), ("distiller", distiller.trainable_parameters()))

@@ -15,6 +15,8 @@ from attention_transfer.models import open_model
 from attention_transfer.runs import PARTS_WEIGHTS, RunFolder
 from attention_transfer.training.distributed import Process, wrap
 from attention_transfer.training.fit import fit
+from attention_transfer.training.prepare import prepare
+from attention_transfer.training.term_sizes import measurable, term_sizes
 from tests.training.conftest import Make
 from tests.training.test_distributed import data, gradients
 from tests.training.test_fit import KilledError, Killer, rows, silent
@@ -83,6 +85,12 @@ def test_heads_of_a_run_serve_other_students_of_its_teacher(make: Make, experime
         fit(experiment, tmp_path / "broken", Killer(1))
     with pytest.raises(ValueError, match="kept no parts: it is not finished"):
         fit(unfinished, tmp_path / "fourth", silent())
+
+
+def test_a_weight_is_suggested_for_the_transfer_alone(experiment: Experiment) -> None:
+    sizes = term_sizes(prepare(measurable(experiment)), seed=0, steps=0, batches=1)
+    assert set(sizes) == {"ce", "mhgd"}
+    assert all(size.gradient_norm > 0 for size in sizes.values())
 
 
 def graph_distiller(phase: int) -> Distiller:

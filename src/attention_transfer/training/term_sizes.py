@@ -52,6 +52,8 @@ def measurable(experiment: Experiment) -> Experiment:
 def term_sizes(prepared: Prepared, seed: int, steps: int, batches: int) -> dict[str, Size]:
     """Means over the batches that come after some steps, by term; the student in training mode and not moved.
 
+    Of an experiment with phases, the terms of the last one: that in which the student learns.
+
     Args:
         prepared: a `measurable` experiment, its student where it is after those steps.
         seed: of what is random inside the networks.
@@ -60,6 +62,7 @@ def term_sizes(prepared: Prepared, seed: int, steps: int, batches: int) -> dict[
     """
     distiller, train = prepared.distiller, prepared.train
     epoch, first = divmod(steps, train.num_batches)
+    distiller.set_phase(distiller.phases[-1])
     distiller.set_epoch(epoch)
     distiller.train()
     parameters = [p for p in distiller.student.parameters() if p.requires_grad]
