@@ -92,7 +92,7 @@ def _draw(
     # From the top, clockwise.
     angles = np.pi / 2 - 2 * np.pi * np.arange(count) / count
     places = _RADIUS * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    half = min(0.16, 0.85 * np.pi * _RADIUS / count)
+    half = min(0.16, 0.7 * np.pi * _RADIUS / count)
     largest = float(graph[tuple(drawn[0])])
     # The weakest first, so that none of them covers a stronger one.
     for (start, end), within in zip(drawn[::-1], same[::-1], strict=True):
