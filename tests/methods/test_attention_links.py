@@ -13,7 +13,6 @@ from torch.nn import functional
 
 from attention_transfer import AttentionLinks, DistillationToken, Distiller, Input, SoftTargets, build
 from attention_transfer.methods import link_memory
-from attention_transfer.methods.attention_links import resized
 from attention_transfer.methods.link_choice import LinkChoice, LinkGroup, links_to_json
 from attention_transfer.methods.links import Links
 
@@ -179,23 +178,6 @@ def test_the_weight_falls_as_the_paper_has_it():
     distiller = linked(AttentionLinks())
     distiller.set_epoch(2)
     assert float(distiller(images()).terms["attention-links"].weight) == pytest.approx(2000 * 0.99**2)
-
-
-def test_channels_of_one_size_are_resized_in_one_call(monkeypatch: pytest.MonkeyPatch):
-    stages = [torch.randn(2, channels, side, side) for channels, side in ((3, 8), (5, 4), (2, 8), (4, 2))]
-    expected = [functional.interpolate(stage, (4, 4), mode="bicubic", align_corners=False) for stage in stages]
-    calls: list[torch.Size] = []
-    real = functional.interpolate
-
-    def counted(*args: Any, **others: Any) -> Tensor:
-        calls.append(args[0].shape)
-        return real(*args, **others)
-
-    monkeypatch.setattr(functional, "interpolate", counted)
-    found = resized(stages, (4, 4))
-    assert sorted(shape[1] for shape in calls) == [4, 5]
-    for ours, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(ours, theirs.flatten(2))
 
 
 # ------------------------------------------------------------------ links that exist

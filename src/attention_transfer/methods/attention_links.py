@@ -7,15 +7,14 @@ from typing import ClassVar, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from attention_transfer.capture import Attention, Tap
 from attention_transfer.data.batch import Batch
+from attention_transfer.methods.bicubic import resized
 from attention_transfer.methods.link_choice import chosen_links
 from attention_transfer.methods.link_distance import Form
 from attention_transfer.methods.link_memory import bytes_of_links
 from attention_transfer.methods.links import Links
-from attention_transfer.methods.maps import at_least_float32
 from attention_transfer.methods.method import Method, Observed, Reads, Schedule, Term
 from attention_transfer.methods.patch_attention import Softmax, finest, on_one_grid, patch_attention
 from attention_transfer.methods.stage_choice import stage_taps
@@ -120,18 +119,14 @@ class AttentionLinks(Method):
         assert isinstance(parts, Links)
         maps = on_one_grid(self._maps(student.attention, parts, len(batch.image)), parts.grid)
         with torch.no_grad():
-            stages = self._resized([teacher.features[number] for number in parts.linked_stages], parts.grid)
+            linked = [teacher.features[number] for number in parts.linked_stages]
+            stages = resized(linked, parts.grid, align_corners=self.align_corners, antialias=self.antialias)
         distance = parts(maps, stages, self.form)
         return {self.key: Term(distance if self.channel_reduction == "sum" else distance / parts.num_channels)}
 
     def _maps(self, layers: Sequence[Attention], links: Links, images: int) -> list[Float[Tensor, "b h r c"]]:
         linked = (layers[number] for number in links.linked_layers)
         return [patch_attention(layer, images, self.softmax, scaled=self.scaled) for layer in linked]
-
-    def _resized(
-        self, stages: Sequence[Float[Tensor, "b c i j"]], grid: tuple[int, int]
-    ) -> list[Float[Tensor, "b c p"]]:
-        return resized(stages, grid, align_corners=self.align_corners, antialias=self.antialias)
 
     def _stage_taps(self, teacher: Description) -> tuple[Tap, ...]:
         if self.teacher_layers:
@@ -149,32 +144,3 @@ class AttentionLinks(Method):
                 "teacher_layers"
             )
         return tuple(before[tap] or tap for tap in outputs)
-
-
-def resized(
-    stages: Sequence[Float[Tensor, "b c i j"]],
-    grid: tuple[int, int],
-    *,
-    align_corners: bool = False,
-    antialias: bool = False,
-) -> list[Float[Tensor, "b c p"]]:
-    """Channels of stages over one grid, by bicubic interpolation; all channels of one size in one call.
-
-    Args:
-        stages: of a network of convolutions.
-        grid: rows and columns of the result.
-        align_corners: as torch has it.
-        antialias: likewise.
-    """
-    found: dict[int, Tensor] = {}
-    sizes = {(stage.shape[2:], stage.dtype) for stage in stages}
-    for size, kind in sizes:
-        alike = [i for i, stage in enumerate(stages) if (stage.shape[2:], stage.dtype) == (size, kind)]
-        together = torch.cat([stages[i] for i in alike], 1) if len(alike) > 1 else stages[alike[0]]
-        if tuple(size) != grid:
-            together = functional.interpolate(
-                together, grid, mode="bicubic", align_corners=align_corners, antialias=antialias
-            )
-        parts = at_least_float32(together).flatten(2).split([stages[i].shape[1] for i in alike], 1)
-        found |= dict(zip(alike, parts, strict=True))
-    return [found[i] for i in range(len(stages))]
