@@ -370,6 +370,8 @@ def test_a_method_may_ask_for_a_teacher_in_training_mode(small_pair: Pair) -> No
     distiller = Distiller(student, teacher, [TeacherInTraining()], example=EXAMPLE)
     assert teacher.training
     assert not distiller.eval().training
+    assert not teacher.training
+    distiller.train()
     assert teacher.training
 
 

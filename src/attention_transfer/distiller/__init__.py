@@ -254,7 +254,7 @@ class Distiller(nn.Module):
     # ------------------------------------------------------------------ nn.Module
 
     def train(self, mode: bool = True) -> "Distiller":
-        """Switch the student (and learned parts) to training or evaluation; the teacher keeps its own mode."""
+        """Switch the student (and learned parts) to training or evaluation; the teacher as the methods want it."""
         super().train(mode)
         for name in {"student", "parts"} - self.trained_modules().keys():
             self.get_submodule(name).eval()

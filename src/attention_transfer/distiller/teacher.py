@@ -51,7 +51,8 @@ class Teacher:
     def follow(self, training: bool) -> None:
         """Take the mode that goes with the student's."""
         self._same_noise = "same noise" in self._wanted_modes and training
-        whole = "train" in self._wanted_modes
+        # What is measured of it, or answered by it in place of the student, is what it is used for.
+        whole = "train" in self._wanted_modes and training
         self.model.train(whole or self._same_noise)
         for norm, tracks in self._tracking:
             # Only what is drawn at random follows the student of the same noise.

@@ -253,8 +253,9 @@ class Method(ABC):
 
     @property
     def teacher_mode(self) -> Literal["eval", "train", "same noise"]:
-        """How the teacher runs: as when it is used; as in training; or in training with the student, and drawing the
-        same random numbers, so that drop path drops the same residuals of networks that are built alike."""
+        """How the teacher runs while the student trains: as when it is used; as in training; or in training with the
+        student, and drawing the same random numbers, so that drop path drops the same residuals of networks that are
+        built alike. In evaluation it always runs as it is used."""
         return "eval"
 
     def stretched(self, share: float) -> "Method":
