@@ -13,6 +13,7 @@ RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 # Pages, and the runs of their first table.
 PAGES = {
+    "attention-on-objects.md": "attending/cub200-*",
     "cifar100-resnet56-resnet20.md": "cifar100-short",
     "cluttered-digits.md": "cluttered-digits/a*",
     "cluttered-digits-methods.md": "digits-strong/*-seed*",
