@@ -11,10 +11,11 @@ from timm.models.pit import PoolingVisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attention_transfer import AttentionLinks, DistillationToken, Distiller, Input, SoftTargets, build
+from attention_transfer import AttentionLinks, DistillationToken, Distiller, Input, Optimisation, SoftTargets, build
 from attention_transfer.methods import link_memory
 from attention_transfer.methods.link_choice import LinkChoice, LinkGroup, links_to_json
 from attention_transfer.methods.links import Links
+from attention_transfer.training.optim import make_optimizer
 
 EXAMPLE = torch.empty(2, 3, 16, 16)
 
@@ -363,3 +364,13 @@ def test_it_goes_with_a_distillation_token():
     out = distiller(images(), torch.arange(4))
     assert {"ce", "attention-links", "distillation-token"} <= set(out.terms)
     assert out.loss.isfinite()
+
+
+@pytest.mark.parametrize("decays", [True, False])
+def test_links_are_worn_off_by_weight_decay_unless_they_are_spared(decays: bool):
+    distiller = linked(AttentionLinks(decay_links=decays))
+    settings = Optimisation(optimizer="adamw", weight_decay=0.1, decay_norm_and_bias=False)
+    optimizer = make_optimizer(distiller.trained_modules(), settings)
+    weight = next(iter(links_of(distiller).groups)).weight
+    group = next(each for each in optimizer.param_groups if any(p is weight for p in each["params"]))
+    assert group["weight_decay"] == (0.1 if decays else 0)

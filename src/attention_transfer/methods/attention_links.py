@@ -48,6 +48,8 @@ class AttentionLinks(Method):
         antialias: whether what becomes smaller is averaged by the resize.
         grid: rows and columns over which all is compared; None takes the student's patches, in a pyramid those of its
             finest linked layer.
+        decay_links: whether the optimiser's weight decay wears links off as it does other weights; if not, they are
+            spared where norms and biases are (`decay_norm_and_bias`).
         stages: which top-level stages of the teacher, counted from 0, negative from the end; None takes all.
         teacher_layers: module paths in the teacher, instead of stages; their outputs are read, with `pre` their inputs.
         student_layers: module paths of attention in the student; None takes all its layers.
@@ -74,6 +76,7 @@ class AttentionLinks(Method):
     align_corners: bool = False
     antialias: bool = False
     grid: tuple[int, int] | None = None
+    decay_links: bool = True
     stages: tuple[int, ...] | None = None
     teacher_layers: tuple[str, ...] = ()
     student_layers: tuple[str, ...] | None = None
@@ -104,7 +107,7 @@ class AttentionLinks(Method):
         with torch.no_grad():
             maps = self._maps(student.attention, links, images)
         links.to(maps[0].dtype)
-        links.grid = self.grid or finest(maps)
+        links.grid, links.decays = self.grid or finest(maps), self.decay_links
         if min(links.grid) < 2:
             raise ValueError(
                 f"the student has a grid of {links.grid[0]}×{links.grid[1]} patches: where a map has so few positions, "

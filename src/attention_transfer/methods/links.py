@@ -63,10 +63,12 @@ class Links(nn.Module):
         linked_layers: layers that have links, from 0.
         grid: rows and columns over which maps and channels are compared.
         bytes_per_image: that a step holds at once on their account.
+        decays: whether weight decay wears them off.
     """
 
     grid: tuple[int, int] = (0, 0)
     bytes_per_image: int = 0
+    decays: bool = True
 
     def __init__(self, choice: LinkChoice, channels: Sequence[int], heads: Sequence[int]) -> None:
         super().__init__()
@@ -102,6 +104,10 @@ class Links(nn.Module):
             ValueError: it needs more than the device has.
         """
         check_memory(self.bytes_per_image, images, device, cast(Tensor, self.channels).tolist())
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of what is spared by the optimiser's weight decay, as timm's networks say it."""
+        return set() if self.decays else {name for name, _ in self.named_parameters()}
 
     @property
     def groups(self) -> Iterator[Group]:

@@ -116,6 +116,9 @@ def _groups(name: str, module: nn.Module, optimisation: Optimisation) -> list[An
 
 
 def _undecayed(module: nn.Module) -> set[str]:
+    if isinstance(module, nn.ModuleDict):
+        # What each method learns.
+        return {f"{name}.{inner}" for name, child in module.items() for inner in _undecayed(child)}
     names = getattr(module, "no_weight_decay", None)
     return set(cast(Iterable[str], names())) if callable(names) else set()
 
