@@ -2,7 +2,7 @@
 
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attention_transfer import METHODS, Distiller, build
 
@@ -31,20 +31,20 @@ def pair(key: str, classes: int = 6) -> tuple[nn.Module, nn.Module]:
     return networks
 
 
-def taught(key: str, student: nn.Module, teacher: nn.Module) -> Distiller:
+def taught(key: str, student: nn.Module, teacher: nn.Module, dtype: torch.dtype = torch.float32) -> Distiller:
     """A student that learns by the method alone; by the labels too where it only replaces something in the student.
 
     Of a method with phases it is the last one, in which the student learns.
     """
-    distiller = _built(key, student, teacher)
+    distiller = _built(key, student, teacher, EXAMPLE.to(dtype))
     distiller.set_phase(distiller.phases[-1])
     return distiller
 
 
-def _built(key: str, student: nn.Module, teacher: nn.Module) -> Distiller:
+def _built(key: str, student: nn.Module, teacher: nn.Module, example: Tensor) -> Distiller:
     try:
-        return Distiller(student, teacher, [METHODS[key]()], task_weight=0, example=EXAMPLE, train_labels=TRAIN_LABELS)
+        return Distiller(student, teacher, [METHODS[key]()], task_weight=0, example=example, train_labels=TRAIN_LABELS)
     except ValueError as error:
         if "nothing to learn from" not in str(error):
             raise
-        return Distiller(student, teacher, [METHODS[key]()], example=EXAMPLE, train_labels=TRAIN_LABELS)
+        return Distiller(student, teacher, [METHODS[key]()], example=example, train_labels=TRAIN_LABELS)

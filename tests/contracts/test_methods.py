@@ -53,6 +53,30 @@ def test_terms_stay_close_under_half_precision_networks(key: str) -> None:
         torch.testing.assert_close(term.value, exact[name].value, rtol=0.15, atol=1e-3)
 
 
+def test_networks_in_another_precision_are_compared_in_float32_or_better(key: str) -> None:
+    student, teacher = pair(key)
+    distiller = taught(key, student, teacher)
+    learned = {name: value.clone() for name, value in distiller.parts.state_dict().items()}
+    images, *places = batch()
+    for dtype, wanted in ((torch.bfloat16, torch.float32), (torch.float64, torch.float64)):
+        out = distiller.to(dtype)(images.to(dtype), *places)
+        distiller.backward(out)
+        distiller.zero_grad()
+        assert {term.value.dtype for name, term in out.terms.items() if name.startswith(key)} <= {wanted}
+        # What was learned is not rounded on the way.
+        if dtype == torch.bfloat16:
+            kept = dict(distiller.parts.named_parameters())
+            assert all(torch.equal(value, learned[name]) for name, value in kept.items())
+
+
+def test_networks_in_double_precision_bring_parts_of_their_own(key: str) -> None:
+    student, teacher = (network.double() for network in pair(key))
+    distiller = taught(key, student, teacher, torch.float64)
+    out = distiller(batch()[0].double(), *batch()[1:])
+    distiller.backward(out)
+    assert {term.value.dtype for term in out.terms.values()} == {torch.float64}
+
+
 def test_teacher_is_byte_equal_after_a_step_that_lowers_the_objective(key: str) -> None:
     student, teacher = pair(key)
     before = copy.deepcopy(teacher.state_dict())

@@ -17,7 +17,7 @@ from attention_transfer.distiller.reached import check_phases, parameters_reache
 from attention_transfer.distiller.teacher import Teacher
 from attention_transfer.methods import Method, Observed, Phase, Reads, Term
 from attention_transfer.methods.limits import limited_gradients, sum_of
-from attention_transfer.methods.maps import at_least_float32
+from attention_transfer.methods.maps import at_least_float32, never_halved
 from attention_transfer.models import Input, Renormalise, check_pair
 
 TASK = "ce"
@@ -48,7 +48,8 @@ class Distiller(nn.Module):
     the student, and sums the loss terms in float32.
 
     The student stays the user's own object. The teacher is frozen; it is neither in `parameters()` nor in
-    `state_dict()`, but follows the distiller to another device, dtype or memory format.
+    `state_dict()`, but follows the distiller to another device, dtype or memory format. So does what methods learn and
+    remember, which never goes below float32.
 
     `torch.compile(distiller, fullgraph=True)` works, unless a method differentiates inside the step. Compiled, the
     teacher does not stop after its last tap; what nothing reads is left out of the graph instead.
@@ -262,7 +263,8 @@ class Distiller(nn.Module):
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Distiller":
-        super()._apply(fn, recurse)
+        self.student._apply(fn, recurse)
+        self.parts._apply(lambda value: never_halved(value, fn(value)), recurse)
         if self.teacher is not None:
             self.teacher._apply(fn, recurse)
         return self
@@ -348,7 +350,7 @@ class Distiller(nn.Module):
             observed = self._of_teacher(teacher, bound), self._student.observed(student, bound.of_student)
             module = bound.parts(*observed, train_labels)
             if module is not None:
-                parts[bound.name] = module.to(image.device)
+                parts[bound.name] = module.to(image.device, at_least_float32(image).dtype)
         # What they remember of noise is forgotten again, and what waits for training waits.
         with undisturbed(parts):
             parts.eval()

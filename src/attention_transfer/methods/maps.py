@@ -17,6 +17,18 @@ def at_least_float32(value: Tensor) -> Tensor:
     return value if value.dtype in (torch.float32, torch.float64) else value.float()
 
 
+def never_halved(value: Tensor, moved: Tensor) -> Tensor:
+    """What was moved or cast, but in its own precision where it would have come below float32.
+
+    Args:
+        value: as it was.
+        moved: on its new device, in its new type.
+    """
+    if value.is_floating_point() and moved.dtype.itemsize < min(value.dtype.itemsize, torch.float32.itemsize):
+        return value.to(moved.device)
+    return moved
+
+
 def attention_map(
     features: Float[Tensor, "b c h w"], power: float = 2.0, kind: MapKind = "sum"
 ) -> Float[Tensor, "b h*w"]:
