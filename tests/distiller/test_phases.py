@@ -9,7 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attention_transfer import AttentionTransfer, Distiller, Method, SoftTargets, Term, build
+from attention_transfer import (
+    AttentionTransfer,
+    Distiller,
+    FitNet,
+    Method,
+    MultiHeadGraph,
+    SoftTargets,
+    Term,
+    build,
+)
 from attention_transfer.data.batch import Batch
 from attention_transfer.methods import Observed, Phase, Reads
 from attention_transfer.models import Description
@@ -95,3 +104,17 @@ def test_a_teacher_is_known_by_its_weights() -> None:
     torch.manual_seed(1)
     other = Distiller(build("resnet8", 3), build("resnet14", 3), [Scale()], example=torch.empty(2, 3, 16, 16))
     assert not torch.equal(marks[0], other.parts.get_buffer("scale.teacher"))
+
+
+def test_phases_of_the_second_of_a_kind_are_of_its_own_terms() -> None:
+    distiller = make(FitNet(stages=(0,)), FitNet(stages=(1,), hint_epochs=2))
+    hint, task = distiller.phases
+    distiller.set_phase(hint)
+    assert set(distiller(*batch()).terms) == {"fitnet2"}
+    distiller.set_phase(task)
+    assert set(distiller(*batch()).terms) == {"ce", "scale-own", "scale", "fitnet"}
+
+
+def test_two_methods_that_divide_the_training_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"fitnet and mhgd each divide .* leave one out, or .* without hint_epochs"):
+        make(FitNet(hint_epochs=2), MultiHeadGraph())

@@ -7,7 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from attention_transfer import Contrastive, Overhaul, Review
+from attention_transfer import Contrastive, DecoupledSoftTargets, Overhaul, Review
 from attention_transfer.training.fit import fit
 from attention_transfer.training.prepare import prepare
 from tests.training.conftest import Make
@@ -54,3 +54,14 @@ def test_mixed_images_are_refused_with_the_way_out(make: Make) -> None:
         mixed = replace(experiment, data=replace(experiment.data, mixup=0.8))
         with pytest.raises(ValueError, match=rf"{words}.* leave out --mixup"):
             prepare(mixed)
+
+
+def test_smoothed_labels_are_refused_where_a_class_number_is_wanted(make: Make) -> None:
+    for method in (Contrastive(memory="queue"), DecoupledSoftTargets()):
+        experiment = make(methods=(method,))
+        smoothed = replace(experiment, data=replace(experiment.data, label_smoothing=0.1))
+        with pytest.raises(ValueError, match=f"{method.key} wants one class .* leave out --label-smoothing"):
+            prepare(smoothed)
+    # A bank knows the classes by itself.
+    experiment = make(methods=(Contrastive(),))
+    prepare(replace(experiment, data=replace(experiment.data, label_smoothing=0.1)))

@@ -217,7 +217,7 @@ class Distiller(nn.Module):
     @property
     def phases(self) -> tuple[Phase, ...]:
         """The phases that the methods ask for, in order; one that trains everything if they ask for none."""
-        return tuple(phase for bound in self._bound for phase in bound.method.phases) or (Phase("all"),)
+        return tuple(phase for bound in self._bound for phase in bound.phases) or (Phase("all"),)
 
     @property
     def methods(self) -> tuple[Method, ...]:

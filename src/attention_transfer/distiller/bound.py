@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from attention_transfer.capture import Reading, Tap
 from attention_transfer.data.batch import Batch
 from attention_transfer.distiller.network import Role, Wanted
-from attention_transfer.methods import Method, Observed, Reads, Term
+from attention_transfer.methods import Method, Observed, Phase, Reads, Term
 from attention_transfer.models import Description, describe, with_attention
 
 
@@ -82,15 +82,29 @@ class Bound:
         found = self.method.terms(batch, teacher, student, parts)
         terms: dict[str, Term] = {}
         for name, term in found.items():
-            own = self.name + name.removeprefix(self.method.key) if name.startswith(self.method.key) else name
-            terms[own] = replace(term, weight=self.weight * term.weight)
+            terms[self._own(name)] = replace(term, weight=self.weight * term.weight)
         if self.term_names is None:
             self.term_names = frozenset(terms)
         return terms
 
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """Those of the method, which knows its terms by its key, with the terms' own names."""
+        return tuple(
+            replace(
+                phase,
+                terms=None if phase.terms is None else tuple(map(self._own, phase.terms)),
+                without=tuple(map(self._own, phase.without)),
+            )
+            for phase in self.method.phases
+        )
+
     def counts(self, counts: Callable[[str], bool]) -> bool:
         """Whether any of its terms does, as far as they are known."""
         return self.term_names is None or any(counts(name) for name in self.term_names)
+
+    def _own(self, term: str) -> str:
+        return self.name + term.removeprefix(self.method.key) if term.startswith(self.method.key) else term
 
     def _pooled(self, taps: tuple[Tap, ...]) -> tuple[Tap, ...]:
         return taps if self.reads.heads else ()
@@ -126,14 +140,21 @@ def task_logits(bound: Sequence[Bound], reading: Reading) -> Tensor:
 
 
 def check_methods(methods: Sequence[Method]) -> None:
-    """Refuse anything but a sequence of methods.
+    """Refuse anything but a sequence of methods that can be trained together.
 
     Raises:
-        TypeError: for it.
+        TypeError: for anything else.
+        ValueError: for methods of which each wants what remains of the training for a phase of its own.
     """
     if not isinstance(methods, Sequence) or not all(isinstance(method, Method) for method in methods):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(
             f"methods must be a list of methods such as [AttentionTransfer(weight=1000.0)], not {methods!r}"
+        )
+    phased = [method.key for method in methods if any(phase.epochs is None for phase in method.phases)]
+    if len(phased) > 1:
+        raise ValueError(
+            f"{' and '.join(phased)} each divide the training into phases of their own: leave one out, or have it "
+            "learn in one stage if it can (fitnet without hint_epochs)"
         )
 
 
@@ -170,7 +191,9 @@ def check_batch(bound: Sequence[Bound], labels: Tensor | None, index: Tensor | N
     if index is None and any(each.index for each in reads):
         raise ValueError("index is needed by a method: give the images' places in their data set as third argument")
     if labels is not None and labels.ndim != 1 and any(each.class_numbers for each in reads):
-        raise ValueError("a method wants class numbers as labels, not probabilities: do not mix the images")
+        raise ValueError(
+            "a method wants class numbers as labels, not probabilities: do not mix images or smooth labels"
+        )
 
 
 def _checked_labels(labels: Tensor | None, key: str) -> Tensor:

@@ -303,6 +303,11 @@ def _refuse_to_mix(experiment: Experiment, distiller: Distiller) -> None:
             f"{', '.join(numbers)} wants one class for each image, and a mixed image has two: leave out --mixup and "
             "--cutmix, or the method"
         )
+    if experiment.data.mixing.softens and numbers:
+        raise ValueError(
+            f"{', '.join(numbers)} wants one class for each image, and smoothed labels are shares of all classes: "
+            "leave out --label-smoothing, or the method"
+        )
 
 
 def _refuse_small_batches(experiment: Experiment, distiller: Distiller, process: Process) -> None:
