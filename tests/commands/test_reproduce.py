@@ -104,6 +104,24 @@ def test_given_teachers_are_not_trained_and_shared_runs_run_once(tmp_path: Path)
     assert changes(planned.cells) == ()
 
 
+def test_other_images_and_other_teachers_are_not_the_protocol(tmp_path: Path) -> None:
+    with RunFolder.create_or_resume(tmp_path / "run", {"student": "resnet14", "seed": 0}):
+        pass
+
+    def differing(teacher: str, *words: str) -> tuple[str, ...]:
+        flags = reproduce.Flags(
+            rows=("ce", "kd"), columns=("resnet56-resnet20",), teachers=(f"resnet56={teacher}",), folder=tmp_path / "t"
+        )
+        return changes(reproduce.plan("cat-table6", flags, words).cells)
+
+    # Where the same images and the same network lie is nobody's business.
+    assert differing("resnet56@weights.pt", "--data", "npz:images") == ()
+    assert differing("resnet56@weights.pt", "--data", "stl10") == ("data stl10 instead of cifar100",)
+    assert differing("resnet20@weights.pt") == ("teacher resnet20 instead of resnet56",)
+    assert differing(str(tmp_path / "run")) == ("teacher resnet14 instead of resnet56",)
+    assert differing("resnet56", "--untrained-teacher") == ("untrained_teacher True instead of False",)
+
+
 def test_a_shorter_training_takes_schedules_and_phases_with_it(tmp_path: Path) -> None:
     flags = reproduce.Flags(
         rows=("dkd", "mhgd"), columns=("resnet56-resnet20",), epochs=12, teachers=("resnet56=a",), folder=tmp_path

@@ -10,18 +10,16 @@ from attention_transfer.commands.side_by_side import PlannedRun
 from attention_transfer.commands.train import parse
 from attention_transfer.experiment import Experiment, to_json
 from attention_transfer.methods import Method
+from attention_transfer.models.naming import split_weights
 from attention_transfer.recipes import RECIPES
 from attention_transfer.recipes.tables import Cell, Table
-from attention_transfer.runs import differing_fields, flatten
+from attention_transfer.runs import RunFolder, differing_fields, flatten, is_run
 
-# What a run may differ in and still follow the protocol: where it runs, and names of the same images and networks.
+# What a run may differ in and still follow the protocol: where it runs, and where images and networks are found.
 _NO_CHANGE = (
     "seed",
-    "teacher",
-    "untrained_teacher",
     "teacher_mean",
     "teacher_std",
-    "data.name",
     "data.root",
     "data.num_workers",
     "training.device",
@@ -32,6 +30,8 @@ _NO_CHANGE = (
     "training.snapshot_epochs",
     "training.evaluate_every_epochs",
 )
+# Files of the user's, which may hold the images of any data set.
+_OWN_IMAGES = ("npz:", "folder:")
 # Flags that a teacher that is trained for the table shares with its students.
 _OF_TEACHERS = ("data", "data-root", "num-workers", "device", "precision", "threads", "compile", "no-compile")
 _CHOSEN_HERE = {
@@ -132,11 +132,26 @@ def changes(cells: Iterable[PlannedCell]) -> tuple[str, ...]:
         before, now = (to_json(each) for each in (cell.recipe, cell.runs[0].experiment))
         for field, (theirs, ours) in differing_fields(before, now).items():
             ignored = any(field == name or field.startswith(f"{name}.") for name in _NO_CHANGE)
+            ignored = ignored or (field == "data.name" and str(ours).startswith(_OWN_IMAGES))
+            if field == "teacher":
+                theirs, ours = str(theirs).partition("@")[0].partition("(")[0], _network_of(ours)
+                ignored = ours in (None, theirs)
             # They follow the number of epochs, which is said.
             follows = "schedule" in field or field.endswith("_epochs")
             if not ignored and not follows:
                 found[f"{_named(field, before)} {_shown(ours)} instead of {_shown(theirs)}"] = None
     return tuple(found)
+
+
+def _network_of(teacher: str | None) -> str | None:
+    """Name of the network that a teacher is, without its arguments; None where nothing is known of it yet."""
+    from attention_transfer.training.prepare import expand
+
+    if teacher is None:
+        return None
+    folder = Path(expand(teacher))
+    name, weights = (str(RunFolder(folder).experiment["student"]), "") if is_run(folder) else split_weights(teacher)
+    return None if weights is None else name.partition("(")[0]
 
 
 def _named(field: str, experiment: Mapping[str, Any]) -> str:
@@ -145,11 +160,11 @@ def _named(field: str, experiment: Mapping[str, Any]) -> str:
     if room == "methods":
         number, _, inner = rest.partition(".")
         return f"{experiment['methods'][int(number)]['name']}.{inner}" if number.isdigit() else field
-    return rest or room
+    return room if rest == "name" else rest or room
 
 
 def _shown(value: Any) -> str:
-    return "none" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+    return "none" if value is None else f"{value:,}" if type(value) is int else str(value)
 
 
 def _chosen(table: Table, wanted: Wanted) -> list[Cell]:
