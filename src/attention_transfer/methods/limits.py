@@ -34,13 +34,17 @@ def limited_gradients(
     measure = [terms[task]] if task in terms else []
     free = [term for name, term in terms.items() if term.limit is None and name != task]
     limited = [term for term in terms.values() if term.limit is not None]
-    totals = _gradients(measure, parameters)
+    # What is kept of the graph after the last of them would only take memory, and time with it.
+    last = limited[-1] if limited else None
+    totals = _gradients(measure, parameters, keep=True)
     norms = [None if gradient is None else torch.linalg.vector_norm(gradient) for gradient in totals]
-    totals = [_sum(first, second) for first, second in zip(totals, _gradients(free, parameters), strict=True)]
+    others = _gradients(free, parameters, keep=last is not None)
+    totals = [_sum(first, second) for first, second in zip(totals, others, strict=True)]
     for term in limited:
         assert term.limit is not None
         ratio = term.limit.ratio(epoch)
-        for i, (gradient, bound) in enumerate(zip(_gradients([term], parameters), norms, strict=True)):
+        found = _gradients([term], parameters, keep=term is not last)
+        for i, (gradient, bound) in enumerate(zip(found, norms, strict=True)):
             if gradient is not None and bound is not None:
                 norm = torch.linalg.vector_norm(gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
                 gradient = gradient * (ratio * bound / norm).clamp_max(1.0)
@@ -48,11 +52,11 @@ def limited_gradients(
     return totals
 
 
-def _gradients(terms: Sequence[Term], parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:
+def _gradients(terms: Sequence[Term], parameters: Sequence[nn.Parameter], *, keep: bool) -> list[Tensor | None]:
     values = [term.weighted for term in terms if term.value.requires_grad]
     if not values:
         return [None] * len(parameters)
-    found = torch.autograd.grad(sum_of(values), parameters, retain_graph=True, allow_unused=True)
+    found = torch.autograd.grad(sum_of(values), parameters, retain_graph=keep, allow_unused=True)
     gradients = list(cast(Sequence[Tensor | None], found))
     if distributed.is_available() and distributed.is_initialized():
         # The same parameters are reached everywhere, so the processes agree on what is reduced.

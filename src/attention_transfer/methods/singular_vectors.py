@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -40,13 +40,17 @@ def singular_vectors(features: Float[Tensor, "b c h w"], count: int) -> Float[Te
     """
     # A view in either memory format: height and width lie together in both.
     matrix = at_least_float32(features).permute(0, 2, 3, 1).flatten(1, 2)
-    matrix, finite = _scaled(matrix)
+    largest = torch.linalg.vector_norm(matrix.detach(), torch.inf, (1, 2), keepdim=True)
+    finite = largest.isfinite()
+    # Within −1…1, so that no square overflows.
+    matrix = matrix / torch.where(finite & (largest > 0), largest, 1.0)
     positions, channels = matrix.shape[1:]
     count = min(count, positions, channels)
     if channels <= positions:
-        vectors = _leading(matrix.mT @ matrix, count)
+        vectors = _leading(_without(~finite, matrix.mT @ matrix), count)
     else:
-        vectors = unit((matrix.mT @ _leading(matrix @ matrix.mT, count)).mT).mT
+        others = _leading(_without(~finite, matrix @ matrix.mT), count)
+        vectors = unit((matrix.mT @ others).mT).mT
     return torch.where(finite, vectors, torch.nan)
 
 
@@ -72,12 +76,9 @@ def aligned(vectors: Float[Tensor, "b c k"], target: Float[Tensor, "b c"]) -> Fl
     return vectors.gather(2, best[:, None].expand(-1, vectors.shape[1], 1)).squeeze(2) * sign
 
 
-def _scaled(matrix: Float[Tensor, "b n c"]) -> tuple[Float[Tensor, "b n c"], Tensor]:
-    """Each image's values within −1…1, so that no square overflows, and whether they are finite; zeros where not."""
-    largest = matrix.detach().abs().amax((1, 2), keepdim=True)
-    finite = largest.isfinite()
-    largest = torch.where(finite & (largest > 0), largest, torch.ones_like(largest))
-    return torch.where(finite, matrix / largest, torch.zeros_like(matrix)), finite
+def _without(images: Bool[Tensor, "b 1 1"], gram: Float[Tensor, "b n n"]) -> Float[Tensor, "b n n"]:
+    """Gram matrices, those of some images replaced by zeros: a decomposition of what is not finite raises."""
+    return torch.where(images, torch.zeros_like(gram), gram)
 
 
 def _leading(gram: Float[Tensor, "b n n"], count: int) -> Float[Tensor, "b n k"]:
