@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int64
@@ -264,7 +265,7 @@ class Distiller(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Distiller":
         self.student._apply(fn, recurse)
-        self.parts._apply(lambda value: never_halved(value, fn(value)), recurse)
+        self.parts._apply(partial(never_halved, fn), recurse)
         if self.teacher is not None:
             self.teacher._apply(fn, recurse)
         return self

@@ -1,5 +1,6 @@
 """Where a network looks, as pure functions of its features and logits."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -17,13 +18,14 @@ def at_least_float32(value: Tensor) -> Tensor:
     return value if value.dtype in (torch.float32, torch.float64) else value.float()
 
 
-def never_halved(value: Tensor, moved: Tensor) -> Tensor:
-    """What was moved or cast, but in its own precision where it would have come below float32.
+def never_halved(move: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
+    """What a move or cast makes of a value, in the value's own precision where it would come below float32.
 
     Args:
-        value: as it was.
-        moved: on its new device, in its new type.
+        move: to another device, type or memory format.
+        value: of any type.
     """
+    moved = move(value)
     if value.is_floating_point() and moved.dtype.itemsize < min(value.dtype.itemsize, torch.float32.itemsize):
         return value.to(moved.device)
     return moved

@@ -91,6 +91,8 @@ def _outline(inner: str, arguments: Mapping[str, Any]) -> nn.Module:
         try:
             return timm.create_model(inner, **options)
         except (TypeError, ValueError, AssertionError, RuntimeError, AttributeError) as error:
+            if "weight_init" in str(error):
+                raise ValueError(f"only plain vision transformers can have a {ARGUMENT}, not timm:{inner}") from error
             raise ValueError(f"timm:{inner} with {ARGUMENT} cannot be built: {error}") from error
 
 
