@@ -124,7 +124,10 @@ def test_tiny_forms_keep_the_token() -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("timm:resnet18(distillation_token=True)", "only plain vision transformers can have a distillation_token, not timm:resnet18"),
+        (
+            "timm:resnet18(distillation_token=True)",
+            "only plain vision transformers can have a distillation_token, not timm:resnet18",
+        ),
         ("timm:swin_tiny_patch4_window7_224(distillation_token=True)", "only plain vision transformers"),
         ("timm:vit_base_patch16_siglip_224(distillation_token=True)", "does not classify by a class token"),
         ("timm:vit_tiny_patch16_224(global_pool='avg', distillation_token=True)", "does not classify by a class token"),
