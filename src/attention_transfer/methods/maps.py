@@ -19,7 +19,7 @@ def at_least_float32(value: Tensor) -> Tensor:
 
 
 def never_halved(move: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
-    """What a move or cast makes of a value, in the value's own precision where it would come below float32.
+    """What a move or cast makes of a value, in float32 where it would come below that.
 
     Args:
         move: to another device, type or memory format.
@@ -27,7 +27,7 @@ def never_halved(move: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
     """
     moved = move(value)
     if value.is_floating_point() and moved.dtype.itemsize < min(value.dtype.itemsize, torch.float32.itemsize):
-        return value.to(moved.device)
+        return value.to(moved.device, torch.float32)
     return moved
 
 
