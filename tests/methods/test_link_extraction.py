@@ -1,6 +1,5 @@
 """Algorithm 1 of Jin & Choi, against the loops that it is printed as."""
 
-
 import numpy as np
 import pytest
 import torch
