@@ -3,21 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from attention_transfer.experiment import Data, Experiment, Optimisation, Training
+from attention_transfer.experiment import Data, Experiment, Training
 from attention_transfer.methods import AttentionLinks, Method
-from attention_transfer.recipes import distillation_token
+from attention_transfer.recipes import distillation_token, vit_cifar
 from attention_transfer.recipes.described import Described
 
-OPTIMISATION = Optimisation(
-    optimizer="adamw",
-    learning_rate=1e-3,
-    betas=(0.9, 0.999),
-    weight_decay=0.05,
-    decay_norm_and_bias=False,
-    schedule="cosine",
-    warmup_epochs=2,
-    cosine_after_warmup=True,
-)
+OPTIMISATION = replace(vit_cifar.OPTIMISATION, warmup_epochs=2)
 
 # 64 patches of 8 pixels, of 4 on CIFAR-100.
 BIRDS = "timm:deit_tiny_patch16_224(img_size=64, patch_size=8, embed_dim=128, depth=6, num_heads=4)"
