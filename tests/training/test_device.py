@@ -1,44 +1,130 @@
-"""How a run computes: attention of few tokens is written out where that is faster, and nowhere else."""
+"""How a run computes: attention in bfloat16 is written out on a CPU, forwards and backwards, and nowhere else."""
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 import pytest
 import torch
-from torch.nn.attention import SDPBackend
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from attention_transfer import AttentionCopy, Data, Distiller, Experiment, Method, Training
 from attention_transfer.experiment import Optimisation
-from attention_transfer.models import build, describe
+from attention_transfer.models import build
 from attention_transfer.training.device import Place
+from attention_transfer.training.fit import fit
+from attention_transfer.training.progress import Reporter
 
 VIT = "timm:vit_tiny_patch16_224(img_size=32, patch_size=8, depth=2, embed_dim=12, num_heads=1)"
 
 
-def fused_is_allowed() -> bool:
-    return SDPBackend.FLASH_ATTENTION in torch.nn.attention._cur_sdpa_kernel_backends()
+class Fused(TorchFunctionMode):
+    """Counts calls that reach torch's own kernel."""
+
+    calls = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.calls += func is functional.scaled_dot_product_attention
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def fused() -> Iterator[Fused]:
+    with Fused() as counting:
+        yield counting
+
+
+def heads(kind: torch.dtype = torch.bfloat16, tokens: int = 9) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(2, 3, tokens, 8, generator=generator).to(kind).requires_grad_() for _ in range(3)]
+
+
+BF16 = Place(torch.device("cpu"), "bfloat16")
+
+
+@pytest.mark.parametrize("scale", [None, 0.2])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("named", [False, True])
+def test_written_out_attention_computes_what_the_kernel_does(
+    scale: float | None, masked: bool, named: bool, fused: Fused
+) -> None:
+    exact, rounded = heads(torch.float32), heads()
+    with torch.no_grad():
+        for full, half in zip(exact, rounded, strict=True):
+            full.copy_(half)
+    mask = torch.randn(3, 9, 9, generator=torch.Generator().manual_seed(1)) if masked else None
+    expected = functional.scaled_dot_product_attention(*exact, attn_mask=mask, scale=scale)
+    with BF16.attention_kernel(), BF16.autocast():
+        if named:
+            query, key, value = rounded
+            found = functional.scaled_dot_product_attention(
+                query=query, key=key, value=value, attn_mask=mask, scale=scale
+            )
+        else:
+            found = functional.scaled_dot_product_attention(*rounded, mask, scale=scale)
+    assert fused.calls == 1  # the exact one's
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, atol=0.02, rtol=0.02)
+    upstream = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2))
+    expected.backward(upstream)
+    found.backward(upstream.bfloat16())
+    for full, half in zip(exact, rounded, strict=True):
+        assert full.grad is not None
+        assert half.grad is not None
+        torch.testing.assert_close(half.grad.float(), full.grad, atol=0.03, rtol=0.03)
+
+
+def test_what_comes_in_float32_is_rounded_as_autocast_would(fused: Fused) -> None:
+    with BF16.attention_kernel(), BF16.autocast():
+        assert functional.scaled_dot_product_attention(*heads(torch.float32)).dtype == torch.bfloat16
+    assert fused.calls == 0
 
 
 @pytest.mark.parametrize(
-    ("tokens", "precision", "fused"),
-    [(65, "bfloat16", False), (65, "float32", True), (785, "bfloat16", True), (0, "bfloat16", True)],
+    "others",
+    [
+        {"dropout_p": 0.1},
+        {"is_causal": True},
+        {"attn_mask": torch.ones(9, 9, dtype=torch.bool)},
+        {"enable_gqa": True},
+    ],
 )
-def test_only_short_sequences_in_bfloat16_are_written_out(
-    tokens: int, precision: Literal["float32", "bfloat16"], fused: bool
-) -> None:
-    with Place(torch.device("cpu"), precision).attention_kernel(tokens):
-        assert fused_is_allowed() is fused
-    assert fused_is_allowed()
+def test_other_calls_go_to_torch(others: dict[str, object], fused: Fused) -> None:
+    with BF16.attention_kernel(), BF16.autocast():
+        functional.scaled_dot_product_attention(*heads(), **others)
+    assert fused.calls == 1
 
 
-def test_a_distiller_knows_how_many_tokens_its_networks_have() -> None:
-    assert describe(build(VIT, 5)).tokens == 17
-    assert Distiller(build(VIT, 5), example=torch.empty(2, 3, 32, 32)).tokens == 17
-    assert Distiller(build("resnet8", 5), example=torch.empty(2, 3, 32, 32)).tokens == 0
+def test_other_arithmetic_goes_to_torch(fused: Fused) -> None:
+    with Place(torch.device("cpu")).attention_kernel():
+        functional.scaled_dot_product_attention(*heads(torch.float32))
+    with BF16.attention_kernel():  # a loss in float32, outside of autocast
+        assert functional.scaled_dot_product_attention(*heads(torch.float32)).dtype == torch.float32
+    assert fused.calls == 2
+
+
+def test_maps_that_are_too_large_go_to_torch(fused: Fused) -> None:
+    long = [torch.zeros(1, 1, 6000, 1, dtype=torch.bfloat16) for _ in range(3)]
+    with BF16.attention_kernel(), BF16.autocast():
+        functional.scaled_dot_product_attention(*long)
+    assert fused.calls == 1
+
+
+def test_attention_of_torchs_own_module_is_written_out(fused: Fused) -> None:
+    torch.manual_seed(0)
+    module, tokens = torch.nn.MultiheadAttention(12, 3, batch_first=True), torch.randn(2, 5, 12)
+    exact = module(tokens, tokens, tokens, need_weights=False)[0]
+    before = fused.calls
+    with BF16.attention_kernel(), BF16.autocast():
+        found = module(tokens, tokens, tokens, need_weights=False)[0]
+    assert fused.calls == before
+    torch.testing.assert_close(found.float(), exact, atol=0.02, rtol=0.02)
 
 
 @pytest.mark.parametrize("methods", [[], [AttentionCopy()]])
 def test_checkpointed_layers_run_again_by_the_same_kernel(methods: list[Method]) -> None:
-    place = Place(torch.device("cpu"), "bfloat16")
     gradients: list[torch.Tensor] = []
     for checkpointed in (False, True):
         torch.manual_seed(0)
@@ -46,38 +132,38 @@ def test_checkpointed_layers_run_again_by_the_same_kernel(methods: list[Method])
         student.set_grad_checkpointing(checkpointed)
         distiller = Distiller(student, teacher, methods, example=torch.empty(2, 3, 32, 32))
         images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-        with place.attention_kernel(distiller.tokens):
-            with place.autocast():
+        with BF16.attention_kernel():
+            with BF16.autocast():
                 out = distiller(images, torch.arange(4))
             distiller.backward(out)
         gradients.append(student.blocks[0].attn.qkv.weight.grad)
     torch.testing.assert_close(*gradients)
 
 
-def test_a_step_of_a_run_is_computed_so(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from attention_transfer.training.fit import fit
-    from attention_transfer.training.progress import Reporter
+@pytest.mark.parametrize(("precision", "calls"), [("bfloat16", 0), ("float32", 2)])
+def test_a_step_of_a_run_is_computed_so(
+    precision: Literal["float32", "bfloat16"],
+    calls: int,
+    fused: Fused,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[int] = []
+    forward = Distiller.forward
 
-    seen: list[tuple[bool, bool]] = []
-    forward, backward = Distiller.forward, Distiller.backward
-
-    def watched(self, *args):
+    def watched(self: Distiller, *args):
+        before = fused.calls
         out = forward(self, *args)
-        seen.append((fused_is_allowed(), torch.is_grad_enabled()))
+        seen.append(fused.calls - before)
         return out
 
-    def watched_backward(self, out):
-        seen.append((fused_is_allowed(), True))
-        backward(self, out)
-
     monkeypatch.setattr(Distiller, "forward", watched)
-    monkeypatch.setattr(Distiller, "backward", watched_backward)
     experiment = Experiment(
         "test",
         VIT,
         data=Data(train_limit=8, test_limit=8),
         optimisation=Optimisation(optimizer="adamw", learning_rate=1e-3),
-        training=Training(epochs=1, batch_size=8, precision="bfloat16"),
+        training=Training(epochs=1, batch_size=8, precision=precision),
     )
     fit(experiment, tmp_path / "run", Reporter(silent=True))
-    assert seen == [(False, True), (False, True)]
+    assert seen == [calls]

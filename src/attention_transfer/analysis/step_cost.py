@@ -97,7 +97,7 @@ class _Step:
         self.optimizer = make_optimizer(distiller.trained_modules(), experiment.optimisation)
 
     def __call__(self) -> None:
-        with self.place.attention_kernel(self.distiller.tokens):
+        with self.place.attention_kernel():
             with self.place.autocast():
                 out = self.distiller(self.batch.image, self.batch.label, self.batch.index)
             self.optimizer.zero_grad(set_to_none=True)

@@ -12,6 +12,7 @@ from attention_transfer.capture.recorder import Replacement
 from attention_transfer.capture.running import Capture, Reading, as_logits
 from attention_transfer.capture.tap import CaptureError, Layout, Tap, spatial
 from attention_transfer.capture.undisturbed import noise, own_buffers, undisturbed
+from attention_transfer.capture.written_out import WrittenOutAttention
 
 __all__ = [
     "Attention",
@@ -22,6 +23,7 @@ __all__ = [
     "Reading",
     "Replacement",
     "Tap",
+    "WrittenOutAttention",
     "as_logits",
     "can_be_differentiated",
     "find_attention",

@@ -1,6 +1,6 @@
 """The hooks themselves. Each knows one module, and works only while its network is being read."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import FunctionType
 from typing import Any
 
@@ -193,19 +193,21 @@ def _answer(own: Attention, tap: Tap, recorder: Recorder, replaced: Mapping[Tap,
     return replaced[tap](own) if tap in replaced else None
 
 
-def _without_dispatch() -> Callable[..., Any]:
-    """torch's function behind `nn.MultiheadAttention`, entered without asking the modes that are on.
-
-    They would otherwise be given the whole function again, and never what it calls.
-    """
-    function = functional.multi_head_attention_forward
-    assert isinstance(function, FunctionType)
-    scope = {**function.__globals__, "has_torch_function": _nobody}
-    return FunctionType(function.__code__, scope, function.__name__, function.__defaults__, function.__closure__)
-
-
-def _nobody(tensors: Sequence[Any]) -> bool:
+def _nobody(*tensors: Any) -> bool:
     return False
 
 
-open_multi_head_attention = _without_dispatch()
+def without_dispatch(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of torch, entered without asking the modes that are on.
+
+    They would otherwise be given the whole function again, and never what it calls.
+    """
+    assert isinstance(function, FunctionType)
+    asked = {"has_torch_function": _nobody, "has_torch_function_unary": _nobody}
+    scope = {**function.__globals__, **asked}
+    opened = FunctionType(function.__code__, scope, function.__name__, function.__defaults__, function.__closure__)
+    opened.__kwdefaults__ = function.__kwdefaults__
+    return opened
+
+
+open_multi_head_attention = without_dispatch(functional.multi_head_attention_forward)

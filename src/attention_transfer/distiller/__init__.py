@@ -70,7 +70,6 @@ class Distiller(nn.Module):
         student: the network that learns.
         reads_teacher_logits: whether the teacher must run to its end.
         teacher_images: a function of the student's images that gives the teacher's.
-        tokens: of an image in the blocks of the networks, the larger number; 0 where it is not known.
 
     Raises:
         ValueError: for one network in both roles, a compiled or wrapped network, or methods that do not fit the
@@ -107,7 +106,6 @@ class Distiller(nn.Module):
         teacher_description = (
             None if teacher is None else described(teacher, self.teacher_images(example), methods, "teacher")
         )
-        self.tokens = max(student_description.tokens, teacher_description.tokens if teacher_description else 0)
         self._bound = bind(methods, teacher_description, student_description)
         of_teacher = Wanted.together([bound.of_teacher for bound in self._bound])
         self.reads_teacher_logits = of_teacher.logits

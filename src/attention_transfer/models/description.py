@@ -52,7 +52,6 @@ class Description:
             whoever uses it proves it (`prove_class_maps`).
         architecture: qualified name of the network's class, without a wrapper of ours; equal for networks that differ
             in depth and width only.
-        tokens: how many tokens of an image its blocks hand on, where its patches are counted beforehand; 0 elsewhere.
         attention: its layers of self-attention, input to output. These three are found by running the network, and
             only where somebody asks for them (`with_attention`).
         attention_elsewhere: places outside of its blocks, or where a few queries look at all tokens.
@@ -67,7 +66,6 @@ class Description:
     normalised: bool = True
     pooled: Tap | None = None
     architecture: str = ""
-    tokens: int = 0
     attention: tuple[Tap, ...] = ()
     attention_elsewhere: tuple[Tap, ...] = ()
     attention_unread: tuple[str, ...] = ()

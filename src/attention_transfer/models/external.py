@@ -50,7 +50,6 @@ def describe(model: nn.Module) -> Description:
         normalised=any("norm" in type(module).__name__.lower() for module in model.modules()),
         pooled=_pooled(model, head, stages),
         architecture=f"{network.__module__}.{network.__qualname__}",
-        tokens=_tokens(model, stages),
     )
 
 
@@ -137,13 +136,6 @@ def prefix_tokens(model: nn.Module, stage: int) -> int:
         if name.rpartition(".")[2] in _PREFIX_TOKENS:
             counts += parameter.shape[-2] if parameter.ndim > 1 else 1
     return counts
-
-
-def _tokens(model: nn.Module, stages: tuple[Stage, ...]) -> int:
-    patches = getattr(getattr(_wrapped(model), "patch_embed", None), "num_patches", None)
-    if not isinstance(patches, int) or not stages or stages[0].output.layout != "tokens":
-        return 0
-    return patches + stages[-1].output.prefix_tokens
 
 
 def attention_grid(model: nn.Module) -> tuple[int, int] | None:

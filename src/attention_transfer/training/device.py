@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from attention_transfer.capture import WrittenOutAttention
 from attention_transfer.experiment import Training
-
-_WRITTEN_OUT = 160  # tokens
 
 
 @dataclass(frozen=True)
@@ -36,19 +34,16 @@ class Place:
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
 
-    def attention_kernel(self, tokens: int) -> AbstractContextManager[Any]:
+    def attention_kernel(self) -> AbstractContextManager[Any]:
         """The context in which a step runs, forwards and backwards (where checkpointed layers run again): which of
-        torch's equal kernels computes attention.
+        two equal ways computes attention.
 
-        On a CPU the fused kernel is slow in bfloat16: writing maps out takes 0.17 of its time for 17 tokens, 0.5 for
-        65, 0.6 for 129, and as long for 197 to 257; above it, and in float32, fusing pays (torch 2.15, AMD EPYC, one
-        thread, heads of 32 and 64). The choice is torch's own, for all threads of the process.
-
-        Args:
-            tokens: that the networks' layers have at most; 0 leaves the choice to torch.
+        On a CPU torch's fused kernel is slow backwards in bfloat16: written out, attention takes 0.25 of its time for
+        65 tokens, 0.4 to 0.5 for 197 and 0.6 for 577; in float32 fusing pays (torch 2.15, AMD EPYC, one thread, heads
+        of 32 and 64; `benchmarks/attention_kernels.py`).
         """
-        if 0 < tokens <= _WRITTEN_OUT and self.device.type == "cpu" and self.precision == "bfloat16":
-            return sdpa_kernel(SDPBackend.MATH)
+        if self.device.type == "cpu" and self.precision == "bfloat16":
+            return WrittenOutAttention()
         return nullcontext()
 
 

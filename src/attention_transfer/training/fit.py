@@ -193,7 +193,7 @@ class _Loop:
         ):
             self.scheduler.step_update((self.epoch - phase_start) * train.num_batches + i)
             _seed_step(self.experiment.seed, self.epoch, i, self.process.rank)
-            with self.prepared.place.attention_kernel(self.distiller.tokens):
+            with self.prepared.place.attention_kernel():
                 with self.prepared.place.autocast():
                     out: Output = self.module(batch.image, batch.label, batch.index)
                 self._update(out, i)
