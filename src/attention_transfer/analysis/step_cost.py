@@ -90,14 +90,14 @@ class _Step:
     def __init__(self, prepared: Prepared, experiment: Experiment) -> None:
         distiller = prepared.distiller
         assert isinstance(distiller, Distiller)
-        self.distiller, self.place = distiller, prepared.place
+        self.distiller, self.place, self.arithmetic = distiller, prepared.place, prepared.arithmetic
         self.batch = next(iter(prepared.train.epoch(0)))
         distiller.set_phase(distiller.phases[-1])
         distiller.train()
         self.optimizer = make_optimizer(distiller.trained_modules(), experiment.optimisation)
 
     def __call__(self) -> None:
-        with self.place.attention_kernel():
+        with self.arithmetic():
             with self.place.autocast():
                 out = self.distiller(self.batch.image, self.batch.label, self.batch.index)
             self.optimizer.zero_grad(set_to_none=True)

@@ -29,6 +29,8 @@ class Common:
         teacher_mean: per channel, of the teacher's images, where its weights do not say.
         teacher_std: per channel, likewise.
         seed: of everything that is random.
+        teacher_cache: folder for what the teacher gives in each step. Runs that show their teacher the same images
+            (same data, augmentation, batch size and seed) read it there instead of running the teacher again.
         run_folder: where the run is kept; runs/RECIPE/METHODS-seedN if not given. Giving the folder of an interrupted
             run goes on with it.
         tiny: shrink everything so that it runs in seconds, to see whether it runs.
@@ -42,6 +44,7 @@ class Common:
     teacher_mean: tuple[float, float, float] | None
     teacher_std: tuple[float, float, float] | None
     seed: int
+    teacher_cache: Path | None = None
     run_folder: Path | None = None
     tiny: bool = False
 
@@ -51,10 +54,10 @@ def command(arguments: Sequence[str]) -> None:
     recipe = recipe_of("train", arguments)
     if recipe is None:
         return
-    experiment, folder = parse(recipe, arguments[1:])
+    experiment, common = _read(recipe, arguments[1:])
     from attention_transfer.training.fit import fit
 
-    fit(experiment, folder)
+    fit(experiment, _folder(experiment, common), teacher_cache=common.teacher_cache)
 
 
 def recipe_of(command: str, arguments: Sequence[str]) -> Experiment | None:
@@ -90,6 +93,11 @@ def parse(recipe: Experiment, arguments: Sequence[str]) -> tuple[Experiment, Pat
     Raises:
         ValueError: for settings that contradict each other.
     """
+    experiment, common = _read(recipe, arguments)
+    return experiment, _folder(experiment, common)
+
+
+def _read(recipe: Experiment, arguments: Sequence[str]) -> tuple[Experiment, Common]:
     chosen = {method.key: method for method in recipe.methods}
     available = _available(recipe)
     flags = cast(Any, tyro).cli(
@@ -130,14 +138,16 @@ def parse(recipe: Experiment, arguments: Sequence[str]) -> tuple[Experiment, Pat
     )
     if common.tiny:
         experiment = experiment.tiny()
-    return experiment, common.run_folder or _default_folder(experiment, common.tiny)
+    return experiment, common
 
 
 def flags_of(recipe: Experiment) -> type[Any]:
     """A dataclass of all flags, with the recipe's values: the experiment's without a prefix, each method's behind its
     key."""
     shared = {
-        f.name: getattr(recipe, f.name) for f in fields(Common) if f.name not in ("methods", "run_folder", "tiny")
+        f.name: getattr(recipe, f.name)
+        for f in fields(Common)
+        if f.name in {field.name for field in fields(recipe)} - {"methods"}
     }
     common = Common(**shared, methods=tuple(method.key for method in recipe.methods))
     groups: list[tuple[str, Any, Any]] = [
@@ -167,6 +177,8 @@ def _available(recipe: Experiment) -> dict[str, Method]:
     return {key: chosen.get(key) or method() for key, method in METHODS.items()}
 
 
-def _default_folder(experiment: Experiment, tiny: bool) -> Path:
+def _folder(experiment: Experiment, common: Common) -> Path:
+    if common.run_folder is not None:
+        return common.run_folder
     label = "+".join(method.key for method in experiment.methods) or "alone"
-    return Path("runs", experiment.recipe, f"{'tiny-' if tiny else ''}{label}-seed{experiment.seed}")
+    return Path("runs", experiment.recipe, f"{'tiny-' if common.tiny else ''}{label}-seed{experiment.seed}")

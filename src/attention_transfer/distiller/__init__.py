@@ -13,6 +13,7 @@ from attention_transfer.capture import CaptureError, Replacement, Tap, noise, un
 from attention_transfer.data.batch import Batch
 from attention_transfer.distiller.bound import Bound, bind, check_batch, check_methods, described, task_logits
 from attention_transfer.distiller.deployed import Deployed
+from attention_transfer.distiller.memory import TeacherMemory
 from attention_transfer.distiller.network import Network, Seen, Wanted
 from attention_transfer.distiller.reached import check_phases, parameters_reached
 from attention_transfer.distiller.teacher import Teacher
@@ -173,6 +174,17 @@ class Distiller(nn.Module):
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
+    def remember_teacher(self, memory: TeacherMemory) -> None:
+        """Ask a memory for what the teacher gives in training steps that know their images' places, see
+        `attention_transfer.training.cache`. The images of a place and an epoch must be the same each time.
+
+        Raises:
+            ValueError: if what the teacher gives depends on more than its images, or nothing is read of it.
+        """
+        if self._teacher is None:
+            raise ValueError("there is no teacher")
+        self._teacher.remember(memory)
+
     # ------------------------------------------------------------------ what is trained
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
@@ -271,7 +283,7 @@ class Distiller(nn.Module):
     # ------------------------------------------------------------------ inside
 
     def _step(self, images: Tensor, labels: Tensor | None, index: Tensor | None) -> Output:
-        teacher = self._read_teacher(images, labels)
+        teacher = self._read_teacher(images, labels, index)
         student, logits = None, images.new_zeros(len(images), 0)
         if self.phase.runs_student:
             student = self._student.read(images, labels, self._replacements(teacher, self.parts))
@@ -293,8 +305,10 @@ class Distiller(nn.Module):
                     "checkpointed with use_reentrant=True (use False), or was changed after it was built"
                 )
 
-    def _read_teacher(self, images: Tensor, labels: Tensor | None) -> Seen | None:
-        return None if self._teacher is None else self._teacher.read(images, labels)
+    def _read_teacher(self, images: Tensor, labels: Tensor | None, index: Tensor | None = None) -> Seen | None:
+        if self._teacher is None:
+            return None
+        return self._teacher.read(images, labels, None if index is None else (self._epoch, index))
 
     def _follow(self) -> None:
         if self._teacher is not None:

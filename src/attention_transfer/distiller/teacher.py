@@ -1,11 +1,13 @@
 """A teacher that is read and never trained; everything that was changed of it can be taken back."""
 
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from attention_transfer.distiller.memory import TeacherMemory
 from attention_transfer.distiller.network import Network, Seen, Wanted
 from attention_transfer.methods import Observed
 
@@ -41,7 +43,8 @@ class Teacher:
         self.model = model
         self._network = Network(model, "teacher", wanted, head, transform) if wanted.anything else None
         self._wanted_modes = frozenset(modes)
-        self._same_noise = False
+        self._memory: TeacherMemory | None = None
+        self._same_noise = self._follows_training = False
         self._required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         self._modes = [(module, module.training) for module in model.modules()]
         norms = [module for module in model.modules() if isinstance(module, _BATCH_NORM)]
@@ -50,6 +53,7 @@ class Teacher:
 
     def follow(self, training: bool) -> None:
         """Take the mode that goes with the student's."""
+        self._follows_training = training
         self._same_noise = "same noise" in self._wanted_modes and training
         # What is measured of it, or answered by it in place of the student, is what it is used for.
         whole = "train" in self._wanted_modes and training
@@ -76,10 +80,33 @@ class Teacher:
                 f"{max(rates[1], default=0.0)}; build the teacher with the student's drop_path_rate"
             )
 
-    def read(self, images: Tensor, labels: Tensor | None) -> Seen | None:
-        """Run it once without a graph; None where nothing is wanted of it."""
+    def remember(self, memory: TeacherMemory) -> None:
+        """Ask a memory before running it in training, where the places of the images are known.
+
+        Raises:
+            ValueError: if nothing is read of it, or what it gives depends on more than its images.
+        """
+        if self._network is None:
+            raise ValueError("nothing is read of the teacher")
+        if self._network.wanted.differentiated:
+            raise ValueError("its gradients are read")
+        others = self._wanted_modes - {"eval"}
+        if others:
+            raise ValueError(f"a method runs it in mode {', '.join(map(repr, sorted(others)))}")
+        self._memory = memory
+
+    def read(self, images: Tensor, labels: Tensor | None, place: tuple[int, Tensor] | None = None) -> Seen | None:
+        """Run it once without a graph; None where nothing is wanted of it.
+
+        Args:
+            images: as the student receives them.
+            labels: class numbers or probabilities, where its gradients are wanted.
+            place: epoch, and places of the images in the data set, where they are known.
+        """
         if self._network is None:
             return None
+        if self._memory is not None and place is not None and self._follows_training:
+            return self._memory.read(*place, partial(self._network.read, images, labels))
         if not self._same_noise:
             return self._network.read(images, labels)
         accelerators = [] if images.device.type == "cpu" else [images.device.index or 0]

@@ -187,5 +187,5 @@ def _incomparable(groups: Sequence[Group]) -> list[str]:
     if len({count for group in groups for count in group.test_count}) > 1:
         warnings.append("Not comparable: the test sets have different sizes.")
     if len({group.hardware for group in groups}) > 1 or any(len(group.hardware) > 1 for group in groups):
-        warnings.append("Wall times are not comparable: the hardware differs.")
+        warnings.append("Wall times are not comparable: the hardware, or the use of a teacher cache, differs.")
     return warnings

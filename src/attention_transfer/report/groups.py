@@ -54,7 +54,7 @@ class MeasuredRun:
         }
         environment = run.environment or {}
         starts = [*environment.get("earlier", []), environment]
-        hardware = tuple(dict.fromkeys(_hardware(start["hardware"]) for start in starts if start.get("hardware")))
+        hardware = tuple(dict.fromkeys(_machine(start) for start in starts if start.get("hardware")))
         return cls(str(run.path), experiment, settings, run.read_metrics(), run.summary, hardware)
 
     @property
@@ -142,12 +142,15 @@ def _by_method(experiment: dict[str, Any]) -> dict[str, Any]:
     return experiment | {"methods": methods}
 
 
-def _hardware(hardware: dict[str, Any]) -> str:
+def _machine(start: dict[str, Any]) -> str:
+    """What decides how long a run takes, beside its settings."""
+    hardware = start["hardware"]
     threads = hardware.get("threads")
     parts = [
         hardware.get("processor"),
         threads and f"{threads} thread{'' if threads == 1 else 's'}",
         hardware.get("device"),
+        start.get("teacher_cache") and "teacher read from a cache where it stood there",
     ]
     return ", ".join(str(part) for part in parts if part)
 

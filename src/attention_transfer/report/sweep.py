@@ -187,7 +187,7 @@ def _notes(rows: Sequence[Row], runs: Sequence[MeasuredRun], planned: int, unfin
     if hardware:
         notes.append(f"Hardware: {'; '.join(hardware)}.")
     if len(hardware) > 1:
-        notes.append("Warning: times are not comparable, the hardware differs.")
+        notes.append("Warning: times are not comparable: the hardware, or the use of a teacher cache, differs.")
     if len({row.seeds for row in rows}) > 1:
         notes.append("Warning: means are not comparable, the rows have different seeds.")
     if len(runs) < planned:

@@ -23,6 +23,7 @@ from attention_transfer.methods import Phase
 from attention_transfer.pretraining import MaskedAutoencoder
 from attention_transfer.runs import RunFolder, is_run, whole_file
 from attention_transfer.training.averaging import WeightAverage
+from attention_transfer.training.cache import remember_teacher
 from attention_transfer.training.checkpoint import read_checkpoint
 from attention_transfer.training.device import environment
 from attention_transfer.training.distributed import Process, joined, wrap
@@ -43,7 +44,9 @@ EVALUATION_BATCH = 256
 _REMEMBERED = 0.01
 
 
-def fit(experiment: Experiment, folder: Path, reporter: Reporter | None = None) -> None:
+def fit(
+    experiment: Experiment, folder: Path, reporter: Reporter | None = None, *, teacher_cache: Path | None = None
+) -> None:
     """Train as the experiment says, into a run folder; go on where an interrupted run of the same experiment stopped.
 
     Nothing is written before both networks, the data and the methods have proved to fit. A finished run is left alone.
@@ -52,6 +55,8 @@ def fit(experiment: Experiment, folder: Path, reporter: Reporter | None = None) 
         experiment: what to train.
         folder: the run folder; new, or one of the same experiment.
         reporter: where progress is shown; standard output if None.
+        teacher_cache: folder where what the teacher gives is kept for runs that show it the same images, see
+            `attention_transfer.training.cache`; None runs it in every step.
 
     Raises:
         ValueError: for anything that does not fit (before training), or a folder of another run.
@@ -72,6 +77,8 @@ def fit(experiment: Experiment, folder: Path, reporter: Reporter | None = None) 
         # A folder that is a run already is checked (and locked) before anything is loaded, a new one made after.
         run = RunFolder.create_or_resume(folder, wanted) if process.writes and is_run(folder) else None
         prepared = (prepare if experiment.pretraining is None else prepare_pretraining)(experiment, process)
+        if teacher_cache is not None:
+            prepared = remember_teacher(teacher_cache, experiment, prepared, process.world_size)
         if process.writes and run is None:
             run = RunFolder.create_or_resume(folder, wanted)
         process.wait()
@@ -147,8 +154,9 @@ class _Loop:
             self._say_what_the_average_keeps()
             self._keep_snapshot()
         if self.process.writes:
+            cached = {"teacher_cache": True} if self.prepared.teacher_cached else {}
             self.run_folder.write_environment(
-                environment(self.prepared.place) | {"command": ["attention-transfer", *sys.argv[1:]]}
+                environment(self.prepared.place) | cached | {"command": ["attention-transfer", *sys.argv[1:]]}
             )
         for phase, first, end in self.stretches:
             if self.epoch >= end:
@@ -193,7 +201,7 @@ class _Loop:
         ):
             self.scheduler.step_update((self.epoch - phase_start) * train.num_batches + i)
             _seed_step(self.experiment.seed, self.epoch, i, self.process.rank)
-            with self.prepared.place.attention_kernel():
+            with self.prepared.arithmetic():
                 with self.prepared.place.autocast():
                     out: Output = self.module(batch.image, batch.label, batch.index)
                 self._update(out, i)

@@ -1,8 +1,10 @@
 """From an experiment to everything that a training loop needs, with every error before the first step."""
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +36,7 @@ class Prepared:
         num_workers: processes that decode photographs.
         notes: what was assumed where nobody said, for the user to read.
         teacher_input: how the teacher's images are normalised, if there is one.
+        teacher_cached: whether what the teacher gives may come from a cache.
     """
 
     dataset: DataSet
@@ -45,6 +48,14 @@ class Prepared:
     num_workers: int
     notes: tuple[str, ...]
     teacher_input: Input | None = None
+    teacher_cached: bool = False
+
+    def arithmetic(self) -> AbstractContextManager[Any]:
+        """The context in which a step runs, forwards and backwards. Networks of convolutions have no attention that
+        would pay for looking at each of their calls."""
+        networks = [each for each in (self.student, self.teacher) if each is not None]
+        convolutional = all(each.description.convolutional for each in networks)
+        return nullcontext() if convolutional else self.place.attention_kernel()
 
     def evaluation(self, split: Split, batch_size: int) -> Loader:
         """Batches of a split in order, without augmentation."""
