@@ -229,6 +229,18 @@ def test_links_by_channel_are_those_of_a_full_link_without_the_others(tmp_path: 
     assert links_of(distiller).num_links == 2 * 6 + 3 * 3
 
 
+def test_weights_of_other_links_are_refused_though_they_fit():
+    learned = linked(AttentionLinks(links="1:1-2,3:3")).state_dict()
+    same, others = linked(AttentionLinks(links="1:1-2,3:3")), linked(AttentionLinks(links="1:2-3,3:3"))
+    same.load_state_dict(learned)
+    assert {name: value.shape for name, value in others.state_dict().items()} == {
+        name: value.shape for name, value in learned.items()
+    }
+    for links in ("1:2-3,3:3", "1:1-2,3:2-3", "full"):
+        with pytest.raises(ValueError, match="other channels and layers than those that are chosen now"):
+            linked(AttentionLinks(links=links)).load_state_dict(learned)
+
+
 # ------------------------------------------------------------------ networks
 
 
@@ -353,8 +365,12 @@ def test_more_than_memory_holds_is_refused_with_what_to_select(monkeypatch: pyte
     channels = 16 * 16 * 16 + 32 * 8 * 8 + 64 * 4 * 4
     assert needed == 4 * channels + 4 * 2 * 112 * 16
     monkeypatch.setattr(link_memory, "memory_of", lambda device: 2 * needed - 1)
-    with pytest.raises(ValueError, match=r"16, 32, 64 channels hold .* for a batch of 2.*stages=\(2,\)"):
+    with pytest.raises(ValueError, match=r"16, 32, 64 channels hold .* for a batch of 2.*stages=\(-1,\)"):
         linked(AttentionLinks())
+    # Of what is left the last one is not the last of the teacher.
+    monkeypatch.setattr(link_memory, "memory_of", lambda device: 0)
+    with pytest.raises(ValueError, match=r"16, 32 channels hold .*stages=\(-1,\)"):
+        linked(AttentionLinks(stages=(0, 1)))
 
 
 def test_it_goes_with_a_distillation_token():

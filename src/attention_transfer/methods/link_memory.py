@@ -44,7 +44,7 @@ def check_memory(bytes_per_image: int, images: int, device: torch.device, channe
         raise ValueError(
             f"attention links over stages of {listed} channels hold {needed / _GIGABYTE:.1f} GB for a batch of "
             f"{images}, and {device} has {there / _GIGABYTE:.1f} GB in all: select some stages, such as the "
-            f"last one (stages=({len(channels) - 1},)), a coarser grid, or a smaller batch"
+            "last one (stages=(-1,)), a coarser grid, or a smaller batch"
         )
 
 

@@ -2,15 +2,17 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import sqrt
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attention_transfer.methods.link_choice import LinkChoice, LinkGroup
+from attention_transfer.methods.link_choice import LinkChoice, LinkGroup, LinksError
 from attention_transfer.methods.link_distance import Form, link_distance
 from attention_transfer.methods.link_memory import check_memory
+
+_LEARNED = ("weight", "bias")
 
 
 class Group(nn.Module):
@@ -64,6 +66,9 @@ class Links(nn.Module):
         grid: rows and columns over which maps and channels are compared.
         bytes_per_image: that a step holds at once on their account.
         decays: whether weight decay wears them off.
+
+    Weights of other links are refused with a `LinksError` when they are loaded: the file that chose these may have
+    changed since those were learned.
     """
 
     grid: tuple[int, int] = (0, 0)
@@ -80,6 +85,7 @@ class Links(nn.Module):
             str(number): nn.ModuleList(Group(group, channels[number], read) for group in choice.stages[number])
             for number in choice.linked_stages
         })
+        self.register_load_state_dict_pre_hook(_refuse_weights_of_other_links)
 
     def forward(self, maps: Float[Tensor, "b n p"], stages: Sequence[Float[Tensor, "b c p"]], form: Form) -> Tensor:
         """Distances of all groups, summed over channels.
@@ -124,6 +130,17 @@ class Links(nn.Module):
     def num_links(self) -> int:
         """Weights, without biases."""
         return sum(group.weight.numel() for group in self.groups)
+
+
+def _refuse_weights_of_other_links(links: nn.Module, state: Mapping[str, Any], prefix: str, *others: Any) -> None:
+    """Compare what rows and columns stand for: a weight of the same shape may belong to other layers."""
+    own = {prefix + name: buffer for name, buffer in links.state_dict().items() if not name.endswith(_LEARNED)}
+    given = {name: value for name, value in state.items() if name.startswith(prefix) and not name.endswith(_LEARNED)}
+    if own.keys() != given.keys() or not all(torch.equal(own[name].cpu(), given[name].cpu()) for name in own):
+        raise LinksError(
+            "these weights were learned for links between other channels and layers than those that are chosen now: "
+            "give the links that they were learned with (has the file changed since?), or train anew in another folder"
+        )
 
 
 def _span(numbers: Sequence[int]) -> slice | None:
