@@ -84,6 +84,12 @@ def test_files_that_hold_no_links_are_refused(tmp_path: Path):
         ('{"kind": "student"}', "kind is 'student'"),
         (empty, "no link at all"),
         (links_to_json(CHOICE, {}).replace('"layers": [1, 2]', '"layers": []'), "links nothing"),
+        (links_to_json(CHOICE, {}).replace('"layers": [1, 2]', '"layers": [1, 1]'), "names a layer twice"),
+        (links_to_json(CHOICE, {}).replace("[0, 3]", "[-1, 3]"), "a channel below 0"),
+        # One combination for each channel: that of all its layers.
+        (links_to_json(CHOICE, {}).replace("[0, 3]", "[0, 1]"), "channels of stage 2 in several of its links"),
+        (links_to_json(CHOICE, {}).replace("[0, 3]", "[0, 0]"), "channels of stage 2 in several of its links"),
+        (links_to_json(CHOICE, {}).replace("[0, 3]", "null"), "channels of stage 2 in several of its links"),
     ):
         path.write_text(text)
         with pytest.raises(LinksError, match=reason):

@@ -210,6 +210,14 @@ def read_links(links: str | Path) -> LinkChoice:
         raise LinksError(f"{path} holds no links as `attention-transfer links` writes them: {error!r}") from error
     if not choice.linked_stages:
         raise LinksError(f"{path} holds no link at all: extract with a smaller threshold")
+    for number, groups in enumerate(choice.stages, start=1):
+        # Each would have a combination of its own, and none would be the sum over its layers.
+        twice = len(groups) > 1 and any(group.channels is None for group in groups)
+        every = [channel for group in groups for channel in group.channels or ()]
+        if twice or len(set(every)) < len(every):
+            raise LinksError(
+                f"{path} has channels of stage {number} in several of its links: put all layers of a channel into one"
+            )
     return choice
 
 
@@ -221,6 +229,8 @@ def _group(link: Mapping[str, Any]) -> LinkGroup:
     )
     if not group.layers or group.layers[0] < 0 or (group.channels is not None and not group.channels):
         raise ValueError(f"{dict(link)} links nothing")
+    if len(set(group.layers)) < len(group.layers) or (group.channels or (0,))[0] < 0:
+        raise ValueError(f"{dict(link)} names a layer twice, or a channel below 0")
     return group
 
 
