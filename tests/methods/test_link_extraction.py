@@ -124,6 +124,9 @@ def test_a_threshold_that_removes_every_link_is_refused_with_the_strongest():
     same = LinkWeights(0, np.arange(2), np.zeros(1, dtype=np.int64), np.ones((2, 1)))
     with pytest.raises(LinksError, match="all links have the same weight"):
         extracted(TrainedLinks((2,), (1,), (same,)))
+    wild = LinkWeights(0, np.arange(2), np.zeros(1, dtype=np.int64), np.array([[1.0], [np.nan]]))
+    with pytest.raises(LinksError, match="not finite"):
+        extracted(TrainedLinks((2,), (1,), (wild,)))
 
 
 def test_magnitudes_are_means_over_channels_and_heads():

@@ -107,11 +107,13 @@ def extracted(
             same; otherwise their magnitudes, so that weak links come near 0.
 
     Raises:
-        LinksError: nothing is left, or all weights are the same.
+        LinksError: nothing is left, all weights are the same, or some are not finite.
     """
     if not 0 <= threshold < 1:
         raise LinksError(f"threshold must be 0 ≤ θ < 1, a share of the range of all weights, not {threshold}")
     every = np.concatenate([group.weight.ravel() for group in links.groups])
+    if not np.isfinite(every).all():
+        raise LinksError("some links are not finite numbers: this training diverged, so that nothing can be extracted")
     every = every if signed else np.abs(every)
     low, high = float(every.min()), float(every.max())
     if low == high:
