@@ -171,6 +171,15 @@ def test_convolutional_networks_are_told_from_transformers() -> None:
     assert not any(describe(model).convolutional for model in no)
 
 
+def test_networks_without_norms_are_known_as_such() -> None:
+    """Timm's are called NormFreeNet, after what they have not."""
+    with torch.device("meta"):
+        yes = [build(name, 10) for name in ("resnet8", "timm:convnext_atto", "timm:regnety_002")]
+        no = [build(name, 10) for name in ("timm:vgg11", "torchvision:squeezenet1_0", "timm:dm_nfnet_f0")]
+    assert all(describe(model).normalised for model in yes)
+    assert not any(describe(model).normalised for model in no)
+
+
 @pytest.mark.parametrize(
     "name", ["mvitv2_tiny", "hrnet_w18_small", "tnt_s_patch16_224", "pit_ti_224", "hiera_tiny_224"]
 )

@@ -47,7 +47,7 @@ def describe(model: nn.Module) -> Description:
         token_heads=_token_heads(model),
         input=_input(model),
         convolutional=_convolutional(model, layout),
-        normalised=any("norm" in type(module).__name__.lower() for module in model.modules()),
+        normalised=any(_is_norm(module) for module in model.modules()),
         pooled=_pooled(model, head, stages),
         architecture=f"{network.__module__}.{network.__qualname__}",
     )
@@ -70,6 +70,12 @@ def _stages(model: nn.Module) -> tuple[tuple[Stage, ...], Layout | None]:
             output = Tap(path, "output", layout, prefix, grid)
             stages.append(Stage(output, before_activation(model, output)))
     return tuple(stages), layout
+
+
+def _is_norm(module: nn.Module) -> bool:
+    name = type(module).__name__.lower()
+    # Timm's networks without norms are called after what they have not.
+    return "norm" in name and "normfree" not in name
 
 
 def _library(module: nn.Module) -> str:
