@@ -1,11 +1,13 @@
 """What a layer attends to among patches, against loops written from Eq. 3."""
 
+from collections.abc import Callable
 from math import sqrt
 
 import pytest
 import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.models.swin_transformer import SwinTransformer
 
 from attention_transfer.capture import Attention, Capture
 from attention_transfer.methods.patch_attention import Softmax, finest, on_one_grid, patch_attention
@@ -104,6 +106,38 @@ def test_windows_of_a_swin_transformer_are_put_where_they_belong():
         torch.testing.assert_close(found, expected)
 
 
+def of_timm(side: int) -> nn.Module:
+    sizes = {"window_size": 4, "depths": (2, 1), "embed_dim": 12, "num_heads": (2, 2)}
+    return timm.create_model("swin_tiny_patch4_window7_224", img_size=side, **sizes)
+
+
+def of_torchvision(side: int) -> nn.Module:
+    return SwinTransformer([4, 4], 12, [2, 1], [2, 2], [4, 4], num_classes=3)
+
+
+@pytest.mark.parametrize("make", [of_timm, of_torchvision])
+@pytest.mark.parametrize(("side", "padded"), [(32, []), (40, [0, 1, 2]), (48, [2]), (24, [0, 1])])
+def test_windows_that_reach_beyond_the_image_are_refused(
+    make: Callable[[int], nn.Module], side: int, padded: list[int]
+):
+    """Also where one window holds the whole image; timm makes that one smaller, to which nothing need be added."""
+    if make is of_torchvision and side == 24:
+        padded = [0, 1, 2]
+    model, image = make(side).eval(), torch.randn(2, 3, side, side)
+    taps = with_attention(describe(model), model, image, "student").attention
+    assert [number for number, tap in enumerate(taps) if tap.padded] == padded
+    capture = Capture(model, taps, "student")
+    reading = capture.run(image)
+    capture.close()
+    for number, tap in enumerate(taps):
+        if number in padded:
+            with pytest.raises(ValueError, match="windows reach beyond the image"):
+                patch_attention(reading.attention[tap], 2)
+        else:
+            patches = side // (4 if number < 2 else 8)
+            assert patch_attention(reading.attention[tap], 2).shape == (2, 2, patches, patches)
+
+
 def test_windows_that_nobody_knows_the_place_of_are_refused():
     layer = Attention(weights=torch.rand(8, 2, 4, 4).softmax(-1))
     with pytest.raises(ValueError, match="where they lie in an image is not known"):
@@ -118,3 +152,14 @@ def test_maps_of_a_pyramid_come_onto_its_finest_grid_and_keep_their_sum():
     torch.testing.assert_close(together.sum(-1), torch.ones(2, 4))
     assert torch.equal(together[:, :3], maps[0].flatten(2))
     torch.testing.assert_close(together[:, 3], torch.full((2, 16), 1 / 16))
+
+
+@pytest.mark.parametrize("grid", [(7, 7), (8, 8), (3, 3), (5, 2)])
+def test_each_map_keeps_its_sum_on_any_grid(grid: tuple[int, int]):
+    """Also one that is all in a corner, and one of patches among other tokens, which sums to less than 1."""
+    corner, part = torch.zeros(1, 1, 4, 4), torch.rand(1, 1, 4, 4) / 20
+    corner[..., 0, 0] = 1
+    found = on_one_grid([corner, part], grid)
+    torch.testing.assert_close(found.sum(-1), torch.stack([torch.ones(()), part.sum()])[None])
+    # Where it lies stays where it was.
+    assert found[0, 0].argmax() == 0

@@ -28,6 +28,7 @@ class Attention:
         class_tokens: 1 if the first of the tokens before the patches is a class token, 0 if there is none; None where
             nobody knows.
         window_shift: as in `Tap`.
+        padded: likewise.
     """
 
     query: Float[Tensor, "b h n d"] | None = None
@@ -41,6 +42,7 @@ class Attention:
     grid: tuple[int, int] | None = None
     class_tokens: int | None = None
     window_shift: tuple[int, int] | None = None
+    padded: bool = False
 
     def logits(self) -> Float[Tensor, "b h n m"]:
         """What the softmax is taken of, in float32 or better.

@@ -24,12 +24,15 @@ class FoundAttention:
         site: how it can be read there.
         shape: batch (times windows), heads, queries and keys.
         calls: how often it happened in one run of the network.
+        around: shape of what the innermost module around that one takes that has four dimensions and one entry for
+            each image; None where there is none.
     """
 
     module: str
     site: Site
     shape: tuple[int, int, int, int]
     calls: int = 1
+    around: tuple[int, ...] | None = None
 
     @property
     def is_self_attention(self) -> bool:
@@ -51,7 +54,7 @@ def find_attention(model: nn.Module, image: Float[Tensor, "b 3 h w"], role: str)
     Raises:
         CaptureError: if it cannot run on such images.
     """
-    watch = _Watch()
+    watch = _Watch(len(image))
     handles = [
         handle
         for path, module in model.named_modules()
@@ -70,12 +73,17 @@ def find_attention(model: nn.Module, image: Float[Tensor, "b 3 h w"], role: str)
     finally:
         for handle in handles:
             handle.remove()
-    return tuple(FoundAttention(module, site, shapes[0], len(shapes)) for (module, site), shapes in watch.found.items())
+    return tuple(
+        FoundAttention(*place, shapes[0], len(shapes), watch.around[place]) for place, shapes in watch.found.items()
+    )
 
 
 @dataclass
 class _Watch(TorchFunctionMode):
+    images: int
     path: list[str] = field(default_factory=list[str])
+    taken: list[tuple[int, ...]] = field(default_factory=list[tuple[int, ...]])
+    around: dict[tuple[str, Site], tuple[int, ...] | None] = field(default_factory=dict[Any, Any])
     found: dict[tuple[str, Site], list[tuple[int, int, int, int]]] = field(default_factory=dict[Any, Any])
 
     def __post_init__(self) -> None:
@@ -104,11 +112,16 @@ class _Watch(TorchFunctionMode):
 
     def see(self, site: Site, shape: tuple[int, ...]) -> None:
         batch, heads, queries, keys = shape
-        self.found.setdefault((self.path[-1] if self.path else "", site), []).append((batch, heads, queries, keys))
+        place = (self.path[-1] if self.path else "", site)
+        self.found.setdefault(place, []).append((batch, heads, queries, keys))
+        # The place itself may take maps, which have four dimensions too.
+        spatial = (each for each in reversed(self.taken[:-1]) if len(each) == 4 and each[0] == self.images)
+        self.around.setdefault(place, next(spatial, None))
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
         if self.path:
             self.path.pop()
+            self.taken.pop()
 
 
 class _Into:
@@ -117,6 +130,7 @@ class _Into:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self.watch.path.append(self.path)
+        self.watch.taken.append(tuple(args[0].shape) if args and isinstance(args[0], Tensor) else ())
         if isinstance(module, nn.Dropout) and args and _is_map(args[0]):
             self.watch.see("map", args[0].shape)
 

@@ -166,6 +166,7 @@ def fused_call(
         grid=tap.grid,
         class_tokens=tap.class_tokens,
         window_shift=tap.window_shift,
+        padded=tap.padded,
     )
 
 
@@ -183,6 +184,7 @@ def _written_out(weights: Tensor, tap: Tap, dropout: float = 0.0) -> Attention:
         grid=tap.grid,
         class_tokens=tap.class_tokens,
         window_shift=tap.window_shift,
+        padded=tap.padded,
     )
 
 

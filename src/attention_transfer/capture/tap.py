@@ -44,6 +44,7 @@ class Tap:
     grid: tuple[int, int] | None = None
     class_tokens: int | None = None
     window_shift: tuple[int, int] | None = None
+    padded: bool = False
 
     @property
     def is_attention(self) -> bool:

@@ -34,9 +34,15 @@ def patch_attention(
         scaled: whether logits are divided by √d as in the network itself; without, they are √d times as large.
 
     Raises:
-        ValueError: for tokens that fill no grid, windows whose places are not known, or a softmax that was read only as
-            its result and should be taken of other logits.
+        ValueError: for tokens that fill no grid or do not belong to the image, windows whose places are not known, or a
+            softmax that was read only as its result and should be taken of other logits.
     """
+    if attention.padded:
+        raise ValueError(
+            "a layer's windows reach beyond the image, which was filled up, so that its maps are not of the patches "
+            "alone: take images whose patches a whole number of windows covers (224 pixels for windows of 7), another "
+            "window size, or name other layers with student_layers"
+        )
     rows, columns = _grid(attention)
     if attention.weights is not None:
         if not scaled:
@@ -66,8 +72,10 @@ def on_one_grid(maps: Sequence[Float[Tensor, "b h r c"]], grid: tuple[int, int])
     fitted: list[Tensor] = []
     for each in maps:
         if tuple(each.shape[2:]) != grid:
-            share = each.shape[2] * each.shape[3] / (grid[0] * grid[1])
-            each = share * functional.interpolate(each, grid, mode="bilinear", align_corners=False, antialias=True)
+            large = functional.interpolate(each, grid, mode="bilinear", align_corners=False, antialias=True)
+            # At borders, and where one grid does not divide the other, positions count unequally.
+            least = torch.finfo(large.dtype).tiny
+            each = large * (each.sum((2, 3), keepdim=True) / large.sum((2, 3), keepdim=True).clamp_min(least))
         fitted.append(each.flatten(2))
     return fitted[0] if len(fitted) == 1 else torch.cat(fitted, 1)
 

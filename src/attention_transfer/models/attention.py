@@ -145,19 +145,24 @@ def _tap(model: nn.Module, place: FoundAttention, index: int, batch: int) -> Tap
     prefix, grid = (0, None) if windows else (prefix_tokens(model, index), attention_grid(model))
     if grid is not None and grid[0] * grid[1] + prefix != place.shape[2]:
         grid = None
-    shift = _window_shift(model, place.module) if windows else None
-    return Tap(place.module, place.site, "tokens", prefix, grid, _class_tokens(model) if prefix else 0, shift)
+    shift, padded = _windows(model, place, batch)
+    class_tokens = _class_tokens(model) if prefix else 0
+    return Tap(place.module, place.site, "tokens", prefix, grid, class_tokens, shift if windows else None, padded)
 
 
-def _window_shift(model: nn.Module, path: str) -> tuple[int, int] | None:
-    """By how much a Swin transformer moves the image before it cuts windows; None of other networks."""
+def _windows(model: nn.Module, place: FoundAttention, batch: int) -> tuple[tuple[int, int] | None, bool]:
+    """By how much a Swin transformer moves the image before it cuts windows, and whether it filled the image up before;
+    None of other networks, and of images that are no squares."""
+    path = place.module
     while path:
         module = model.get_submodule(path)
-        if _SHIFTED_WINDOWS.fullmatch(type(module).__name__):
-            rows, columns = cast("Sequence[int]", module.shift_size)
-            return int(rows), int(columns)
+        if _SHIFTED_WINDOWS.fullmatch(type(module).__name__) and place.around is not None:
+            _, rows, columns, _ = place.around
+            down, right = cast("Sequence[int]", module.shift_size)
+            padded = place.shape[0] * place.shape[2] != batch * rows * columns
+            return ((int(down), int(right)) if rows == columns else None), padded
         path = path.rpartition(".")[0]
-    return None
+    return None, False
 
 
 def _class_tokens(model: nn.Module) -> int:
