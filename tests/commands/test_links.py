@@ -1,6 +1,7 @@
 """`links` and `attention-maps`, as a user types them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,24 @@ def test_links_are_drawn_along_training(run: Path, tmp_path: Path, capsys: pytes
     ):
         assert main(["links", *arguments, "--threshold", "0"]) == 2
         assert reason in capsys.readouterr().err
+    # What is refused leaves nothing behind.
+    assert main(["links", str(run), "--along-training", "--threshold", "0.25", "--out", str(tmp_path / "x")]) == 2
+    assert not (tmp_path / "x").exists()
+    assert not list((run / "findings").glob("*0.25*"))
+
+
+def test_runs_of_one_name_in_several_folders_are_told_apart(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others = [tmp_path / place / "links-seed0" for place in ("birds", "flowers")]
+    for other in others:
+        shutil.copytree(run, other)
+    figure = tmp_path / "both.svg"
+    assert main(["links", *map(str, others), "--figure", str(figure)]) == 0
+    shown, drawn = capsys.readouterr().out, figure.read_text()
+    assert all(f"{other}\n" in shown and str(other) in drawn for other in others)
+    assert main(["links", *map(str, others), "--json"]) == 0
+    assert [each["run"] for each in json.loads(capsys.readouterr().out)["runs"]] == list(map(str, others))
 
 
 def test_runs_without_links_or_snapshots_are_refused(

@@ -1,7 +1,7 @@
 """`attention-maps MODEL... --figure FILE`: pictures of where vision transformers look."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
@@ -9,14 +9,13 @@ import numpy as np
 import tyro
 from jaxtyping import Float
 
-from attention_transfer.analysis.class_maps import chosen_images, pictures
 from attention_transfer.analysis.map_kinds import MapReader, MapRequest
 from attention_transfer.analysis.subject import Subject, open_subjects
+from attention_transfer.commands.drawn_images import DrawnImages, drawn_images
 from attention_transfer.commands.own_data import own_data
-from attention_transfer.data import Split
+from attention_transfer.commands.titles import titles
 from attention_transfer.experiment import Data, Training
 from attention_transfer.report.plots import attention_figure
-from attention_transfer.training.prepare import load_data
 
 _IMAGES_AT_A_TIME = 16
 
@@ -69,37 +68,19 @@ def command(arguments: Sequence[str]) -> None:
         ),
         config=(tyro.conf.AvoidSubcommands,),
     )
-    data = flags.data
-    if flags.split == "test":
-        # Nothing is learned from: one training image is the least that a data set can have.
-        data = replace(data, train_limit=1, validation_fraction=0.0, train_classes=None, train_fraction=None)
-    dataset = load_data(data, flags.seed)
-    split = {"test": dataset.test, "validation": dataset.validation, "train": dataset.train}[flags.split]
-    if split is None:
-        raise ValueError("nothing was set aside for validation: give --validation-fraction, as in training")
-    index = chosen_images(split, flags.images, flags.index)
-    shown = split.subset(index)
+    shown = drawn_images(flags.data, flags.split, flags.images, flags.index, flags.seed)
     settings = Training(device=flags.device, threads=flags.threads)
-    subjects = open_subjects(flags.models, dataset, settings, flags.mean, flags.std)
-    maps = {title: _maps(subject, shown) for title, subject in zip(_titles(flags.models), subjects, strict=True)}
-    boxes = shown.boxes if flags.boxes else None
-    attention_figure(pictures(dataset, shown, flags.data.num_workers), maps, boxes, flags.figure)
-    for note in dict.fromkeys(note for subject in subjects for note in subject.notes):
-        print(f"note: {note}")
-    print(f"picture: {flags.figure}   (images {' '.join(map(str, index))} of {flags.split})")
+    models = list(dict.fromkeys(flags.models))
+    subjects = open_subjects(models, shown.dataset, settings, flags.mean, flags.std)
+    maps = {title: _maps(subject, shown) for title, subject in zip(titles(models), subjects, strict=True)}
+    attention_figure(shown.pictures(), maps, shown.split.boxes if flags.boxes else None, flags.figure)
+    shown.say(flags.figure, subjects)
 
 
-def _maps(subject: Subject, split: Split) -> Float[np.ndarray, "n r c"]:
+def _maps(subject: Subject, shown: DrawnImages) -> Float[np.ndarray, "n r c"]:
     reader = MapReader(subject, MapRequest(("attention",)))
     try:
-        return np.concatenate([
-            reader(image, label)[1]["attention"] for image, label in subject.batches(split, _IMAGES_AT_A_TIME)
-        ])
+        batches = subject.batches(shown.split, _IMAGES_AT_A_TIME, shown.num_workers)
+        return np.concatenate([reader(image, label)[1]["attention"] for image, label in batches])
     finally:
         reader.close()
-
-
-def _titles(models: Sequence[str]) -> list[str]:
-    """The last parts of models' names, or the whole ones where these would not tell them apart."""
-    short = [Path(name.rpartition("@")[2]).name or name for name in models]
-    return short if len(set(short)) == len(short) else list(models)

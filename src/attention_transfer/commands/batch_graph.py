@@ -9,6 +9,7 @@ import tyro
 
 from attention_transfer.analysis.batch_graph import batch_graphs, images_of_classes
 from attention_transfer.analysis.class_maps import chosen_images, pictures
+from attention_transfer.analysis.measure import chosen_split
 from attention_transfer.commands.own_data import own_data
 from attention_transfer.experiment import Data, Training
 from attention_transfer.report.batch_graph import batch_graph_figure
@@ -63,9 +64,7 @@ def command(arguments: Sequence[str]) -> None:
     )
     run = RunFolder(expand(str(flags.run)))
     dataset = load_data(flags.data, flags.seed)
-    split = {"test": dataset.test, "validation": dataset.validation, "train": dataset.train}[flags.split]
-    if split is None:
-        raise ValueError("nothing was set aside for validation: give --validation-fraction, as in training")
+    split = chosen_split(dataset, flags.split)
     if flags.index is None:
         index = images_of_classes(split, 16 if flags.images is None else flags.images, flags.classes)
     else:

@@ -1,7 +1,7 @@
 """`class-maps MODEL... --figure FILE`: where networks find the evidence for their classes, drawn over images."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
@@ -9,14 +9,16 @@ import numpy as np
 import tyro
 from jaxtyping import Int64
 
-from attention_transfer.analysis.class_maps import Evidence, chosen_images, evidence, pictures
+from attention_transfer.analysis.class_maps import Evidence, evidence
 from attention_transfer.analysis.subject import open_subjects
+from attention_transfer.commands.drawn_images import drawn_images
 from attention_transfer.commands.own_data import own_data
+from attention_transfer.commands.titles import titles
 from attention_transfer.data import DataSet, Split
 from attention_transfer.experiment import Data, Training
 from attention_transfer.report.class_maps import MapColumns, class_maps_figure
 from attention_transfer.runs import RunFolder, is_run
-from attention_transfer.training.prepare import expand, load_data
+from attention_transfer.training.prepare import expand
 
 _TOP = 4
 
@@ -84,25 +86,19 @@ def command(arguments: Sequence[str]) -> None:
     )
     _refuse_contradictions(flags)
     moments = _moments(flags.models) if flags.along_training else {}
-    dataset = load_data(_needed(flags.data, flags.split), flags.seed)
-    split = {"test": dataset.test, "validation": dataset.validation, "train": dataset.train}[flags.split]
-    if split is None:
-        raise ValueError("nothing was set aside for validation: give --validation-fraction, as in training")
-    index = chosen_images(split, flags.images, flags.index)
-    shown = split.subset(index)
-    settings = Training(device=flags.device)
+    shown = drawn_images(flags.data, flags.split, flags.images, flags.index, flags.seed)
+    dataset, settings = shown.dataset, Training(device=flags.device)
     names = list(moments) if flags.along_training else list(flags.models)
     subjects = open_subjects(names, dataset, settings, flags.mean, flags.std)
-    found = [evidence(subject, shown, flags.network_layer, flags.data.num_workers) for subject in subjects]
+    found = [evidence(subject, shown.split, flags.network_layer, shown.num_workers) for subject in subjects]
     if flags.along_training:
-        groups = _along_training(found, list(moments.values()), shown, dataset, flags)
+        groups = _along_training(found, list(moments.values()), shown.split, dataset, flags)
     else:
-        groups = _of_models(found, shown, dataset, flags)
-    captions = [f"{dataset.classes[label]} #{place}" for label, place in zip(shown.labels, index, strict=True)]
-    class_maps_figure(pictures(dataset, shown, flags.data.num_workers), captions, groups, flags.figure)
-    for note in dict.fromkeys(note for subject in subjects for note in subject.notes):
-        print(f"note: {note}")
-    print(f"picture: {flags.figure}   (images {' '.join(map(str, index))} of {flags.split})")
+        groups = _of_models(found, shown.split, dataset, flags)
+    places = zip(shown.split.labels, shown.index, strict=True)
+    captions = [f"{dataset.classes[label]} #{place}" for label, place in places]
+    class_maps_figure(shown.pictures(), captions, groups, flags.figure)
+    shown.say(flags.figure, subjects)
 
 
 def _refuse_contradictions(flags: Flags) -> None:
@@ -130,20 +126,13 @@ def _moments(models: Sequence[str]) -> dict[str, str]:
     return moments
 
 
-def _needed(data: Data, split: str) -> Data:
-    """Test images do not need those to learn from: one is the least that a data set can have."""
-    if split != "test":
-        return data
-    return replace(data, train_limit=1, validation_fraction=0.0, train_classes=None, train_fraction=None)
-
-
 def _of_models(found: Sequence[Evidence], shown: Split, dataset: DataSet, flags: Flags) -> list[MapColumns]:
     """The classes with the highest scores of each model."""
     sizes = {each.probabilities.shape[1] for each in found}
     if flags.same_classes and len(sizes) > 1:
         raise ValueError(f"--same-classes needs models of the same classes, not of {' and '.join(map(str, sizes))}")
     count = min(_TOP, *sizes) if flags.top is None else flags.top
-    headers = _headers([each.name for each in found])
+    headers = titles([each.name for each in found])
     chosen = [(found[0] if flags.same_classes else each).ranked(count) for each in found]
     return [
         _columns(header, each, classes, shown, dataset, flags)
@@ -185,9 +174,3 @@ def _columns(
 
 def _rounded(probability: float) -> str:
     return "<0.01" if probability < 0.005 else f"{probability:.2f}"
-
-
-def _headers(names: Sequence[str]) -> list[str]:
-    """The last parts of models' names, or the whole ones where these would not tell them apart."""
-    short = [Path(name.rpartition("@")[2]).name or name for name in names]
-    return short if len(set(short)) == len(short) else list(names)

@@ -11,6 +11,7 @@ import tyro
 from jaxtyping import Bool
 
 from attention_transfer.analysis.attention_links import links_along_training, links_of_run
+from attention_transfer.commands.titles import titles
 from attention_transfer.methods.link_choice import LinkChoice, links_to_json
 from attention_transfer.methods.link_extraction import TrainedLinks, count_links, extracted
 from attention_transfer.report.link_maps import link_maps_figure, link_table
@@ -59,10 +60,14 @@ def command(arguments: Sequence[str]) -> None:
     several = len(flags.runs) > 1
     if several and (flags.out is not None or flags.along_training):
         raise ValueError("--out and --along-training are about one run: give one run folder")
-    folders = [RunFolder(expand(run)) for run in flags.runs]
+    if flags.along_training and flags.figure is None:
+        raise ValueError("--along-training draws: give --figure FILE")
+    runs = list(dict.fromkeys(flags.runs))
+    folders = [RunFolder(expand(run)) for run in runs]
     if several:
-        found = {_title(run): links_of_run(folder, flags.name) for run, folder in zip(flags.runs, folders, strict=True)}
-        content = {"runs": [_row(run, links) for run, links in zip(flags.runs, found.values(), strict=True)]}
+        read = [links_of_run(folder, flags.name) for folder in folders]
+        found = dict(zip(titles(runs), read, strict=True))
+        content = {"runs": [_row(run, links) for run, links in zip(runs, read, strict=True)]}
         texts = [f"{name}\n\n{link_table(links.magnitudes())}\n" for name, links in found.items()]
         print(json.dumps(content, indent=2) if flags.json else "\n".join(texts))
         _draw(found, flags)
@@ -72,7 +77,7 @@ def command(arguments: Sequence[str]) -> None:
     kept = _kept(choice, links)
     left, whole = count_links(choice, links.channels, links.heads), sum(each.weight.size for each in links.groups)
     how: dict[str, Any] = {"threshold": flags.threshold, "per": flags.per, "signed": flags.signed}
-    content = _row(flags.runs[0], links) | how | {"kept": kept.tolist(), "links": whole, "links_kept": left}
+    content = _row(runs[0], links) | how | {"kept": kept.tolist(), "links": whole, "links_kept": left}
     sign = "-signed" if flags.signed else ""
     folders[0].write_finding(f"{flags.name}-{flags.threshold:g}-per-{flags.per}{sign}", content)
     if flags.out is not None:
@@ -91,13 +96,11 @@ def command(arguments: Sequence[str]) -> None:
     if flags.along_training:
         _draw(links_along_training(folders[0], flags.name), flags)
     else:
-        _draw({_title(flags.runs[0]): links}, flags, kept)
+        _draw(dict(zip(titles(runs), [links], strict=True)), flags, kept)
 
 
 def _draw(found: dict[str, TrainedLinks], flags: Flags, kept: Bool[np.ndarray, "s l"] | None = None) -> None:
     if flags.figure is None:
-        if flags.along_training:
-            raise ValueError("--along-training draws: give --figure FILE")
         return
     link_maps_figure({title: links.magnitudes() for title, links in found.items()}, flags.figure, kept)
     if not flags.json:
@@ -116,7 +119,3 @@ def _kept(choice: LinkChoice, links: TrainedLinks) -> Bool[np.ndarray, "s l"]:
 def _row(run: str, links: TrainedLinks) -> dict[str, Any]:
     magnitudes = [[None if np.isnan(value) else float(value) for value in row] for row in links.magnitudes()]
     return {"run": run, "channels": list(links.channels), "heads": list(links.heads), "magnitudes": magnitudes}
-
-
-def _title(run: str) -> str:
-    return Path(run).name or run

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -12,7 +12,7 @@ import tyro
 from attention_transfer.analysis.localisation import Localisation, centre_scores, check, correlations, localise
 from attention_transfer.analysis.map_kinds import MapKind, MapRequest
 from attention_transfer.analysis.subject import open_subjects
-from attention_transfer.commands.own_data import own_data
+from attention_transfer.commands.own_data import for_test_images, own_data
 from attention_transfer.data import DataSet
 from attention_transfer.experiment import Data, Training
 from attention_transfer.report.localisation import localisation_figure, localisation_markdown
@@ -78,9 +78,7 @@ def command(arguments: Sequence[str]) -> None:
         config=(tyro.conf.AvoidSubcommands,),
     )
     request = MapRequest(flags.map, flags.stage, flags.power, flags.class_of, flags.layer)
-    # Nothing is learned from: one training image is the least that a data set can have.
-    read = replace(flags.data, train_classes=None, train_fraction=None, train_limit=1, validation_fraction=0.0)
-    dataset = load_data(read, seed=0)
+    dataset = load_data(for_test_images(flags.data), seed=0)
     settings = Training(device=flags.device, threads=flags.threads)
     subjects = open_subjects(flags.models, dataset, settings, flags.mean, flags.std)
     for subject in subjects:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from attention_transfer.experiment import Data, from_json
@@ -40,6 +41,11 @@ def own_data(arguments: Sequence[str]) -> Data:
     beyond_test = _said(arguments, "--split") not in (None, "test")
     _refuse_differences(runs, (*_OF_TEST, *(_OF_OTHER_SPLITS if beyond_test else ())), arguments)
     return runs[0]
+
+
+def for_test_images(data: Data) -> Data:
+    """The same data where nothing is learned from: one training image is the least that a data set can have."""
+    return replace(data, train_limit=1, validation_fraction=0.0, train_classes=None, train_fraction=None)
 
 
 def _refuse_differences(runs: Sequence[Data], names: Sequence[str], arguments: Sequence[str]) -> None:
