@@ -10,7 +10,6 @@ gradient of the loss of one layer, by number of tokens, in each form.
 """
 
 import statistics
-import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import tyro
 from torch import nn
 
 from attention_transfer.analysis.memory import peak_bytes
+from attention_transfer.analysis.turns import Clock, seconds_in_turns
 from attention_transfer.capture import Attention
 from attention_transfer.distiller import Distiller
 from attention_transfer.methods import AttentionDistillation, FeatureDistillation, Method
@@ -61,7 +61,7 @@ class Flags:
     tokens: tuple[int, ...] = (17, 65, 197, 401, 785, 1370)
     heads: int = 6
     rounds: int = 15
-    clock: Literal["wall", "cpu"] = "wall"
+    clock: Clock = "wall"
     threads: int | None = None
     device: str = "cpu"
 
@@ -161,17 +161,7 @@ def measure_forms(flags: Flags) -> None:
 
 def interleaved(work: dict[str, Callable[[], None]], flags: Flags) -> dict[str, list[float]]:
     """Seconds of each piece of work in each round, after two rounds that do not count."""
-    clock = {"wall": time.perf_counter, "cpu": time.process_time}[flags.clock]
-    seconds: dict[str, list[float]] = {name: [] for name in work}
-    for number in range(flags.rounds + 2):
-        for name, run in work.items():
-            started = clock()
-            run()
-            if flags.device.startswith("cuda"):
-                torch.cuda.synchronize()
-            if number >= 2:
-                seconds[name].append(clock() - started)
-    return seconds
+    return seconds_in_turns(work, flags.rounds, torch.device(flags.device), clock=flags.clock)
 
 
 if __name__ == "__main__":

@@ -8,15 +8,16 @@ against torch's own choice of kernel; the median of interleaved rounds, and the 
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from attention_transfer.analysis.turns import seconds_in_turns
 from attention_transfer.capture import WrittenOutAttention
 
 # Images, heads, tokens and width of a head.
@@ -38,13 +39,8 @@ def main() -> None:
             "fused": nullcontext,
             "written": WrittenOutAttention,
         }
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(rounds + 1):
-            for name, way in ways.items():
-                started = time.process_time()
-                _step(way, query, key, value)
-                seconds[name].append(time.process_time() - started)
-        fused, written = (seconds[name][1:] for name in ways)
+        works = {name: partial(_step, way, query, key, value) for name, way in ways.items()}
+        fused, written = seconds_in_turns(works, rounds, query.device, clock="cpu").values()
         ratio = statistics.median(one / other for one, other in zip(written, fused, strict=True))
         times = " | ".join(f"{statistics.median(each) * 1e3:.1f} ms" for each in (fused, written))
         print(f"| {' × '.join(map(str, size))} | {times} | {ratio:.2f} |", flush=True)

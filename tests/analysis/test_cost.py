@@ -1,6 +1,7 @@
 """Counts against formulas, memory against sums by hand, and times that are taken in turns."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -113,19 +114,18 @@ def test_the_larger_network_is_larger_in_everything_that_does_not_depend_on_the_
             assert 0 < value < getattr(large, number), number
 
 
-def test_networks_take_turns_and_the_first_rounds_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    turns: list[tuple[str, int]] = []
+def test_times_are_medians_of_networks_that_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[list[tuple[str, int]], int]] = []
     both = [candidate("resnet8"), candidate("resnet14")]
     names = {id(each.opened.module): each.name for each in both}
 
-    def seconds(network: nn.Module, image: Tensor, device: torch.device) -> float:
-        turns.append((names[id(network)], len(image)))
-        # Two rounds of warming up, slow; then 1, 2 and 6 seconds.
-        return [100.0, 100.0, 1.0, 2.0, 6.0][turns.count(turns[-1]) - 1]
+    def in_turns(works: Mapping[str, Any], rounds: int, device: torch.device) -> dict[str, list[float]]:
+        asked.append(([(names[id(work.func)], len(work.args[0])) for work in works.values()], rounds))
+        return {name: [1.0, 2.0, 6.0] for name in works}
 
-    monkeypatch.setattr(cost, "_seconds", seconds)
+    monkeypatch.setattr(cost, "seconds_in_turns", in_turns)
     found = measure_costs(both, batch_size=4, repeats=3)
-    assert turns == [("resnet8", 1), ("resnet14", 1)] * 5 + [("resnet8", 4), ("resnet14", 4)] * 5
+    assert asked == [([("resnet8", 1), ("resnet14", 1)], 3), ([("resnet8", 4), ("resnet14", 4)], 3)]
     assert [each.latency_seconds for each in found] == [2, 2]
     assert [each.images_per_second for each in found] == [4 / 2, 4 / 2]
 

@@ -2,10 +2,10 @@
 
 import statistics
 import tempfile
-import time
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from attention_transfer.analysis.memory import peak_bytes
+from attention_transfer.analysis.turns import seconds_in_turns
 from attention_transfer.capture import as_logits
 from attention_transfer.models import OpenedModel, save_model
 from attention_transfer.runs import STUDENT_WEIGHTS
 from attention_transfer.training.device import Place
-
-_WARM_UPS = 2
 
 
 @dataclass(frozen=True)
@@ -204,23 +203,10 @@ def _refuse_unfit(candidate: Candidate) -> None:
 
 def _interleaved(candidates: Sequence[Candidate], batch_size: int, repeats: int) -> list[float]:
     """Median seconds of a forward pass of each network."""
-    images = [_images(candidate, batch_size) for candidate in candidates]
-    seconds: list[list[float]] = [[] for _ in candidates]
+    works = {
+        str(number): partial(candidate.opened.module, _images(candidate, batch_size))
+        for number, candidate in enumerate(candidates)
+    }
     with torch.inference_mode():
-        for round_ in range(-_WARM_UPS, repeats):
-            for candidate, image, measured in zip(candidates, images, seconds, strict=True):
-                taken = _seconds(candidate.opened.module, image, candidate.place.device)
-                if round_ >= 0:
-                    measured.append(taken)
-    return [statistics.median(measured) for measured in seconds]
-
-
-def _seconds(network: nn.Module, image: Tensor, device: torch.device) -> float:
-    accelerated = device.type != "cpu"
-    if accelerated:
-        torch.accelerator.synchronize(device)
-    started = time.perf_counter()
-    network(image)
-    if accelerated:
-        torch.accelerator.synchronize(device)
-    return time.perf_counter() - started
+        seconds = seconds_in_turns(works, repeats, candidates[0].place.device)
+    return [statistics.median(measured) for measured in seconds.values()]

@@ -1,8 +1,6 @@
 """What a training step with methods costs beyond a step of the student alone."""
 
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -10,12 +8,11 @@ import torch
 from torch import Tensor
 
 from attention_transfer.analysis.memory import peak_bytes
+from attention_transfer.analysis.turns import seconds_in_turns
 from attention_transfer.distiller import Distiller
 from attention_transfer.experiment import Experiment
 from attention_transfer.training.optim import make_optimizer
 from attention_transfer.training.prepare import Prepared, prepare
-
-_WARM_UPS = 2
 
 
 @dataclass(frozen=True)
@@ -65,12 +62,8 @@ def measure_step_cost(experiment: Experiment, rounds: int = 10) -> StepCost:
     alone = replace(experiment, methods=(), teacher=None, task_weight=1.0, untrained_teacher=False)
     try:
         works = [_Step(prepare(each), each) for each in (experiment, alone)]
-        seconds: list[list[float]] = [[], []]
-        for round_ in range(-_WARM_UPS, rounds):
-            for work, measured in zip(works, seconds, strict=True):
-                taken = _seconds(work, work.place.device)
-                if round_ >= 0:
-                    measured.append(taken)
+        named = {"taught": works[0], "alone": works[1]}
+        seconds = list(seconds_in_turns(named, rounds, works[0].place.device).values())
         peaks = [peak_bytes(work.held(), work.place.device, prepare=work, work=work) for work in works]
     finally:
         torch.set_num_threads(threads)
@@ -111,14 +104,3 @@ class _Step:
         tensors += [] if teacher is None else [*teacher.parameters(), *teacher.buffers()]
         moments = [value for state in self.optimizer.state.values() for value in state.values()]
         return [*tensors, *(value for value in moments if isinstance(value, Tensor))]
-
-
-def _seconds(work: Callable[[], None], device: torch.device) -> float:
-    accelerated = device.type != "cpu"
-    if accelerated:
-        torch.accelerator.synchronize(device)
-    started = time.perf_counter()
-    work()
-    if accelerated:
-        torch.accelerator.synchronize(device)
-    return time.perf_counter() - started
