@@ -73,6 +73,8 @@ def run(rank: int, folder: str, methods: str) -> None:
         "gradient+cat",
         "attention-distillation",
         "attention-copy",
+        # With what it learns beside the student.
+        "attention-links",
         # Images are compared with those of the other process too.
         "rkd+sp+pkt+dkd+fitnet",
     ],

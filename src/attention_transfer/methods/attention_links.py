@@ -135,6 +135,8 @@ class AttentionLinks(Method):
         if self.teacher_layers:
             site = "input" if self.activation == "pre" else "output"
             return tuple(teacher.tap(layer, site) for layer in self.teacher_layers)
+        if not teacher.stages:
+            raise ValueError("no stages were found in the teacher: name modules of it with teacher_layers")
         outputs = stage_taps(teacher, "teacher", "post", self.stages)
         if self.activation == "post" or (self.activation == "auto" and not teacher.normalised):
             return outputs

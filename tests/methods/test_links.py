@@ -1,0 +1,47 @@
+"""The modules of attention links: compiled, and in a state dict."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tests.methods.test_attention_links import images, linked
+from torch import Tensor
+
+from attention_transfer import AttentionLinks, Distiller
+from attention_transfer.methods.link_choice import LinkChoice, LinkGroup, links_to_json
+
+
+def gradients(distiller: Distiller, compiled: bool) -> tuple[float, dict[str, Tensor]]:
+    torch.compiler.reset()
+    step = torch.compile(distiller, fullgraph=True, backend="aot_eager") if compiled else distiller
+    distiller.zero_grad()
+    loss = step(images()).loss
+    loss.backward()
+    # What nothing reaches has no gradient, or compiled one of zero.
+    found = {name: p.grad.clone() for name, p in distiller.named_parameters() if p.grad is not None and p.grad.any()}
+    return loss.item(), found
+
+
+def test_a_step_compiles_in_one_graph_with_links_by_channel_too(tmp_path: Path) -> None:
+    path = tmp_path / "links.json"
+    groups = (LinkGroup((0, 2), (1, 4)), LinkGroup((1,), (0, 2, 3)))
+    path.write_text(links_to_json(LinkChoice((groups, (), (LinkGroup((0,)),)), (16, 32, 64), (3, 3, 3)), {}))
+    distiller = linked(AttentionLinks(links=str(path), weight=1.0)).eval()
+    (plain, expected), (compiled, found) = (gradients(distiller, compiled) for compiled in (False, True))
+    assert compiled == pytest.approx(plain, rel=1e-5)
+    assert found.keys() == expected.keys()
+    assert sum(name.startswith("parts.") for name in found) == 6
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_weights_of_other_links_are_refused_though_they_fit() -> None:
+    learned = linked(AttentionLinks(links="1:1-2,3:3")).state_dict()
+    same, others = linked(AttentionLinks(links="1:1-2,3:3")), linked(AttentionLinks(links="1:2-3,3:3"))
+    same.load_state_dict(learned)
+    assert {name: value.shape for name, value in others.state_dict().items()} == {
+        name: value.shape for name, value in learned.items()
+    }
+    for links in ("1:2-3,3:3", "1:1-2,3:2-3", "full"):
+        with pytest.raises(ValueError, match="other channels and layers than those that are chosen now"):
+            linked(AttentionLinks(links=links)).load_state_dict(learned)
