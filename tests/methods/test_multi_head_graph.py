@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from attention_transfer import Distiller, MultiHeadGraph, SoftTargets, build
 from attention_transfer.data.batch import Batch
-from attention_transfer.methods import GradientLimit, Observed
+from attention_transfer.methods import GradientLimit, Observed, Schedule
 from attention_transfer.methods.batch_graphs import graph_divergence, squashed_graph
 from attention_transfer.methods.graph_heads import GraphParts
 from attention_transfer.methods.multi_head_graph import share_of_task, teacher_embedding
@@ -239,10 +239,13 @@ def test_the_share_of_the_task_grows_with_the_epochs_of_the_phase() -> None:
     assert make(limit_gradient=False)(*batch()).terms["mhgd"].limit is None
 
 
-def test_the_weight_is_that_of_the_transfer_alone() -> None:
-    terms = make(weight=50.0)(*batch()).terms
-    assert terms["mhgd"].weight == 50
-    assert terms["mhgd-heads"].weight == pytest.approx(1)
+@pytest.mark.parametrize("weight", [50.0, 0.0])
+def test_weight_and_schedule_are_those_of_the_transfer_alone(weight: float) -> None:
+    distiller = make(weight=weight, schedule=Schedule(warmup_epochs=10))
+    distiller.set_epoch(4)
+    terms = distiller(*batch()).terms
+    assert float(terms["mhgd"].weight) == weight / 2
+    assert terms["mhgd-heads"].weight == 1
 
 
 def test_narrower_students_learn_an_adapter_with_the_transfer() -> None:
@@ -255,6 +258,23 @@ def test_narrower_students_learn_an_adapter_with_the_transfer() -> None:
     assert {id(p) for p in parts.adapters.parameters()} < {id(p) for p in distiller.trainable_parameters()}
     similar = make(student="resnet8", teacher="resnet8x4", graph="similarity")
     assert set(parts_of(similar).adapters) == {"0", "1", "2"}
+
+
+# Dynamo looks at tensors that it was handed over.
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+def test_a_compiled_distiller_is_one_graph_of_the_same_gradients_adapters_included() -> None:
+    found: list[dict[str, Tensor]] = []
+    for compiled in (False, True):
+        distiller = trained(student="resnet8", teacher="resnet8x4")
+        if compiled:
+            torch.compiler.reset()
+            distiller.compile(fullgraph=True, backend="aot_eager")
+        distiller.backward(distiller(*batch()))
+        found.append({name: p.grad for name, p in distiller.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    assert any("adapters" in name for name in found[0])
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-2, atol=1e-5)
 
 
 def test_other_methods_learn_along_in_the_second_phase_only() -> None:
@@ -352,7 +372,7 @@ def test_a_teacher_is_needed() -> None:
 
 
 def test_a_batch_of_one_image_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least two of them in a batch"):
+    with pytest.raises(ValueError, match="compares the images of a batch with each other, and this one has 1"):
         make().eval()(batch()[0][:1], torch.zeros(1, dtype=torch.int64))
 
 

@@ -15,12 +15,16 @@ def features(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_they_are_those_of_the_decomposition_up_to_sign(shape: tuple[int, ...]) -> None:
-    values = features(*shape)
-    found = singular_vectors(values, 3)
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("shift", [0, 1])
+def test_they_are_those_of_the_decomposition_up_to_sign(shape: tuple[int, ...], count: int, shift: int) -> None:
+    """With and without a first value far above the others."""
+    values = features(*shape) + shift
+    found = singular_vectors(values, count)
+    assert found.shape[2] == count
     for image, vectors in zip(values, found, strict=True):
         _, _, right = torch.linalg.svd(image.flatten(1).T, full_matrices=False)
-        for k in range(3):
+        for k in range(count):
             assert abs(float(right[k] @ vectors[:, k])) == pytest.approx(1, abs=1e-9)
 
 
@@ -100,6 +104,12 @@ def test_the_size_of_features_does_not_matter(factor: float) -> None:
     torch.testing.assert_close(
         oriented(singular_vectors(values * factor, 1)[:, :, 0]), oriented(singular_vectors(values, 1)[:, :, 0])
     )
+
+
+def test_values_below_any_normal_number_count_as_none() -> None:
+    values = features(3, 5, 4, 3, dtype=torch.float32) * 1e-40
+    for count in (1, 2):
+        assert not singular_vectors(values, count).any()
 
 
 def test_half_precision_is_computed_in_float32_and_memory_layout_does_not_matter() -> None:

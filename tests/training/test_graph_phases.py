@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import safetensors.torch
@@ -93,11 +94,13 @@ def test_a_weight_is_suggested_for_the_transfer_alone(experiment: Experiment) ->
     assert all(size.gradient_norm > 0 for size in sizes.values())
 
 
-def graph_distiller(phase: int) -> Distiller:
+def graph_distiller(phase: int, graph: Literal["learned", "random"], rank: int) -> Distiller:
     torch.manual_seed(0)
-    method = MultiHeadGraph(head_drop=False)
+    method = MultiHeadGraph(graph=graph)
     distiller = Distiller(build("resnet8", 5), build("resnet14", 5), [method], example=torch.empty(2, 3, 16, 16))
     distiller.set_phase(distiller.phases[phase])
+    # Every process draws something else.
+    torch.manual_seed(rank)
     # In the second phase batch statistics of the student differ between halves of a batch.
     return distiller.train(phase == 0)
 
@@ -107,11 +110,11 @@ def found_by(distiller: Distiller, module: torch.nn.Module, images: Tensor, labe
     return found | {name: value for name, value in distiller.parts.state_dict().items() if "running" in name}
 
 
-def run(rank: int, folder: str, phase: int) -> None:
+def run(rank: int, folder: str, phase: int, graph: Literal["learned", "random"]) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     images, labels = data()
-    distiller = graph_distiller(phase)
+    distiller = graph_distiller(phase, graph, rank)
     # Unequal shares, as the last batch of an epoch has them.
     share = slice(0, 3) if rank == 0 else slice(3, 8)
     if phase == 1:
@@ -122,11 +125,16 @@ def run(rank: int, folder: str, phase: int) -> None:
     distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("phase", [0, 1], ids=["heads", "student"])
-def test_the_graph_of_two_processes_is_that_of_one(tmp_path: Path, phase: int) -> None:
-    """Batch norm of the heads sees the images of all, and the limit of the gradient goes by averages over all."""
-    multiprocessing.start_processes(run, (str(tmp_path), phase), nprocs=2, start_method="spawn")
-    distiller = graph_distiller(phase)
+@pytest.mark.parametrize(
+    ("phase", "graph"), [(0, "learned"), (1, "learned"), (1, "random")], ids=["heads", "student", "random"]
+)
+def test_the_graph_of_two_processes_is_that_of_one(
+    tmp_path: Path, phase: int, graph: Literal["learned", "random"]
+) -> None:
+    """Batch norm of the heads sees the images of all, the limit of the gradient goes by averages over all, and what is
+    drawn, dropped heads and random graphs, is drawn once for all."""
+    multiprocessing.start_processes(run, (str(tmp_path), phase, graph), nprocs=2, start_method="spawn")
+    distiller = graph_distiller(phase, graph, 0)
     wanted = found_by(distiller, distiller, *data())
     assert any(name.startswith(("parts.", "student.")[phase]) for name in wanted)
     for rank in range(2):

@@ -82,7 +82,7 @@ class Bound:
         found = self.method.terms(batch, teacher, student, parts)
         terms: dict[str, Term] = {}
         for name, term in found.items():
-            terms[self._own(name)] = replace(term, weight=self.weight * term.weight)
+            terms[self._own(name)] = replace(term, weight=self.weight * term.weight) if term.scales else term
         if self.term_names is None:
             self.term_names = frozenset(terms)
         return terms

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from attention_transfer.methods.gathering import agreed
+
 Direction = Literal["student-first", "teacher-first"]
 Reduction = Literal["sum", "mean"]
 Control = Literal["random", "constant", "identity"]
@@ -64,7 +66,7 @@ def control_scores(kind: Control, like: Float[Tensor, "a b b"]) -> Float[Tensor,
         like: scores of the shape and type that are wanted.
     """
     if kind == "random":
-        return torch.randn_like(like)
+        return agreed(torch.randn_like(like))
     if kind == "constant":
         return torch.zeros_like(like)
     eye = torch.eye(like.shape[1], dtype=like.dtype, device=like.device)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from attention_transfer.data.batch import Batch
 from attention_transfer.data.draws import uniform
-from attention_transfer.methods.gathering import gathered
+from attention_transfer.methods.gathering import agreed, gathered
 from attention_transfer.methods.maps import unit
 
 Role = Literal["student", "teacher"]
@@ -76,9 +76,7 @@ class Bank(nn.Module):
         """What a batch is compared with: the entries of its images, and those of images that are drawn."""
         del embeddings
         assert batch.index is not None
-        drawn = torch.randperm(self.num_images, device=batch.index.device)[: self.num_drawn]
-        # One draw for all processes: that of the first.
-        drawn = gathered(drawn)[: self.num_drawn]
+        drawn = agreed(torch.randperm(self.num_images, device=batch.index.device)[: self.num_drawn])
         entries: dict[Role, Tensor] = {role: self.get_buffer(role) for role in ROLES}
         return Others(
             {role: kept[batch.index] for role, kept in entries.items()},

@@ -1,4 +1,4 @@
-"""Rows of the whole batch where many processes share it, for terms that compare images with each other."""
+"""What processes that share a batch must have in common, for terms that compare images with each other."""
 
 from typing import Any, cast
 
@@ -18,10 +18,34 @@ def gathered(values: Shaped[Tensor, "b *rest"]) -> Shaped[Tensor, "all *rest"]:
         values: one row per image of this process; processes may have different numbers of rows, none included, but
             must agree in everything else. Every process has to call this, equally often and in the same order.
     """
-    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+    if not _shared():
         return values
     # Other processes are waited for, which a compiled graph cannot say.
     return cast(Tensor, torch.compiler.disable(_of_all)(values))  # pyright: ignore[reportArgumentType]
+
+
+def agreed(draws: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
+    """The draws of the first process in all of them; the same draws in one process.
+
+    Every process has a random generator of its own. What is drawn for a term that each computes of all rows has to be
+    the same nonetheless: averaged over processes, it would be less random than in one.
+
+    Args:
+        draws: of one shape in all processes, without gradient. Every process has to call this, as it has `gathered`.
+    """
+    if not _shared():
+        return draws
+    return cast(Tensor, torch.compiler.disable(_of_first)(draws))  # pyright: ignore[reportArgumentType]
+
+
+def _shared() -> bool:
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def _of_first(draws: Tensor) -> Tensor:
+    draws = draws.contiguous()
+    distributed.broadcast(draws, 0)
+    return draws
 
 
 def _of_all(values: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from attention_transfer.methods.gathering import agreed
 from attention_transfer.methods.maps import at_least_float32, unit
 
 
@@ -135,7 +136,7 @@ def kept_heads(heads: int, images: int, like: Tensor) -> Float[Tensor, "a b 1"]:
     """
     if heads == 1:
         return like.new_ones(1, images, 1)
-    draws = torch.randn(heads, images, 1, dtype=like.dtype, device=like.device)
+    draws = agreed(torch.randn(heads, images, 1, dtype=like.dtype, device=like.device))
     return (draws > draws.mean(0, keepdim=True)).to(like.dtype)
 
 

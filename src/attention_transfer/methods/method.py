@@ -82,11 +82,14 @@ class Term:
         value: the raw value, a scalar.
         weight: multiplies it; a scalar tensor where a schedule changes it, so that compiled code need not be made anew.
         limit: how its gradient is bounded against the task's, if at all.
+        scales: whether the method's own weight and its schedule multiply it, too; they do not where a method learns
+            something beforehand, with a learning rate of its own.
     """
 
     value: Float[Tensor, ""]
     weight: float | Float[Tensor, ""] = 1.0
     limit: GradientLimit | None = None
+    scales: bool = True
 
     @property
     def weighted(self) -> Float[Tensor, ""]:

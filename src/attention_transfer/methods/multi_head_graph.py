@@ -25,6 +25,7 @@ from attention_transfer.methods.gathering import gathered
 from attention_transfer.methods.graph_file import load_heads
 from attention_transfer.methods.graph_heads import Adapter, GraphHeads, GraphParts
 from attention_transfer.methods.method import GradientLimit, Method, Observed, Phase, Reads, Term
+from attention_transfer.methods.relational import require_several
 from attention_transfer.methods.singular_vectors import aligned, oriented, singular_vectors
 from attention_transfer.methods.stage_choice import Activation, check_stages, paired_layers
 from attention_transfer.models.description import Description
@@ -43,7 +44,7 @@ class MultiHeadGraph(Method):
     therefore has two phases: `graph_epochs` in which the student does not even run, then those of the training.
 
     Args:
-        weight: of the transfer; the heads' own loss is not multiplied by it.
+        weight: of the transfer; neither it nor the schedule multiplies the heads' own loss.
         graph: what the student's graphs, made by the learned heads, are held against: the `learned` one of the teacher,
             or as a control one that knows nothing of the images: `random`, drawn anew in each step, `constant` or
             `identity`. `similarity` has no heads: inner products between images within each later layer.
@@ -141,7 +142,7 @@ class MultiHeadGraph(Method):
                 f"a graph links two layers, and {len(theirs)} is read: give at least two stages, or module paths with "
                 "student_layers= and teacher_layers="
             )
-        return Reads(teacher=theirs, student=ours, teacher_fingerprint=True)
+        return Reads(teacher=theirs, student=ours, teacher_fingerprint=True, fewest_images=2)
 
     def parts(self, teacher: Observed, student: Observed) -> GraphParts | None:
         theirs, ours = ([features.shape[1] for features in seen.features] for seen in (teacher, student))
@@ -167,15 +168,14 @@ class MultiHeadGraph(Method):
         assert parts is None or isinstance(parts, GraphParts)
         own = teacher_embedding(teacher.features)
         theirs = [gathered(vectors) for vectors in own]
-        if len(theirs[0]) < 2:
-            raise ValueError("a graph between images needs at least two of them in a batch, not one")
+        require_several(theirs[0], "multi-head graph distillation")
         terms: dict[str, Term] = {}
         # First of all: the transfer goes by the running statistics that this moves.
         if parts is not None and parts.learning:
             drop = self.head_drop and parts.training
             losses = [parts.graph(i).loss(*pair, drop=drop) for i, pair in enumerate(pairwise(theirs))]
             # How fast the heads learn does not depend on how much the student is to learn from them.
-            terms[HEADS_TERM] = Term(torch.stack(losses).sum(), 1 / self.weight if self.weight else 0.0)
+            terms[HEADS_TERM] = Term(torch.stack(losses).sum(), scales=False)
         if student.features:
             ours = [gathered(vectors) for vectors in self.student_embedding(student.features, own, parts)]
             with torch.no_grad():

@@ -1,16 +1,19 @@
 """How a layer answers to an image, in one direction: leading right singular vectors, as pure functions."""
 
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from attention_transfer.methods.first_eigenvector import first_eigenvector
 from attention_transfer.methods.maps import at_least_float32, unit
 
 # Eigenvalues of a Gram matrix that differ by less than this many roundings of the largest one are not told apart.
 _ROUNDINGS = 100
+# Matrices whose squares sum to less than this, and to more than one over it, can be multiplied without any precaution.
+_LARGE = 1e20
 
 
 def singular_vectors(features: Float[Tensor, "b c h w"], count: int) -> Float[Tensor, "b c k"]:
@@ -40,18 +43,10 @@ def singular_vectors(features: Float[Tensor, "b c h w"], count: int) -> Float[Te
     """
     # A view in either memory format: height and width lie together in both.
     matrix = at_least_float32(features).permute(0, 2, 3, 1).flatten(1, 2)
-    largest = torch.linalg.vector_norm(matrix.detach(), torch.inf, (1, 2), keepdim=True)
-    finite = largest.isfinite()
-    # Within −1…1, so that no square overflows.
-    matrix = matrix / torch.where(finite & (largest > 0), largest, 1.0)
-    positions, channels = matrix.shape[1:]
-    count = min(count, positions, channels)
-    if channels <= positions:
-        vectors = _leading(_without(~finite, matrix.mT @ matrix), count)
-    else:
-        others = _leading(_without(~finite, matrix @ matrix.mT), count)
-        vectors = unit((matrix.mT @ others).mT).mT
-    return torch.where(finite, vectors, torch.nan)
+    count = min(count, *matrix.shape[1:])
+    if matrix.requires_grad:
+        return cast(Tensor, _SingularVectors.apply(matrix, count))
+    return _Decomposition.of(matrix, count, all_values=count > 1).vectors
 
 
 def oriented(vectors: Float[Tensor, "b c"]) -> Float[Tensor, "b c"]:
@@ -76,15 +71,28 @@ def aligned(vectors: Float[Tensor, "b c k"], target: Float[Tensor, "b c"]) -> Fl
     return vectors.gather(2, best[:, None].expand(-1, vectors.shape[1], 1)).squeeze(2) * sign
 
 
-def _without(images: Bool[Tensor, "b 1 1"], gram: Float[Tensor, "b n n"]) -> Float[Tensor, "b n n"]:
-    """Gram matrices, those of some images replaced by zeros: a decomposition of what is not finite raises."""
-    return torch.where(images, torch.zeros_like(gram), gram)
+def _gram(
+    matrix: Float[Tensor, "b p c"],
+) -> tuple[Float[Tensor, "b n n"], Float[Tensor, "b 1 1"], Bool[Tensor, "b 1 1"]]:
+    """The smaller Gram matrix of each X times a factor, that factor, and whether X is finite; zeros where it is not."""
 
+    def product(values: Tensor) -> Tensor:
+        return values @ values.mT if values.shape[1] < values.shape[2] else values.mT @ values
 
-def _leading(gram: Float[Tensor, "b n n"], count: int) -> Float[Tensor, "b n k"]:
-    """Eigenvectors of the largest eigenvalues, zero where these cannot be told from zero."""
-    vectors, values = _Eigenvectors.apply(gram, count)
-    return torch.where((values > _rounding(values))[:, None], vectors, torch.zeros_like(vectors))
+    gram = product(matrix)
+    squares = gram.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
+    usual = (squares > 1 / _LARGE) & (squares < _LARGE)
+    # A compiled graph cannot choose.
+    if not torch.compiler.is_compiling() and usual.all():
+        return gram, torch.ones_like(squares), usual
+    # Within −1…1 no square overflows. Much faster than a norm of infinite order, which is the same.
+    largest = torch.maximum(matrix.amax((1, 2), keepdim=True), -matrix.amin((1, 2), keepdim=True))
+    finite = largest.isfinite()
+    normal = finite & (largest >= torch.finfo(largest.dtype).tiny)
+    factor = torch.where(normal, largest, 1.0).reciprocal()
+    gram = product(matrix * factor)
+    # A decomposition of what is not finite raises.
+    return torch.where(finite, gram, torch.zeros_like(gram)), factor, finite
 
 
 def _rounding(values: Float[Tensor, "b k"]) -> Float[Tensor, "b 1"]:
@@ -92,30 +100,76 @@ def _rounding(values: Float[Tensor, "b k"]) -> Float[Tensor, "b 1"]:
     return _ROUNDINGS * torch.finfo(values.dtype).eps * values.amax(1, keepdim=True)
 
 
-class _Eigenvectors(torch.autograd.Function):
-    """Eigenvectors and eigenvalues of the largest eigenvalues; the eigenvalues carry no gradient.
+class _Decomposition(NamedTuple):
+    """What is known of each image's matrix X, multiplied by a factor.
 
-    For a change dG of the matrix, dv_k = Σ_j v_j (v_jᵀ dG v_k) / (λ_k − λ_j) over all j ≠ k. torch's own gradient of
-    `eigh` is infinite or NaN as soon as any two eigenvalues are equal, those that nobody asked for included.
+    Args:
+        vectors: the first right singular vectors.
+        values: eigenvalues of the smaller Gram matrix, rising; of the first vector alone if no others were wanted.
+        basis: its eigenvectors, likewise.
+        factor: one, or where values of the batch have an unusual size, one over the largest value of X.
+    """
+
+    vectors: Float[Tensor, "b c k"]
+    values: Float[Tensor, "b n"]
+    basis: Float[Tensor, "b m n"]
+    factor: Float[Tensor, "b 1 1"]
+
+    @classmethod
+    def of(cls, matrix: Float[Tensor, "b p c"], count: int, *, all_values: bool) -> "_Decomposition":
+        """Decompose matrices.
+
+        Args:
+            matrix: of each image.
+            count: of right singular vectors.
+            all_values: find all eigenvalues; without it the first one alone, for a `count` of 1.
+        """
+        gram, factor, finite = _gram(matrix)
+        values, basis = torch.linalg.eigh(gram) if all_values else first_eigenvector(gram)
+        told_from_zero = values[:, None, -count:] > _rounding(values)[:, None]
+        leading = torch.where(told_from_zero, basis[:, :, -count:], 0.0).flip(2)
+        # Back from positions to channels.
+        wide = matrix.shape[1] < matrix.shape[2]
+        vectors = unit((matrix.mT @ (leading * factor)).mT).mT if wide else leading
+        return cls(torch.where(finite, vectors, torch.nan), values, basis, factor)
+
+
+class _SingularVectors(torch.autograd.Function):
+    """Right singular vectors v_k of X, and their gradient.
+
+    With λ_j and v_j all eigenvalues and -vectors of XᵀX, a gradient g_k of v_k is one of X of rank two, X·(w_k v_kᵀ +
+    v_k w_kᵀ), where w_k = Σ_j v_j (v_jᵀ g_k) / (λ_k − λ_j) over j ≠ k: far less to compute than to go back through the
+    Gram matrix. torch's own gradient of a decomposition is infinite or NaN as soon as any two eigenvalues are equal,
+    those that nobody asked for included.
     """
 
     @staticmethod
-    def forward(ctx: Any, gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        values, vectors = torch.linalg.eigh(gram)
-        ctx.save_for_backward(values, vectors)
-        ctx.count = count
-        leading = values[:, -count:].flip(1)
-        ctx.mark_non_differentiable(leading)
-        return vectors[:, :, -count:].flip(2), leading
+    def forward(ctx: Any, matrix: Tensor, count: int) -> Tensor:
+        found = _Decomposition.of(matrix, count, all_values=True)
+        ctx.save_for_backward(matrix, *found)
+        return found.vectors
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        values, vectors = ctx.saved_tensors
-        gradient = gradients[0].flip(2)
-        first = values.shape[1] - ctx.count
-        gaps = values[:, None, first:] - values[:, :, None]
-        told_apart = gaps.abs() > _rounding(values)[:, None]
-        turned = torch.where(told_apart, (vectors.mT @ gradient) / torch.where(told_apart, gaps, 1.0), 0.0)
-        found = vectors @ turned @ vectors[:, :, first:].mT
-        return (found + found.mT) / 2, None
+        matrix, vectors, values, basis, factor = ctx.saved_tensors
+        leading = values[:, None, -vectors.shape[2] :].flip(2)
+        rounding = _rounding(values)[:, None]
+        gradient = torch.where(leading > rounding, gradients[0], 0.0)
+        gaps = leading - values[:, :, None]
+        told_apart = gaps.abs() > rounding
+
+        def turned(wanted: Tensor) -> Tensor:
+            return basis @ torch.where(told_apart, (basis.mT @ wanted) / torch.where(told_apart, gaps, 1.0), 0.0)
+
+        if matrix.shape[1] < matrix.shape[2]:
+            # The basis is of positions: of u_j = X v_j / √λ_j. What of g_k lies in none of the v_j turns by 1 / λ_k.
+            answers, lengths = (matrix @ torch.cat([gradient, vectors], 2) * factor).tensor_split(2, 2)
+            ours = turned(answers)
+            rest = gradient - vectors * (vectors * gradient).sum(1, keepdim=True)
+            others = (rest + matrix.mT @ (ours * factor)) / torch.where(leading > rounding, leading, 1.0)
+            left = torch.cat([ours, lengths], 2)
+        else:
+            others = turned(gradient)
+            left = matrix @ torch.cat([others, vectors], 2) * factor
+        return left @ (torch.cat([vectors, others], 2) * factor).mT, None
