@@ -168,9 +168,10 @@ class Distiller(nn.Module):
         if all(term.limit is None for term in out.terms.values()):
             out.loss.backward()
             return
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        gradients = limited_gradients(out.terms, TASK, parameters, self._epoch - self._phase_start)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
+        named = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        measured = self._reached.get(TASK, frozenset[str]())
+        gradients = limited_gradients(out.terms, TASK, named, measured, self._epoch - self._phase_start)
+        for parameter, gradient in zip(named.values(), gradients, strict=True):
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 

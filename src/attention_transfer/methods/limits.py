@@ -1,6 +1,6 @@
 """Gradients of several terms, some of them bounded by the gradient of the task."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -15,7 +15,11 @@ def sum_of(values: Sequence[Tensor]) -> Tensor:
 
 
 def limited_gradients(
-    terms: Mapping[str, Term], task: str, parameters: Sequence[nn.Parameter], epoch: int
+    terms: Mapping[str, Term],
+    task: str,
+    named: Mapping[str, nn.Parameter],
+    reached_by_task: Collection[str],
+    epoch: int,
 ) -> list[Tensor | None]:
     """The gradient of all terms, where terms with a limit are first scaled down to it, parameter by parameter.
 
@@ -24,20 +28,26 @@ def limited_gradients(
     Args:
         terms: of one step, by name.
         task: name of the term whose gradient is the measure.
-        parameters: to differentiate by.
+        named: parameters to differentiate by.
+        reached_by_task: names of those that the task's term depends on. A gradient of None does not tell: a compiled
+            step gives zeros for a parameter that only other terms reach.
         epoch: since the phase began, from 0.
 
     Returns:
         One gradient per parameter; None where no term reaches it. A parameter that the task does not reach has nothing
         to be limited by and receives the term's gradient whole.
     """
+    parameters = list(named.values())
     measure = [terms[task]] if task in terms else []
     free = [term for name, term in terms.items() if term.limit is None and name != task]
     limited = [term for term in terms.values() if term.limit is not None]
     # What is kept of the graph after the last of them would only take memory, and time with it.
     last = limited[-1] if limited else None
     totals = _gradients(measure, parameters, keep=True)
-    norms = [None if gradient is None else torch.linalg.vector_norm(gradient) for gradient in totals]
+    norms = [
+        None if gradient is None or name not in reached_by_task else torch.linalg.vector_norm(gradient)
+        for name, gradient in zip(named, totals, strict=True)
+    ]
     others = _gradients(free, parameters, keep=last is not None)
     totals = [_sum(first, second) for first, second in zip(totals, others, strict=True)]
     for term in limited:
