@@ -1,7 +1,6 @@
 """Contrastive transfer against the authors' values, a slow loop, and what it remembers."""
 
 import math
-import os
 
 import pytest
 import torch
@@ -262,10 +261,8 @@ def test_what_cannot_be_contrasted_is_refused_when_it_is_built(
         Distiller(*small_pair, [Contrastive()], example=EXAMPLE)
     with pytest.raises(ValueError, match="all 5 training images are of class 2, which has no negatives"):
         Distiller(*small_pair, [Contrastive()], example=EXAMPLE, train_labels=torch.full((5,), 2))
-    monkeypatch.setattr(contrast_memory, "machine_bytes", lambda: 20_000)
-    with pytest.raises(
-        ValueError, match=r"takes 0\.0 GiB, and this machine has 0\.0 GiB of memory: use memory='queue'"
-    ):
+    monkeypatch.setattr(contrast_memory, "memory_of", lambda device: 20_000)
+    with pytest.raises(ValueError, match=r"takes 0\.0 GiB, and cpu has 0\.0 GiB in all: use memory='queue'"):
         Distiller(*small_pair, [Contrastive()], example=EXAMPLE, train_labels=LABELS)
     assert Distiller(*small_pair, [Contrastive(memory="queue")], example=EXAMPLE).parts["crd"].memory is not None
 
@@ -293,8 +290,3 @@ def test_what_a_step_needs_is_asked_for(small_pair: Pair) -> None:
 def test_impossible_settings_are_refused(settings: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Contrastive(**settings)
-
-
-@pytest.mark.skipif(not hasattr(os, "sysconf_names"), reason="this system does not say how much memory it has")
-def test_main_memory_is_known_here() -> None:
-    assert contrast_memory.machine_bytes() > 2**28

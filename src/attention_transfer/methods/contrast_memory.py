@@ -1,6 +1,5 @@
 """What a contrastive method remembers of other images: one embedding for each, or a queue of the latest ones."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from attention_transfer.data.batch import Batch
 from attention_transfer.data.draws import uniform
+from attention_transfer.methods.device_memory import memory_of
 from attention_transfer.methods.gathering import agreed, gathered
 from attention_transfer.methods.maps import unit
 
@@ -50,7 +50,7 @@ class Bank(nn.Module):
         momentum: share of the old embedding that an update keeps.
 
     Raises:
-        ValueError: for labels without a second class, or a bank that this machine cannot hold.
+        ValueError: for labels without a second class, or a bank that its device cannot hold.
     """
 
     equal_in_all_processes = True
@@ -58,7 +58,7 @@ class Bank(nn.Module):
     def __init__(self, labels: Int64[Tensor, " n"], dimensions: int, num_negatives: int, momentum: float) -> None:
         super().__init__()
         check_classes(labels)
-        check_memory(len(labels), dimensions)
+        check_memory(len(labels), dimensions, labels.device)
         self.momentum = momentum
         self.labels: Tensor
         # Known again from the data whenever training goes on.
@@ -66,6 +66,18 @@ class Bank(nn.Module):
         self.num_drawn = draws_needed(labels, num_negatives)
         for stream, role in enumerate(ROLES):
             self.register_buffer(role, _start(len(labels), dimensions, stream, labels.device))
+
+    def check_memory(self, device: torch.device) -> None:
+        """Refuse a device that cannot hold it.
+
+        Args:
+            device: where it is going to live.
+
+        Raises:
+            ValueError: it takes most of the device's memory.
+        """
+        entries = self.get_buffer(ROLES[0])
+        check_memory(len(entries), entries.shape[1], device)
 
     @property
     def num_images(self) -> int:
@@ -161,27 +173,24 @@ def check_classes(labels: Int64[Tensor, " n"]) -> None:
         )
 
 
-def check_memory(count: int, dimensions: int) -> None:
-    """Refuse a bank that this machine cannot hold.
+def check_memory(count: int, dimensions: int, device: torch.device) -> None:
+    """Refuse a bank that a device cannot hold.
+
+    Args:
+        count: of training images.
+        dimensions: of an embedding.
+        device: where it is to live.
 
     Raises:
         ValueError: if it takes more than most of its memory; says how much.
     """
-    wanted, there = len(ROLES) * count * dimensions * _BYTES, machine_bytes()
+    wanted, there = len(ROLES) * count * dimensions * _BYTES, memory_of(device)
     if there is not None and wanted > _LARGEST_SHARE * there:
         raise ValueError(
             f"a bank of two embeddings of {dimensions} numbers for each of {count:,} training images takes "
-            f"{wanted / 2**30:,.1f} GiB, and this machine has {there / 2**30:,.1f} GiB of memory: use memory='queue', "
+            f"{wanted / 2**30:,.1f} GiB, and {device} has {there / 2**30:,.1f} GiB in all: use memory='queue', "
             "which keeps the latest embeddings only, or fewer dimensions"
         )
-
-
-def machine_bytes() -> int | None:
-    """Main memory of this machine; None where the system does not say."""
-    names = getattr(os, "sysconf_names", {})
-    if not {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= set(names):
-        return None
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _start(count: int, dimensions: int, stream: int, device: torch.device) -> Float[Tensor, "n d"]:

@@ -77,6 +77,12 @@ class Contrast(nn.Module):
             self.memory.remember(batch, embeddings)
         return value
 
+    def check_memory(self, images: int, device: torch.device) -> None:
+        """Refuse a memory that a device cannot hold, see `device_memory.ChecksMemory`."""
+        del images
+        if isinstance(self.memory, Bank):
+            self.memory.check_memory(device)
+
     def loss(
         self, embeddings: Mapping[Role, Float[Tensor, "b d"]], others: Others, num_images: int
     ) -> Float[Tensor, ""]:

@@ -1,12 +1,13 @@
 """What attention links hold in memory, and whether there is so much."""
 
-import os
 from collections.abc import Sequence
 from math import prod
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from attention_transfer.methods.device_memory import memory_of
 
 # Of each channel over the student's patches: in float32, as they are resized and as they are put together for it.
 _COPIES = 2
@@ -39,17 +40,10 @@ def check_memory(bytes_per_image: int, images: int, device: torch.device, channe
         ValueError: a batch needs more than the device has in all.
     """
     there, needed = memory_of(device), bytes_per_image * images
-    if needed > there:
+    if there is not None and needed > there:
         listed = ", ".join(map(str, channels))
         raise ValueError(
             f"attention links over stages of {listed} channels hold {needed / _GIGABYTE:.1f} GB for a batch of "
             f"{images}, and {device} has {there / _GIGABYTE:.1f} GB in all: select some stages, such as the "
             "last one (stages=(-1,)), a coarser grid, or a smaller batch"
         )
-
-
-def memory_of(device: torch.device) -> int:
-    """Bytes that a device has in all."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

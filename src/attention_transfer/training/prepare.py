@@ -12,7 +12,7 @@ import torch
 from attention_transfer.data import DataSet, Loader, Split, load, loader
 from attention_transfer.distiller import Distiller
 from attention_transfer.experiment import Data, Experiment
-from attention_transfer.methods.links import Links
+from attention_transfer.methods.device_memory import ChecksMemory
 from attention_transfer.models import Input, OpenedModel, WeightsError, check_spec, open_model
 from attention_transfer.models.untrained import settle_norms
 from attention_transfer.pretraining import MaskedAutoencoder
@@ -295,7 +295,7 @@ def _refuse_to_compile(experiment: Experiment, distiller: Distiller) -> None:
 
 def _refuse_beyond_memory(experiment: Experiment, distiller: Distiller, place: Place) -> None:
     for part in distiller.parts.values():
-        if isinstance(part, Links):
+        if isinstance(part, ChecksMemory):
             part.check_memory(experiment.training.batch_size, place.device)
 
 
