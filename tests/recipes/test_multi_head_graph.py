@@ -37,7 +37,10 @@ def test_heads_and_layers_are_varied_and_nothing_else() -> None:
         assert len(method_of(RECIPES[f"mhgd-layers-{layers}"]()).stages or ()) == layers
 
 
-@pytest.mark.parametrize(("learned", "prefix"), [("mhgd-short-learned", "mhgd-short"), ("digits-mhgd", "mhgd-digits")])
+@pytest.mark.parametrize(
+    ("learned", "prefix"),
+    [("cifar100-resnet56-resnet20-mhgd", "cifar100-resnet56-resnet20-mhgd"), ("digits-mhgd", "mhgd-digits")],
+)
 def test_controls_differ_in_their_graph_alone(learned: str, prefix: str) -> None:
     base = RECIPES[learned]()
     for graph in ("random", "constant", "identity", "similarity"):
@@ -46,7 +49,7 @@ def test_controls_differ_in_their_graph_alone(learned: str, prefix: str) -> None
         assert replace(control, recipe=base.recipe, methods=(replace(method_of(control), graph="learned"),)) == base
 
 
-@pytest.mark.parametrize("table", ["mhgd-short", "mhgd-digits"])
+@pytest.mark.parametrize("table", ["mhgd-controls", "mhgd-digits"])
 def test_every_student_of_a_table_sees_equally_many_images(table: str) -> None:
     experiments = [RECIPES[cell.recipe]() for cell in TABLES[table].cells]
     assert len(experiments) == 7

@@ -194,14 +194,18 @@ TABLES: dict[str, Table] = {
         ),
         alone=ALONE,
     ),
-    "mhgd-short": Table(
-        "MHGD and graphs that know nothing of the images, CIFAR-100, 80,000 sample passes of the student",
+    "mhgd-controls": Table(
+        "MHGD and graphs that know nothing of the images, CIFAR-100",
         "",
         _controls(
             "resnet56-resnet20",
             "cifar100-resnet56",
-            {"alone": "mhgd-short-alone", "kd": "mhgd-short-kd", "mhgd": "mhgd-short-learned"},
-            "mhgd-short",
+            {
+                "alone": "cifar100-resnet20",
+                "kd": "cifar100-resnet56-resnet20-kd",
+                "mhgd": "cifar100-resnet56-resnet20-mhgd",
+            },
+            "cifar100-resnet56-resnet20-mhgd",
         ),
         alone=ALONE,
     ),
