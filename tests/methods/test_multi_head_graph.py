@@ -2,17 +2,15 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
-import safetensors.torch
 import torch
 from tests.methods.test_graph_heads import authors_heads
-from torch import Tensor, nn
+from torch import Tensor
 
-from attention_transfer import Distiller, MultiHeadGraph, SoftTargets, build
+from attention_transfer import DecoupledSoftTargets, Distiller, MultiHeadGraph, SoftTargets, build
 from attention_transfer.data.batch import Batch
 from attention_transfer.methods import GradientLimit, Observed, Schedule
 from attention_transfer.methods.batch_graphs import graph_divergence, squashed_graph
@@ -36,7 +34,7 @@ def make(student: str = "resnet8", teacher: str = "resnet14", task_weight: float
 def trained(**fields: Any) -> Distiller:
     """With heads that have seen a few batches, so that their graphs say something."""
     distiller = make(**fields)
-    if "graph" in distiller.phases[0].name:
+    if distiller.phases[0].name == "graph":
         distiller.set_phase(distiller.phases[0])
         distiller.train()
         optimizer = torch.optim.SGD(distiller.trainable_parameters(), lr=0.1)
@@ -166,7 +164,7 @@ def test_a_control_replaces_the_target_and_leaves_the_students_graph(graph: str)
 
 def test_plain_similarity_has_no_heads_and_no_first_phase() -> None:
     distiller = make(graph="similarity")
-    assert [phase.name for phase in distiller.phases] == ["transfer"]
+    assert [phase.name for phase in distiller.phases] == ["all"]
     assert not distiller.parts.state_dict()
     assert set(distiller(*batch()).terms) == {"ce", "mhgd"}
     # Of a network that has its teacher's weights nothing is left to learn.
@@ -288,59 +286,16 @@ def test_other_methods_learn_along_in_the_second_phase_only() -> None:
     assert names == [{"mhgd-heads"}, {"ce", "mhgd", "kd"}]
 
 
-# ---------------------------------------------------------------------- heads of another run
-
-
-@pytest.fixture
-def kept(tmp_path: Path) -> tuple[Distiller, Path]:
-    distiller = trained()
-    file = tmp_path / "parts.safetensors"
-    safetensors.torch.save_file(distiller.parts.state_dict(), file)
-    return distiller, file
-
-
-def test_trained_heads_serve_other_students_of_their_teacher(kept: tuple[Distiller, Path]) -> None:
-    first, file = kept
-    torch.manual_seed(9)
-    second = Distiller(build("resnet20", 3), first.teacher, [MultiHeadGraph(graph_from=file)], example=EXAMPLE)
-    assert [phase.name for phase in second.phases] == ["transfer"]
-    wanted = parts_of(first).heads.state_dict()
-    assert all(torch.equal(value, wanted[name]) for name, value in parts_of(second).heads.state_dict().items())
-    assert not any(p.requires_grad for p in parts_of(second).parameters())
-    # Also where nobody sets a phase: what was given is not learned any further.
-    assert set(second(*batch()).terms) == {"ce", "mhgd"}
-
-
-def test_heads_serve_every_control(kept: tuple[Distiller, Path]) -> None:
-    first, file = kept
-    for graph in ("random", "constant", "identity"):
-        method = MultiHeadGraph(graph=graph, graph_from=file)
-        assert set(Distiller(build("resnet8", 3), first.teacher, [method], example=EXAMPLE)(*batch()).terms) == {
-            "ce",
-            "mhgd",
-        }
-
-
-def test_heads_of_another_teacher_or_reading_are_refused(kept: tuple[Distiller, Path], tmp_path: Path) -> None:
-    first, file = kept
-    assert first.teacher is not None
-    other = copy.deepcopy(first.teacher)
-    with torch.no_grad():
-        cast(nn.Linear, other.get_submodule("layer1.0.conv1")).weight[0, 0, 0, 0] += 1e-3
-    safetensors.torch.save_file({"at.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
-    (tmp_path / "broken.safetensors").write_bytes(b"nothing")
-    method = MultiHeadGraph(graph_from=file)
-    for teacher, chosen, words in (
-        (other, method, "trained on another teacher"),
-        (first.teacher, replace(method, stages=(0, 1, 2)), "read this teacher otherwise"),
-        (first.teacher, replace(method, scaled=True), "read this teacher otherwise"),
-        (first.teacher, replace(method, heads=4), "of another number, or for layers of other widths"),
-        (first.teacher, replace(method, graph_from=tmp_path / "other.safetensors"), "holds no attention heads of mhgd"),
-        (first.teacher, replace(method, graph_from=tmp_path / "broken.safetensors"), "cannot be read"),
-        (first.teacher, replace(method, graph_from=tmp_path / "gone"), "there is no run and no file"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            Distiller(build("resnet8", 3), teacher, [chosen], example=EXAMPLE)
+def test_schedules_count_from_the_phase_in_which_the_student_learns() -> None:
+    torch.manual_seed(0)
+    methods = [MultiHeadGraph(graph_epochs=3), DecoupledSoftTargets(schedule=Schedule(warmup_epochs=4))]
+    distiller = Distiller(build("resnet8", 3), build("resnet14", 3), methods, example=EXAMPLE)
+    distiller.set_phase(distiller.phases[1], first_epoch=3)
+    weights = []
+    for epoch in range(3, 8):
+        distiller.set_epoch(epoch)
+        weights.append(float(distiller(*batch()).terms["dkd-target"].weight))
+    assert weights == [0.25, 0.5, 0.75, 1.0, 1.0]
 
 
 # ---------------------------------------------------------------------- doors
@@ -350,6 +305,10 @@ def test_heads_of_another_teacher_or_reading_are_refused(kept: tuple[Distiller, 
     ("fields", "words"),
     [
         ({"heads": 0}, "heads must be at least 1, not 0"),
+        ({"heads": 2.5}, "heads must be a whole number, not 2.5"),
+        ({"graph": "Constant"}, "graph must be 'learned' or 'random' or 'constant' or .*, not 'Constant'"),
+        ({"direction": "student_first"}, "direction must be 'student-first' or 'teacher-first', not 'student_first'"),
+        ({"graph_from": Path("$NO_SUCH_VARIABLE/run")}, "names an environment variable that is not set"),
         ({"student_vectors": 0}, "student_vectors must be at least 1"),
         ({"graph_epochs": -1}, "graph_epochs must be at least 0"),
         ({"graph_learning_rate": 0.0}, "graph_learning_rate must be above 0"),
@@ -377,7 +336,10 @@ def test_a_batch_of_one_image_is_refused() -> None:
 
 
 def test_untrained_heads_are_a_choice() -> None:
-    assert [phase.name for phase in make(graph_epochs=0).phases] == ["transfer"]
+    distiller = make(graph_epochs=0)
+    assert [phase.name for phase in distiller.phases] == ["all"]
+    assert set(distiller.train()(*batch()).terms) == {"ce", "mhgd"}
+    assert not any(p.requires_grad for p in parts_of(distiller).heads.parameters())
 
 
 def test_features_that_are_not_finite_show_in_the_loss_and_do_not_crash() -> None:

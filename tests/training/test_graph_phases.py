@@ -72,7 +72,7 @@ def test_heads_of_a_run_serve_other_students_of_its_teacher(make: Make, experime
     second = replace(taught, methods=(replace(METHOD, graph_from=tmp_path / "first"),), seed=1, student="resnet14")
     assert from_json(json.loads(json.dumps(to_json(second)))) == second
     fit(second, tmp_path / "second", silent())
-    assert [row["phase"] for row in rows(tmp_path / "second")] == 2 * ["transfer"]
+    assert [row["phase"] for row in rows(tmp_path / "second")] == 2 * ["all"]
     kept = [safetensors.torch.load_file(tmp_path / name / PARTS_WEIGHTS) for name in ("first", "second")]
     assert kept[0].keys() == kept[1].keys()
     assert all(torch.equal(value, kept[1][name]) for name, value in kept[0].items())

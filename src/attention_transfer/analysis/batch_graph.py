@@ -12,12 +12,15 @@ from torch import Tensor
 from attention_transfer.analysis.subject import Subject, open_subjects
 from attention_transfer.capture import Capture, Tap, spatial, undisturbed
 from attention_transfer.data import DataSet, Split
-from attention_transfer.distiller.fingerprint import fingerprint
+from attention_transfer.distiller.fingerprint import fingerprint, fingerprint_of_reading
 from attention_transfer.experiment import Experiment, Training, from_json
-from attention_transfer.methods import MultiHeadGraph, Observed
+from attention_transfer.methods import Fingerprint, MultiHeadGraph, Observed
 from attention_transfer.methods.graph_heads import GraphParts
 from attention_transfer.methods.multi_head_graph import teacher_embedding
 from attention_transfer.runs import RunFolder
+
+# Shown if nothing else is asked for.
+_IMAGES, _CLASSES = 16, 4
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ def batch_graphs(run: RunFolder, dataset: DataSet, split: Split, settings: Train
         _features(subject, taps, split, role)
         for subject, taps, role in ((teacher, reads.teacher, "teacher"), (student, reads.student, "student"))
     )
-    parts = _parts(run, method, key, (theirs, fingerprint(teacher.module)), ours)
+    mark = Fingerprint(fingerprint(teacher.module), fingerprint_of_reading(reads.teacher, None))
+    parts = _parts(run, method, key, (theirs, mark), ours)
     vectors = teacher_embedding(theirs)
     heads = 1 if method.graph == "similarity" else method.heads
     found = [
@@ -79,18 +83,20 @@ def batch_graphs(run: RunFolder, dataset: DataSet, split: Split, settings: Train
     return BatchGraphs(*found, notes=(*teacher.notes, *student.notes))
 
 
-def images_of_classes(split: Split, count: int, classes: int) -> Int64[np.ndarray, " n"]:
+def images_of_classes(split: Split, count: int | None = None, classes: int | None = None) -> Int64[np.ndarray, " n"]:
     """Positions of equally many images of some classes, class by class.
 
     Args:
         split: images.
-        count: of images together, at least 2.
-        classes: how many, spread evenly over those there are; at least 1.
+        count: of images together, at least 2; None takes about 16.
+        classes: how many, spread evenly over those there are, at least 1; None takes 4, or all if they are fewer.
 
     Raises:
         ValueError: for other numbers, or more than there are.
     """
     known = np.unique(split.labels)
+    classes = min(_CLASSES, len(known)) if classes is None else classes
+    count = max(1, _IMAGES // max(1, classes)) * classes if count is None else count
     if not 1 <= classes <= len(known) or count < 2 or count % classes:
         raise ValueError(
             f"images must be at least 2 and a multiple of classes, which must be between 1 and {len(known)}; not "
@@ -130,7 +136,7 @@ def _parts(
     run: RunFolder,
     method: MultiHeadGraph,
     key: str,
-    teacher: tuple[tuple[Tensor, ...], bytes],
+    teacher: tuple[tuple[Tensor, ...], Fingerprint],
     student: tuple[Tensor, ...],
 ) -> GraphParts | None:
     """What the run learned beside its student; None where there was nothing to learn."""
@@ -140,7 +146,7 @@ def _parts(
         return None
     assert run.parts is not None
     kept = safetensors.torch.load_file(run.parts)
-    if kept[f"{key}.teacher"].tolist() != list(mark):
+    if kept[f"{key}.teacher"].tolist() != list(mark.weights):
         raise ValueError(
             f"the teacher of {run.path} is another one now than when its heads were trained: put its weights back"
         )

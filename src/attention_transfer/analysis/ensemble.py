@@ -16,9 +16,10 @@ from attention_transfer.capture import as_logits
 from attention_transfer.data import DataSet
 from attention_transfer.experiment import Data, Training
 from attention_transfer.runs import STUDENT_CONFIG, RunFolder, is_run
+from attention_transfer.runs.places import expand
 from attention_transfer.training.evaluate import Score
 from attention_transfer.training.metrics import scores
-from attention_transfer.training.prepare import expand, load_data
+from attention_transfer.training.prepare import load_data
 
 
 @dataclass(frozen=True)

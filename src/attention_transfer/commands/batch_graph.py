@@ -14,7 +14,8 @@ from attention_transfer.commands.own_data import own_data
 from attention_transfer.experiment import Data, Training
 from attention_transfer.report.batch_graph import batch_graph_figure
 from attention_transfer.runs import RunFolder
-from attention_transfer.training.prepare import expand, load_data
+from attention_transfer.runs.places import expand
+from attention_transfer.training.prepare import load_data
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,9 @@ class Flags:
         run: folder of a finished run with the method mhgd.
         figure: where the picture goes; its suffix chooses the format.
         split: which images.
-        images: so many of them, the same number of each class; 16 if neither this nor --index is given.
-        classes: from so many classes, spread evenly over those there are.
+        images: so many of them, the same number of each class; about 16 if neither this nor --index is given.
+        classes: from so many classes, spread evenly over those there are; 4 of them, or all if they are fewer, if this
+            is not given.
         index: these images, by position from 0.
         graph: which graph, counted from 1; 0 is the last one.
         heads: which heads, counted from 1; all if not given.
@@ -44,7 +46,7 @@ class Flags:
     data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=Data)
     split: Literal["test", "validation", "train"] = "test"
     images: int | None = None
-    classes: int = 4
+    classes: int | None = None
     index: tuple[int, ...] | None = None
     graph: int = 0
     heads: tuple[int, ...] | None = None
@@ -66,7 +68,7 @@ def command(arguments: Sequence[str]) -> None:
     dataset = load_data(flags.data, flags.seed)
     split = chosen_split(dataset, flags.split)
     if flags.index is None:
-        index = images_of_classes(split, 16 if flags.images is None else flags.images, flags.classes)
+        index = images_of_classes(split, flags.images, flags.classes)
     else:
         index = chosen_images(split, flags.images, flags.index)
     if len(index) < 2:

@@ -145,7 +145,7 @@ def changes(cells: Iterable[PlannedCell]) -> tuple[str, ...]:
 
 def _network_of(teacher: str | None) -> str | None:
     """Name of the network that a teacher is, without its arguments; None where nothing is known of it yet."""
-    from attention_transfer.training.prepare import expand
+    from attention_transfer.runs.places import expand
 
     if teacher is None:
         return None

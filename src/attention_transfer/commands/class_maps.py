@@ -18,7 +18,7 @@ from attention_transfer.data import DataSet, Split
 from attention_transfer.experiment import Data, Training
 from attention_transfer.report.class_maps import MapColumns, class_maps_figure
 from attention_transfer.runs import RunFolder, is_run
-from attention_transfer.training.prepare import expand
+from attention_transfer.runs.places import expand
 
 _TOP = 4
 

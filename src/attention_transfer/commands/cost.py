@@ -14,8 +14,8 @@ from attention_transfer.experiment import Training, from_json
 from attention_transfer.models import MODELS, OpenedModel, open_model
 from attention_transfer.report.cost import cost_markdown
 from attention_transfer.runs import RunFolder, is_run
+from attention_transfer.runs.places import expand
 from attention_transfer.training.device import choose_place, environment
-from attention_transfer.training.prepare import expand
 
 # Of what our own networks are made for, and of what those of other libraries are.
 _SMALL_SIDE, _PHOTOGRAPH_SIDE = 32, 224

@@ -13,8 +13,8 @@ import tyro
 from attention_transfer.commands.own_data import own_data
 from attention_transfer.experiment import Data, Training
 from attention_transfer.runs import RunFolder, is_run
+from attention_transfer.runs.places import expand
 from attention_transfer.training.evaluate import Score
-from attention_transfer.training.prepare import expand
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from attention_transfer.methods.link_choice import LinkChoice, links_to_json
 from attention_transfer.methods.link_extraction import TrainedLinks, count_links, extracted
 from attention_transfer.report.link_maps import link_maps_figure, link_table
 from attention_transfer.runs import RunFolder, write_whole
-from attention_transfer.training.prepare import expand
+from attention_transfer.runs.places import expand
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from attention_transfer.data import DataSet
 from attention_transfer.experiment import Data, Training
 from attention_transfer.report.localisation import localisation_figure, localisation_markdown
 from attention_transfer.runs import RunFolder, is_run
-from attention_transfer.training.prepare import expand, load_data
+from attention_transfer.runs.places import expand
+from attention_transfer.training.prepare import load_data
 
 # The settings that each kind of map depends on.
 _CONCERNS: dict[MapKind, tuple[str, ...]] = {

@@ -7,7 +7,7 @@ from typing import Any
 
 from attention_transfer.experiment import Data, from_json
 from attention_transfer.runs import RunFolder, is_run
-from attention_transfer.training.prepare import expand
+from attention_transfer.runs.places import expand
 
 # What decides which images a command reads, and how: of the test split, and of the others beyond that.
 _OF_TEST = ("name", "root", "image_size", "test_limit")

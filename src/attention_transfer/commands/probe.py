@@ -15,7 +15,8 @@ from attention_transfer.experiment import Data, Training
 from attention_transfer.report.compare import spread
 from attention_transfer.report.table import duration, markdown_table, percent
 from attention_transfer.runs import RunFolder, is_run
-from attention_transfer.training.prepare import expand, load_data
+from attention_transfer.runs.places import expand
+from attention_transfer.training.prepare import load_data
 
 _SIDE = 32  # of CIFAR's images, as Guo et al. resize those of STL-10 and Tiny-ImageNet
 

@@ -168,9 +168,8 @@ class Distiller(nn.Module):
         if all(term.limit is None for term in out.terms.values()):
             out.loss.backward()
             return
-        named = {name: p for name, p in self.named_parameters() if p.requires_grad}
-        measured = self._reached.get(TASK, frozenset[str]())
-        gradients = limited_gradients(out.terms, TASK, named, measured, self._epoch - self._phase_start)
+        named, epochs = {n: p for n, p in self.named_parameters() if p.requires_grad}, self._epoch - self._phase_start
+        gradients = limited_gradients(out.terms, TASK, named, self._reached.get(TASK, frozenset[str]()), epochs)
         for parameter, gradient in zip(named.values(), gradients, strict=True):
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
@@ -204,11 +203,11 @@ class Distiller(nn.Module):
         return tuple(name for name, p in self.named_parameters() if p.requires_grad and name not in reached)
 
     def set_epoch(self, epoch: int) -> None:
-        """Move the schedules of the weights to an epoch, counted from 0."""
+        """Move the schedules of the weights to an epoch of the whole training, counted from 0."""
         self._epoch = epoch
+        of_phase = max(0, epoch - self._phase_start)
         for bound in self._bound:
-            if bound.scheduled is not None:
-                bound.scheduled.fill_(bound.method.weight * bound.method.schedule.factor(epoch))
+            bound.set_epoch(of_phase)
 
     def set_phase(self, phase: Phase, first_epoch: int = 0) -> None:
         """Enter a phase of training: which parameters move, and which terms count.
@@ -220,6 +219,7 @@ class Distiller(nn.Module):
             first_epoch: epoch in which it begins.
         """
         self.phase, self._phase_start = phase, first_epoch
+        self.set_epoch(max(self._epoch, first_epoch))
         moving, reached = self.trained_modules(), self._reached_in_phase()
         for name, parameter in self._trainable:
             module = name.partition(".")[0]

@@ -38,6 +38,11 @@ class Bound:
         """Of the method in the current epoch."""
         return self.method.weight if self.scheduled is None else self.scheduled
 
+    def set_epoch(self, epoch: int) -> None:
+        """Move its weight to an epoch of the phase, counted from 0."""
+        if self.scheduled is not None:
+            self.scheduled.fill_(self.method.weight * self.method.schedule.factor(epoch))
+
     @property
     def of_teacher(self) -> Wanted:
         """What it reads of the teacher."""

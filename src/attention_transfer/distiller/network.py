@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Literal
 
 import torch
@@ -22,10 +21,11 @@ from attention_transfer.capture import (
     spatial,
     twice_differentiable,
 )
-from attention_transfer.distiller.fingerprint import fingerprint
-from attention_transfer.methods import Head, Norm, Observed
+from attention_transfer.distiller.fingerprint import fingerprint, fingerprint_of_reading
+from attention_transfer.methods import Fingerprint, Head, Norm, Observed
 from attention_transfer.models.class_maps import prove_class_maps
 from attention_transfer.models.norms import batch_norm_before
+from attention_transfer.models.renormalise import Renormalise
 
 Role = Literal["teacher", "student"]
 
@@ -117,6 +117,7 @@ class Network:
         self.model, self.role, self.wanted, self.head = model, role, wanted, head
         self._transform = transform or nn.Identity()
         self._proving = False
+        self._fingerprints: dict[tuple[Tap, ...], Fingerprint] = {}
         self._capture = Capture(model, (*wanted.taps, *wanted.attention), role)
         self._norms = {tap: _norm_before(model, tap) for tap in wanted.taps} if wanted.norms else {}
 
@@ -170,7 +171,7 @@ class Network:
             seen.gradient if wanted.gradient else None,
             seen.flipped_gradient if wanted.flipped_gradient else None,
             tuple(reading.attention[tap] for tap in wanted.attention),
-            self._fingerprint if wanted.fingerprint else None,
+            self._fingerprint(wanted.taps) if wanted.fingerprint else None,
             tuple(self._norms[tap] for tap in wanted.taps) if wanted.norms else (),
         )
 
@@ -178,10 +179,13 @@ class Network:
         """Take every hook off the network."""
         self._capture.close()
 
-    @cached_property
-    def _fingerprint(self) -> bytes:
-        # Read by the probe first of all, so of the weights as they came, whatever device or type they go to.
-        return fingerprint(self.model)
+    def _fingerprint(self, taps: tuple[Tap, ...]) -> Fingerprint:
+        # Made by the probe first of all, so of the weights as they came, whatever device or type they go to.
+        if taps not in self._fingerprints:
+            weights = next((known.weights for known in self._fingerprints.values()), None) or fingerprint(self.model)
+            expects = self._transform.teacher if isinstance(self._transform, Renormalise) else None
+            self._fingerprints[taps] = Fingerprint(weights, fingerprint_of_reading(taps, expects))
+        return self._fingerprints[taps]
 
     @property
     def _to_its_end(self) -> bool:

@@ -12,7 +12,18 @@ from attention_transfer.methods.distillation_token import DistillationToken
 from attention_transfer.methods.feature_distillation import FeatureDistillation
 from attention_transfer.methods.fitnet import FitNet
 from attention_transfer.methods.gradient_attention import GradientAttention
-from attention_transfer.methods.method import GradientLimit, Head, Method, Norm, Observed, Phase, Reads, Schedule, Term
+from attention_transfer.methods.method import (
+    Fingerprint,
+    GradientLimit,
+    Head,
+    Method,
+    Norm,
+    Observed,
+    Phase,
+    Reads,
+    Schedule,
+    Term,
+)
 from attention_transfer.methods.multi_head_graph import MultiHeadGraph
 from attention_transfer.methods.overhaul import Overhaul
 from attention_transfer.methods.relational import Relational
@@ -53,6 +64,7 @@ __all__ = [
     "DecoupledSoftTargets",
     "DistillationToken",
     "FeatureDistillation",
+    "Fingerprint",
     "FitNet",
     "GradientAttention",
     "GradientLimit",

@@ -1,6 +1,5 @@
 """Trained attention heads of another run, for students of the same teacher."""
 
-import os
 from pathlib import Path
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from attention_transfer.methods.graph_heads import GraphParts
 from attention_transfer.runs import RunFolder, is_run
+from attention_transfer.runs.places import expand
 
 _MARKS = ("teacher", "reading")
 
@@ -48,7 +48,7 @@ def load_heads(parts: GraphParts, place: Path, key: str) -> None:
 
 
 def _file(place: Path) -> Path:
-    place = Path(os.path.expandvars(place))
+    place = Path(expand(str(place)))
     if is_run(place):
         file = RunFolder(place).parts
         if file is None:
@@ -68,6 +68,7 @@ def _refuse_others(parts: GraphParts, found: dict[str, Tensor], file: Path) -> N
         )
     if not torch.equal(found["reading"], wanted["reading"]):
         raise ValueError(
-            f"the attention heads in {file} read this teacher otherwise: give the activation, stages, teacher_layers "
-            "and scaled of that run, or leave out graph_from to train new ones"
+            f"the attention heads in {file} read this teacher otherwise: give the layers (activation, stages, "
+            "teacher_layers), scaled and the teacher's normalisation of that run, or leave out graph_from to train new "
+            "ones"
         )

@@ -1,12 +1,13 @@
 """Which links there are between the stages of a convolutional network and the layers of a transformer."""
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from attention_transfer.runs.places import expand
 
 FILE_KIND = "attention links"
 # Table 1 of Jin & Choi (arXiv:2211.13852): EfficientNet-B3 and twelve layers.
@@ -190,7 +191,7 @@ def read_links(links: str | Path) -> LinkChoice:
     Raises:
         LinksError: there is no such file, or it holds no links.
     """
-    path = Path(os.path.expandvars(links)).expanduser()
+    path = Path(expand(str(links))).expanduser()
     if not path.is_file():
         raise LinksError(
             f"links must be full, alpha, beta, STAGE:LAYERS,… such as 1:1-3,2:2-4, or a file that `attention-transfer "

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attention_transfer.capture import Attention, Replacement, Tap
 from attention_transfer.data.batch import Batch
+from attention_transfer.methods.settings import check_settings
 from attention_transfer.models.description import Description
 
 
@@ -17,7 +18,7 @@ from attention_transfer.models.description import Description
 class Schedule:
     """How a weight changes over training: a factor for every epoch, the product of three parts that default to 1.
 
-    Epochs count from 0, the first one.
+    Epochs count from 0, the first one; where training has phases, the first one of each, as with learning rates.
 
     Args:
         warmup_epochs: the factor rises linearly and reaches 1 in epoch `warmup_epochs - 1`; at least 0.
@@ -174,6 +175,19 @@ class Norm:
 
 
 @dataclass(frozen=True)
+class Fingerprint:
+    """By what a network is known again.
+
+    Args:
+        weights: 32 bytes that go with its weights and buffers alone.
+        reading: 32 bytes that go with the places where a method reads it, and how its images are normalised.
+    """
+
+    weights: bytes
+    reading: bytes
+
+
+@dataclass(frozen=True)
 class Observed:
     """What one method sees of one network in one step.
 
@@ -185,7 +199,7 @@ class Observed:
             where nothing asked for it.
         flipped_gradient: the same of the mirrored image, mirrored back.
         attention: one per attention layer of `Reads`, in its order, as the network computed it itself.
-        fingerprint: of the weights that it came with; None where nothing asked for it.
+        fingerprint: of the weights that it came with, and of how it is read; None where nothing asked for it.
         norms: one per tap, in their order; None where no batch norm makes the value. Empty where nothing asked for
             them.
     """
@@ -196,7 +210,7 @@ class Observed:
     gradient: Float[Tensor, "b c h w"] | None = None
     flipped_gradient: Float[Tensor, "b c h w"] | None = None
     attention: tuple[Attention, ...] = ()
-    fingerprint: bytes | None = None
+    fingerprint: Fingerprint | None = None
     norms: tuple[Norm | None, ...] = ()
 
 
@@ -246,6 +260,7 @@ class Method(ABC):
     schedule: Schedule = field(default_factory=Schedule)
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if not 0 <= self.weight < float("inf"):
             raise ValueError(f"the weight of {self.key} must be a finite number of at least 0, not {self.weight}")
 

@@ -119,9 +119,8 @@ class MultiHeadGraph(Method):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        transfer = Phase("transfer", without=(HEADS_TERM,))
         if self.graph == "similarity" or self.graph_from is not None or self.graph_epochs == 0:
-            return (transfer,)
+            return ()
         learning = Phase(
             "graph",
             trains="parts",
@@ -131,7 +130,7 @@ class MultiHeadGraph(Method):
             weight_decay=self.graph_weight_decay,
             runs_student=False,
         )
-        return learning, transfer
+        return learning, Phase("transfer", without=(HEADS_TERM,))
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
         if teacher is None:
@@ -159,9 +158,12 @@ class MultiHeadGraph(Method):
         pairs = [] if self.graph == "similarity" else pairwise(theirs)
         heads = [GraphHeads(front, back, self.heads, scaled=self.scaled) for front, back in pairs]
         adapters = {i: Adapter(ours[i], theirs[i]) for i in differing}
-        parts = GraphParts(heads, adapters, teacher.fingerprint, self._reading)
+        reading = hashlib.blake2b(teacher.fingerprint.reading + bytes([self.scaled]), digest_size=32).digest()
+        parts = GraphParts(heads, adapters, teacher.fingerprint.weights, reading)
         if self.graph_from is not None:
             load_heads(parts, self.graph_from, self.key)
+        elif self.graph_epochs == 0:
+            parts.heads.requires_grad_(False)
         return parts
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
@@ -220,11 +222,6 @@ class MultiHeadGraph(Method):
             return [similarity_scores(each, self.heads) for each in vectors[1:]]
         assert parts is not None
         return [parts.graph(i).scores(*pair, frozen=True) for i, pair in enumerate(pairwise(vectors))]
-
-    @property
-    def _reading(self) -> bytes:
-        settings = (self.activation, self.stages, self.teacher_layers, self.scaled)
-        return hashlib.blake2b(repr(settings).encode(), digest_size=32).digest()
 
 
 @torch.no_grad()

@@ -17,6 +17,9 @@ class Renormalise(nn.Module):
         student: how the images that come in are normalised.
         teacher: how those that go out shall be; None leaves images alone.
 
+    Attributes:
+        teacher: the same.
+
     Raises:
         ValueError: if only the teacher's is known.
     """
@@ -27,6 +30,7 @@ class Renormalise(nn.Module):
             raise ValueError(
                 "teacher_input needs student_input beside it: how are the images normalised that you give?"
             )
+        self.teacher = teacher
         self.size = teacher.size if teacher is not None else None
         self.moves = False
         if student is not None and teacher is not None:

@@ -24,8 +24,9 @@ from attention_transfer.distiller.fingerprint import fingerprint
 from attention_transfer.distiller.network import Seen
 from attention_transfer.experiment import Experiment
 from attention_transfer.runs import TEMPORARY, write_whole
+from attention_transfer.runs.places import expand
 from attention_transfer.training.device import Place, environment
-from attention_transfer.training.prepare import Prepared, expand
+from attention_transfer.training.prepare import Prepared
 
 _SUFFIX = ".safetensors"
 _ATTENTION = ("query", "key", "value", "bias", "weights")

@@ -310,7 +310,8 @@ class _Loop:
         keep(self.experiment, self.prepared, self.average, self.run_folder.path, folder)
 
     def _say_what_the_average_keeps(self) -> None:
-        steps = self.epochs * self.prepared.train.num_batches
+        epochs = sum(end - first for phase, first, end in self.stretches if phase.runs_student)
+        steps = epochs * self.prepared.train.num_batches
         share = 0.0 if self.average is None else self.average.decay**steps
         if share > _REMEMBERED:
             self.reporter.line(

@@ -1,6 +1,5 @@
 """From an experiment to everything that a training loop needs, with every error before the first step."""
 
-import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from attention_transfer.methods.device_memory import ChecksMemory
 from attention_transfer.models import Input, OpenedModel, WeightsError, check_spec, open_model
 from attention_transfer.models.untrained import settle_norms
 from attention_transfer.pretraining import MaskedAutoencoder
+from attention_transfer.runs.places import expand
 from attention_transfer.training.device import Place, choose_place
 from attention_transfer.training.distributed import Process
 from attention_transfer.training.optim import make_optimizer
@@ -113,18 +113,6 @@ def evenly(split: Split, limit: int) -> Split:
     if len(split) <= limit:
         return split
     return split.subset(np.linspace(0, len(split) - 1, limit).round().astype(np.int64))
-
-
-def expand(place: str) -> str:
-    """A place with its environment variables filled in, so that a run's record can say `$DATA` on every machine.
-
-    Raises:
-        ValueError: if a variable is not set.
-    """
-    expanded = os.path.expandvars(place)
-    if "$" in expanded:
-        raise ValueError(f"{place!r} names an environment variable that is not set")
-    return expanded
 
 
 def open_at_its_size(spec: str, dataset: DataSet) -> OpenedModel:

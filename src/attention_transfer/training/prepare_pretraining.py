@@ -8,10 +8,11 @@ from timm.models.vision_transformer import VisionTransformer
 from attention_transfer.experiment import Experiment
 from attention_transfer.models import describe, open_model
 from attention_transfer.pretraining import MaskedAutoencoder
+from attention_transfer.runs.places import expand
 from attention_transfer.training.device import choose_place
 from attention_transfer.training.distributed import Process
 from attention_transfer.training.optim import make_optimizer
-from attention_transfer.training.prepare import Prepared, expand, load_data, training_batches
+from attention_transfer.training.prepare import Prepared, load_data, training_batches
 
 
 def prepare_pretraining(experiment: Experiment, process: Process | None = None) -> Prepared:
