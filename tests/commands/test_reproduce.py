@@ -133,6 +133,38 @@ def test_a_shorter_training_takes_schedules_and_phases_with_it(tmp_path: Path) -
     assert changes((dkd, mhgd)) == ("epochs 12 instead of 240",)
 
 
+@pytest.mark.parametrize("epochs", [None, 24])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--schedule cosine", "schedule cosine instead of steps"),
+        ("--warmup-epochs 5", "warmup_epochs 5.0 instead of 0.0"),
+        ("--dkd.schedule.warmup-epochs 0", "dkd.schedule.warmup_epochs 0.0 instead of"),
+        ("--fitnet.hint-epochs 5", "fitnet.hint_epochs 5 instead of none"),
+        ("--mhgd.graph-epochs 7", "mhgd.graph_epochs 7 instead of"),
+    ],
+)
+def test_a_schedule_of_ones_own_is_not_the_protocol(words: str, said: str, epochs: int | None, tmp_path: Path) -> None:
+    flags = reproduce.Flags(
+        rows=("dkd", "fitnet", "mhgd"),
+        columns=("resnet56-resnet20",),
+        epochs=epochs,
+        teachers=("resnet56=a",),
+        folder=tmp_path,
+    )
+    found = changes(reproduce.plan("cat-table6", flags, words.split()).cells)
+    assert any(change.startswith(said) for change in found)
+    assert len(found) == (1 if epochs is None else 2)
+
+
+@pytest.mark.parametrize("name", ["digits", "mhgd-comparison", "cat-table4"])
+def test_tables_with_phases_schedules_and_snapshots_can_be_shortened(name: str, tmp_path: Path) -> None:
+    flags = reproduce.Flags(epochs=3, seeds=(0,), folder=tmp_path)
+    planned = reproduce.plan(name, flags, [])
+    assert planned.runs
+    assert all(run.experiment.training.epochs == 3 for run in planned.runs)
+
+
 def test_flags_of_a_method_reach_its_rows_alone(tmp_path: Path) -> None:
     flags = reproduce.Flags(
         rows=("kd", "at"), columns=("resnet56-resnet20",), teachers=("resnet56=a",), folder=tmp_path

@@ -259,12 +259,30 @@ def test_what_cannot_be_contrasted_is_refused_when_it_is_built(
 ) -> None:
     with pytest.raises(ValueError, match="crd needs the labels of all training images"):
         Distiller(*small_pair, [Contrastive()], example=EXAMPLE)
-    with pytest.raises(ValueError, match="all 5 training images are of class 2, which has no negatives"):
-        Distiller(*small_pair, [Contrastive()], example=EXAMPLE, train_labels=torch.full((5,), 2))
+    for memory in ("bank", "queue"):
+        with pytest.raises(ValueError, match="all 5 training images are of class 2, which has no negatives"):
+            Distiller(*small_pair, [Contrastive(memory=memory)], example=EXAMPLE, train_labels=torch.full((5,), 2))
     monkeypatch.setattr(contrast_memory, "memory_of", lambda device: 20_000)
-    with pytest.raises(ValueError, match=r"takes 0\.0 GiB, and cpu has 0\.0 GiB in all: use memory='queue'"):
+    with pytest.raises(ValueError, match=r"0\.0234 MiB, twice that while it is built, and cpu has 0\.0191 MiB in"):
         Distiller(*small_pair, [Contrastive()], example=EXAMPLE, train_labels=LABELS)
     assert Distiller(*small_pair, [Contrastive(memory="queue")], example=EXAMPLE).parts["crd"].memory is not None
+
+
+@pytest.mark.parametrize(
+    ("index", "labels", "words"),
+    [
+        ([0, 99], [0, 1], "places from 0 to 99, and train_labels are those of 24 images"),
+        ([-1, 0], [2, 0], "places from -1 to 0"),
+        ([0, 1, 2], [0, 1], "one whole number .* for each of the 2 images, not torch.int64 of shape"),
+        ([0.0, 1.0], [0, 1], "one whole number .* not torch.float32"),
+        ([0, 1], [1, 0], "both must count the training images in the same order"),
+    ],
+)
+def test_places_that_are_not_those_of_the_images_are_refused(
+    small_pair: Pair, index: list[float], labels: list[int], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        make(small_pair).train()(torch.randn(2, 3, 16, 16), torch.tensor(labels), torch.tensor(index))
 
 
 def test_what_a_step_needs_is_asked_for(small_pair: Pair) -> None:

@@ -29,5 +29,5 @@ def test_a_bank_asks_for_the_memory_of_the_device_that_it_moves_to(
     small = torch.device("meta")
     monkeypatch.setattr(contrast_memory, "memory_of", lambda device: 20_000 if device == small else 2**40)
     bank.check_memory(64, torch.device("cpu"))
-    with pytest.raises(ValueError, match=r"meta has 0\.0 GiB in all: use memory='queue'"):
+    with pytest.raises(ValueError, match=r"meta has 0\.0191 MiB in all: use memory='queue'"):
         bank.check_memory(64, small)

@@ -106,9 +106,10 @@ def plan_cells(
     used, asked_for = set[str](), set[str]()
     for cell in cells:
         recipe = RECIPES[cell.recipe]()
-        words = without_flags_of_others(fixed, {method.key for method in recipe.methods})
         used |= {method.key for method in recipe.methods}
-        words += _shortened(recipe, wanted.epochs)
+        # What is said aloud comes last, and holds.
+        words = _shortened(recipe, wanted.epochs)
+        words += without_flags_of_others(fixed, {method.key for method in recipe.methods})
         if cell.teacher is not None and recipe.teacher is not None and not tiny:
             asked_for.add(recipe.teacher)
             if recipe.teacher in given:
@@ -129,18 +130,25 @@ def changes(cells: Iterable[PlannedCell]) -> tuple[str, ...]:
     """What the runs differ in from their recipes, in words; empty where they follow the protocol."""
     found: dict[str, None] = {}
     for cell in cells:
-        before, now = (to_json(each) for each in (cell.recipe, cell.runs[0].experiment))
+        run = cell.runs[0].experiment
+        # What follows the number of epochs is no change of its own.
+        before, now = (to_json(each) for each in (_at_length(cell.recipe, run.training.epochs), run))
+        before["training"]["epochs"] = cell.recipe.training.epochs
         for field, (theirs, ours) in differing_fields(before, now).items():
             ignored = any(field == name or field.startswith(f"{name}.") for name in _NO_CHANGE)
             ignored = ignored or (field == "data.name" and str(ours).startswith(_OWN_IMAGES))
             if field == "teacher":
                 theirs, ours = str(theirs).partition("@")[0].partition("(")[0], _network_of(ours)
                 ignored = ours in (None, theirs)
-            # They follow the number of epochs, which is said.
-            follows = "schedule" in field or field.endswith("_epochs")
-            if not ignored and not follows:
+            if not ignored:
                 found[f"{_named(field, before)} {_shown(ours)} instead of {_shown(theirs)}"] = None
     return tuple(found)
+
+
+def own_images(cells: Iterable[PlannedCell]) -> tuple[str, ...]:
+    """Files of the user's that stand for the images of the recipes: whether they hold these, nobody has looked."""
+    names = dict.fromkeys(cell.runs[0].experiment.data.name for cell in cells)
+    return tuple(name for name in names if name.startswith(_OWN_IMAGES))
 
 
 def _network_of(teacher: str | None) -> str | None:
@@ -221,6 +229,12 @@ def _teacher(recipe: str, fixed: Sequence[str]) -> PlannedRun:
     return PlannedRun(f"teacher_{recipe}", ("train", recipe, *words), experiment)
 
 
+def _at_length(recipe: Experiment, epochs: int) -> Experiment:
+    """A recipe as it is for so many epochs."""
+    experiment, _ = parse(recipe, _shortened(recipe, None if epochs == recipe.training.epochs else epochs))
+    return experiment
+
+
 def _shortened(recipe: Experiment, epochs: int | None) -> list[str]:
     """Flags that make a run shorter or longer: what counts epochs follows in proportion."""
     if epochs is None:
@@ -229,6 +243,9 @@ def _shortened(recipe: Experiment, epochs: int | None) -> list[str]:
     words = ["--epochs", str(epochs)]
     if recipe.optimisation.warmup_epochs:
         words += ["--warmup-epochs", f"{share * recipe.optimisation.warmup_epochs:g}"]
+    if recipe.training.snapshot_epochs:
+        kept = sorted({round(share * epoch) for epoch in recipe.training.snapshot_epochs})
+        words += ["--snapshot-epochs", *map(str, kept)]
     for method in recipe.methods:
         stretched = method.stretched(share)
         before, now = (flatten(to_json(replace(recipe, methods=(each,)))) for each in (method, stretched))

@@ -10,7 +10,7 @@ from typing import Any
 import tyro
 
 from attention_transfer.cli import PROGRAM
-from attention_transfer.commands.cells import PlannedCell, Wanted, changes, plan_cells
+from attention_transfer.commands.cells import PlannedCell, Wanted, changes, own_images, plan_cells
 from attention_transfer.commands.side_by_side import (
     FailedRunsError,
     PlannedRun,
@@ -43,8 +43,9 @@ class Flags:
         processes: runs at a time; more than one share the CPU's cores unless OMP_NUM_THREADS or --threads says else.
         folder: of the run folders, their logs, table.md and table.json; runs/reproduce/TABLE if not given.
         only_table: train nothing; the table of what is finished.
-        cost: after the runs, also measure what a step of each method costs beyond the student's own.
-        rounds: of that measurement.
+        cost: after the runs, also measure what a step of each method costs beyond the student's own, in the phase in
+            which the student learns.
+        rounds: of that measurement; cells that were measured in as many are not measured again.
     """
 
     rows: tuple[str, ...] = ()
@@ -118,6 +119,10 @@ def plan(name: str, flags: Flags, fixed: Sequence[str]) -> Plan:
     """
     if name not in TABLES:
         raise ValueError(f"there is no table {name!r}; there are {', '.join(TABLES)}")
+    if flags.only_table and flags.cost:
+        raise ValueError(
+            "--only-table measures nothing: leave it out to measure --cost, which trains nothing that is finished"
+        )
     if flags.processes < 1:
         raise ValueError(f"processes must be at least 1, not {flags.processes}")
     refuse_torchrun("a table")
@@ -165,6 +170,7 @@ def report(planned: Plan, words: Sequence[str], failed: FailedRunsError | None =
         alone=table.alone,
         changes=changes(planned.cells),
         source=table.source,
+        images=own_images(planned.cells),
     )
     markdown, typed = to_markdown(made), shlex.join([PROGRAM, *words])
     print(f"\n{markdown}")
@@ -184,9 +190,9 @@ def _measure_costs(planned: Plan, rounds: int) -> None:
     found = dict(_read_costs(planned.folder))
     for cell in planned.cells:
         name = f"{cell.row} {cell.column}"
-        if name in found or cell.row == planned.table.alone:
+        if found.get(name, {}).get("rounds") == rounds or cell.row == planned.table.alone:
             continue
-        found[name] = measure_step_cost(cell.runs[0].experiment, rounds).row()
+        found[name] = measure_step_cost(cell.runs[0].experiment, rounds).row() | {"rounds": rounds}
         print(f"cost of a step, {name}: {found[name]['time_ratio']:.2f} times the student alone", flush=True)
         write_whole(planned.folder / _COSTS, (json.dumps(found, indent=2) + "\n").encode())
 

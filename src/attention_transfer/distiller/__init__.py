@@ -148,7 +148,7 @@ class Distiller(nn.Module):
         """
         if self._detached:
             raise ValueError("this distiller was detached from its networks: build a new one")
-        check_batch(self._bound, labels, index, self.task_weight > 0)
+        check_batch(self._bound, images, labels, index, self.task_weight > 0)
         return self._step(images, labels, index)
 
     def predict(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
@@ -362,9 +362,9 @@ class Distiller(nn.Module):
         parts = nn.ModuleDict()
         for bound in self._bound:
             observed = self._of_teacher(teacher, bound), self._student.observed(student, bound.of_student)
-            module = bound.parts(*observed, train_labels)
+            module = bound.parts(*observed, train_labels, image)
             if module is not None:
-                parts[bound.name] = module.to(image.device, at_least_float32(image).dtype)
+                parts[bound.name] = module
         # What they remember of noise is forgotten again, and what waits for training waits.
         with undisturbed(parts):
             parts.eval()

@@ -12,6 +12,8 @@ from attention_transfer.capture import Reading, Tap
 from attention_transfer.data.batch import Batch
 from attention_transfer.distiller.network import Role, Wanted
 from attention_transfer.methods import Method, Observed, Phase, Reads, Term
+from attention_transfer.methods.device_memory import ChecksMemory
+from attention_transfer.methods.maps import at_least_float32
 from attention_transfer.models import Description, describe, with_attention
 
 
@@ -70,17 +72,28 @@ class Bound:
             reads.student_attention,
         )
 
-    def parts(self, teacher: Observed, student: Observed, train_labels: Tensor | None) -> nn.Module | None:
+    def parts(
+        self, teacher: Observed, student: Observed, train_labels: Tensor | None, like: Tensor
+    ) -> nn.Module | None:
         """What it learns beside the student.
 
+        Args:
+            teacher: as the probe saw it.
+            student: likewise.
+            train_labels: class numbers of all training images, where they are known.
+            like: images, which give device and type.
+
         Raises:
-            ValueError: if the shapes cannot be matched, or labels of the training images are needed and missing.
+            ValueError: if the shapes cannot be matched, labels of the training images are needed and missing, or the
+                device cannot hold it.
         """
         with _said_by(self.method):
             parts = self.method.parts(teacher, student)
-            if self.reads.train_labels:
+            if self.reads.train_labels or train_labels is not None:
                 self.method.given_labels(parts, _checked_labels(train_labels, self.method.key))
-            return parts
+            if isinstance(parts, ChecksMemory):
+                parts.check_memory(len(like), like.device)
+            return None if parts is None else parts.to(like.device, at_least_float32(like).dtype)
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> dict[str, Term]:
         """Its loss terms under names of its own, with its weight."""
@@ -178,23 +191,33 @@ def described(model: nn.Module, image: Float[Tensor, "b 3 h w"], methods: Sequen
     return description
 
 
-def check_batch(bound: Sequence[Bound], labels: Tensor | None, index: Tensor | None, task: bool) -> None:
+def check_batch(
+    bound: Sequence[Bound], images: Tensor, labels: Tensor | None, index: Tensor | None, task: bool
+) -> None:
     """Refuse a batch that lacks what is read of it.
 
     Args:
         bound: all methods.
+        images: of the batch.
         labels: of the batch.
         index: places of its images.
         task: whether the labels are learned too.
 
     Raises:
-        ValueError: if labels or places are missing, or labels are mixed where class numbers are wanted.
+        ValueError: if labels or places are missing, places are no numbers of the images, or labels are mixed where
+            class numbers are wanted.
     """
     reads = [each.reads for each in bound]
     if labels is None and (task or any(each.labels or each.class_numbers or each.input_gradient for each in reads)):
         raise ValueError("labels are needed: task_weight is not 0, or a method reads them")
-    if index is None and any(each.index for each in reads):
-        raise ValueError("index is needed by a method: give the images' places in their data set as third argument")
+    if any(each.index for each in reads):
+        if index is None:
+            raise ValueError("index is needed by a method: give the images' places in their data set as third argument")
+        if index.dtype != torch.int64 or index.shape != images.shape[:1]:
+            raise ValueError(
+                f"index must have one whole number (int64) for each of the {len(images)} images, not {index.dtype} of "
+                f"shape {tuple(index.shape)}"
+            )
     if labels is not None and labels.ndim != 1 and any(each.class_numbers for each in reads):
         raise ValueError(
             "a method wants class numbers as labels, not probabilities: do not mix images or smooth labels"
@@ -207,7 +230,14 @@ def _checked_labels(labels: Tensor | None, key: str) -> Tensor:
             f"{key} needs the labels of all training images: give Distiller(..., train_labels=...), class numbers in "
             "the order that index counts"
         )
-    if labels.ndim != 1 or labels.is_floating_point() or not len(labels) or int(labels.min()) < 0:
+    labels = torch.as_tensor(labels)
+    if (
+        labels.ndim != 1
+        or labels.is_floating_point()
+        or labels.dtype == torch.bool
+        or not len(labels)
+        or int(labels.min()) < 0
+    ):
         raise ValueError(
             f"train_labels must be a list of class numbers, one for each training image, not {labels.dtype} of shape "
             f"{tuple(labels.shape)}"

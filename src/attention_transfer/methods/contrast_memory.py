@@ -18,8 +18,9 @@ Role = Literal["student", "teacher"]
 ROLES: tuple[Role, Role] = ("student", "teacher")
 _EMPTY = -1  # no class
 _BYTES = 4  # of a float32
-# A bank that fills the machine leaves nothing for networks and images.
-_LARGEST_SHARE = 0.8
+_PIECE = 2**16  # entries that are drawn at once
+# While a distiller is built there are two copies of a bank, and something must be left for networks and images.
+_LARGEST_SHARE = 0.4
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Bank(nn.Module):
         check_classes(labels)
         check_memory(len(labels), dimensions, labels.device)
         self.momentum = momentum
+        self._compared = False
         self.labels: Tensor
         # Known again from the data whenever training goes on.
         self.register_buffer("labels", labels.clone(), persistent=False)
@@ -85,9 +87,15 @@ class Bank(nn.Module):
         return len(self.labels)
 
     def others(self, batch: Batch, embeddings: Mapping[Role, Float[Tensor, "b d"]]) -> Others:
-        """What a batch is compared with: the entries of its images, and those of images that are drawn."""
+        """What a batch is compared with: the entries of its images, and those of images that are drawn.
+
+        Raises:
+            ValueError: if the first batch in training has other labels than the training images in its places.
+        """
         del embeddings
         assert batch.index is not None
+        if self.training and not self._compared and not torch.compiler.is_compiling():
+            self._compare(batch)
         drawn = agreed(torch.randperm(self.num_images, device=batch.index.device)[: self.num_drawn])
         entries: dict[Role, Tensor] = {role: self.get_buffer(role) for role in ROLES}
         return Others(
@@ -105,6 +113,22 @@ class Bank(nn.Module):
             entries = self.get_buffer(role)
             new = gathered(embeddings[role].detach()).to(entries.dtype)
             entries.index_copy_(0, places, unit(self.momentum * entries[places] + (1 - self.momentum) * new))
+
+    def _compare(self, batch: Batch) -> None:
+        """Once, because asking a device what it holds makes it wait."""
+        assert batch.index is not None
+        lowest, highest = int(batch.index.min()), int(batch.index.max())
+        if lowest < 0 or highest >= self.num_images:
+            raise ValueError(
+                f"index has places from {lowest} to {highest}, and train_labels are those of {self.num_images} images: "
+                "give each image's place among these, from 0"
+            )
+        if batch.label is not None and not torch.equal(self.labels[batch.index], batch.label):
+            raise ValueError(
+                "the labels of this batch are not those that train_labels has in the places that index gives: both "
+                "must count the training images in the same order"
+            )
+        self._compared = True
 
 
 class Queue(nn.Module):
@@ -182,21 +206,29 @@ def check_memory(count: int, dimensions: int, device: torch.device) -> None:
         device: where it is to live.
 
     Raises:
-        ValueError: if it takes more than most of its memory; says how much.
+        ValueError: if two of it take more than most of the memory; says how much.
     """
     wanted, there = len(ROLES) * count * dimensions * _BYTES, memory_of(device)
     if there is not None and wanted > _LARGEST_SHARE * there:
         raise ValueError(
             f"a bank of two embeddings of {dimensions} numbers for each of {count:,} training images takes "
-            f"{wanted / 2**30:,.1f} GiB, and {device} has {there / 2**30:,.1f} GiB in all: use memory='queue', "
-            "which keeps the latest embeddings only, or fewer dimensions"
+            f"{_size(wanted)}, twice that while it is built, and {device} has {_size(there)} in all: use "
+            "memory='queue', which keeps the latest embeddings only, or fewer dimensions"
         )
 
 
 def _start(count: int, dimensions: int, stream: int, device: torch.device) -> Float[Tensor, "n d"]:
     """Numbers of which an entry has a norm of about 1, each a function of its place alone."""
-    places = torch.arange(count, device=device)
+    entries = torch.empty(count, dimensions, device=device)
     columns = torch.arange(dimensions, device=device)
     # In pieces: hashing takes eight bytes and several copies for each number.
-    pieces = [uniform(0, stream, some[:, None], columns) for some in places.split(2**16)]
-    return (2 * torch.cat(pieces) - 1) * (3 / dimensions) ** 0.5
+    for first in range(0, count, _PIECE):
+        piece = entries[first : first + _PIECE]
+        places = torch.arange(first, first + len(piece), device=device)
+        piece.copy_((2 * uniform(0, stream, places[:, None], columns) - 1) * (3 / dimensions) ** 0.5)
+    return entries
+
+
+def _size(count: int) -> str:
+    """Bytes for people."""
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.3g} MiB"

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from attention_transfer.data.batch import Batch
-from attention_transfer.methods.contrast_memory import Bank, Others, Queue, Role
+from attention_transfer.methods.contrast_memory import Bank, Others, Queue, Role, check_classes
 from attention_transfer.methods.embedding import embedding, embedding_tap
 from attention_transfer.methods.gathering import gathered
 from attention_transfer.methods.maps import unit
@@ -193,7 +193,10 @@ class Contrastive(Method):
         return parts
 
     def given_labels(self, parts: nn.Module | None, labels: Int64[Tensor, " n"]) -> None:
-        cast(Contrast, parts).memory = Bank(labels, self.dimensions, self.num_negatives, self.momentum)
+        if self.memory == "bank":
+            cast(Contrast, parts).memory = Bank(labels, self.dimensions, self.num_negatives, self.momentum)
+        else:
+            check_classes(labels)
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
         ours, theirs = _vectors(student, "student"), _vectors(teacher, "teacher")

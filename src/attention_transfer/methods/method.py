@@ -308,7 +308,8 @@ class Method(ABC):
         return None
 
     def given_labels(self, parts: nn.Module | None, labels: Int64[Tensor, " n"]) -> None:
-        """Complete the parts with what depends on the training set; once, where `Reads.train_labels` asks for it.
+        """Complete the parts with what depends on the training set; once, where anybody knows its labels. They are
+        known for certain only where `Reads.train_labels` asks for them.
 
         Args:
             parts: what `parts` returned.

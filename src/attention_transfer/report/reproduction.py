@@ -92,6 +92,7 @@ def reproduction(
     alone: str | None,
     changes: Sequence[str] = (),
     source: str = "",
+    images: Sequence[str] = (),
 ) -> Reproduction:
     """Put finished runs beside what was published.
 
@@ -102,6 +103,7 @@ def reproduction(
         alone: row of the student alone, if there is one.
         changes: what differs from the protocol; if anything does, nothing is subtracted from published numbers.
         source: of the published numbers.
+        images: files of the user's that were taken for the images of the table.
 
     Raises:
         ValueError: if no run is finished.
@@ -126,6 +128,7 @@ def reproduction(
                 _line(entry, read[entry.row, column], read.get((alone or "", column), []), theirs, base, not changes)
             )
     notes = _notes(entries, everyone, lines, source, alone)
+    notes += [f"Images are those of {name}, whatever it holds." for name in images]
     return Reproduction(title, tuple(changes), tuple(lines), tuple(notes))
 
 
@@ -260,7 +263,7 @@ def _notes(
         notes.append(
             "Costs are of a step with its teacher against one of the student alone, taken in turns: the ratio of their "
             "times (median), what is learned beside the student, and the most bytes at once beyond the student's step, "
-            "the teacher's weights included."
+            "the teacher's weights included. Of methods with phases it is the last one."
         )
     hardware = dict.fromkeys(each for run in runs for each in run.hardware)
     if hardware:
