@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -22,6 +22,9 @@ from attention_transfer.commands.side_by_side import (
 )
 from attention_transfer.recipes.tables import TABLES, Table
 from attention_transfer.runs import RunFolder, is_run, write_whole
+
+if TYPE_CHECKING:
+    from attention_transfer.report.reproduction import Reproduction
 
 _COSTS = "cost.json"
 
@@ -147,7 +150,32 @@ def report(planned: Plan, words: Sequence[str], failed: FailedRunsError | None =
     Raises:
         ValueError: if no run is finished and none failed.
     """
-    from attention_transfer.report.reproduction import Entry, reproduction, to_json, to_markdown
+    from attention_transfer.report.reproduction import to_json, to_markdown
+
+    try:
+        made = table_of(planned)
+    except ValueError as error:
+        raise failed or error from error
+    folder, typed = planned.folder, shlex.join([PROGRAM, *words])
+    markdown = to_markdown(made)
+    print(f"\n{markdown}")
+    write_whole(folder / "table.md", f"`{typed}`\n\n{markdown}".encode())
+    write_whole(folder / "table.json", to_json(made, typed).encode())
+    print(f"table: {folder / 'table.md'}")
+    if failed is not None:
+        raise failed
+
+
+def table_of(planned: Plan) -> "Reproduction":
+    """The finished runs of a table beside what was published.
+
+    Args:
+        planned: what ran, or shall run.
+
+    Raises:
+        ValueError: if no run is finished.
+    """
+    from attention_transfer.report.reproduction import Entry, reproduction
 
     table, folder = planned.table, planned.folder
     costs = _read_costs(folder)
@@ -162,8 +190,8 @@ def report(planned: Plan, words: Sequence[str], failed: FailedRunsError | None =
         for cell in planned.cells
     ]
     if not any(run.finished for entry in entries for run in entry.runs):
-        raise failed or ValueError(f"no run of this table is finished in {folder}: run it without --only-table first")
-    made = reproduction(
+        raise ValueError(f"no run of this table is finished in {folder}: run it without --only-table first")
+    return reproduction(
         table.title,
         entries,
         {place: asdict(number) for place, number in table.numbers.items()},
@@ -172,13 +200,6 @@ def report(planned: Plan, words: Sequence[str], failed: FailedRunsError | None =
         source=table.source,
         images=own_images(planned.cells),
     )
-    markdown, typed = to_markdown(made), shlex.join([PROGRAM, *words])
-    print(f"\n{markdown}")
-    write_whole(folder / "table.md", f"`{typed}`\n\n{markdown}".encode())
-    write_whole(folder / "table.json", to_json(made, typed).encode())
-    print(f"table: {folder / 'table.md'}")
-    if failed is not None:
-        raise failed
 
 
 def _measure_costs(planned: Plan, rounds: int) -> None:
