@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from attention_transfer.commands import reproduce
 from attention_transfer.report.compare import compare
+from attention_transfer.report.reproduction import to_markdown as reproduced_markdown
 from attention_transfer.report.table import to_markdown
 from attention_transfer.runs import find_runs
 
@@ -29,6 +31,13 @@ PAGES = {
     "open-questions.md": "digits-short/weights/*",
     "tiny-imagenet.md": "tiny-imagenet",
     "vit-cifar100.md": "vit-cifar100/scratch-seed* vit-cifar100/*-seed*",
+}
+
+
+# Pages of whole tables: table, folder of its runs, flags.
+BF16 = ["--precision", "bfloat16", "--threads", "1"]
+REPRODUCED = {
+    "methods-on-digits.md": ("digits", "digits", BF16),
 }
 
 
@@ -56,6 +65,17 @@ def test_every_row_of_a_page_is_what_its_runs_come_to(page: str):
     assert {name: computed.get(name) for name in written} == written
 
 
+@pytest.mark.parametrize("page", REPRODUCED)
+def test_every_row_of_a_reproduced_table_is_what_its_runs_come_to(page: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(RESULTS.parents[1])
+    table, runs, words = REPRODUCED[page]
+    written = first_table((RESULTS / page).read_text(encoding="utf-8"))
+    rows = tuple(name for name in written if name not in ("", "teacher"))
+    flags = reproduce.Flags(folder=Path("docs", "results", "runs", runs), rows=rows, only_table=True)
+    assert len(rows) >= 2
+    assert first_table(reproduced_markdown(reproduce.table_of(reproduce.plan(table, flags, words)))) == written
+
+
 def test_a_row_that_is_off_by_the_last_digit_or_split_would_be_seen():
     text = to_markdown(compare(find_runs(sorted((RESULTS / "runs" / "cifar100-methods").glob("cifar100-resnet20_*")))))
     rows = first_table(text)
@@ -66,4 +86,5 @@ def test_a_row_that_is_off_by_the_last_digit_or_split_would_be_seen():
 
 def test_every_page_of_runs_is_looked_at():
     folders = {path.name for path in (RESULTS / "runs").iterdir() if path.is_dir()}
-    assert folders == {runs.partition("/")[0] for runs in PAGES.values()}
+    pages = {runs.partition("/")[0] for runs in PAGES.values()} | {runs for _, runs, _ in REPRODUCED.values()}
+    assert folders == pages
