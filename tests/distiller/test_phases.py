@@ -43,7 +43,7 @@ class Scale(Method):
         assert student.fingerprint is None
         channels = teacher.features[0].shape[1]
         parts = nn.ModuleDict({"own": nn.Linear(channels, 1), "joint": nn.Linear(channels, channels)})
-        parts.register_buffer("teacher", torch.tensor(list(teacher.fingerprint), dtype=torch.uint8))
+        parts.register_buffer("teacher", torch.tensor(list(teacher.fingerprint.weights), dtype=torch.uint8))
         return parts
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:

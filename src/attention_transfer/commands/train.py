@@ -1,7 +1,7 @@
 """`train RECIPE [flags]`: flags come from the fields of the experiment, its methods' included."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -99,12 +99,15 @@ def parse(recipe: Experiment, arguments: Sequence[str]) -> tuple[Experiment, Pat
 
 def _read(recipe: Experiment, arguments: Sequence[str]) -> tuple[Experiment, Common]:
     chosen = {method.key: method for method in recipe.methods}
-    available = _available(recipe)
+    # A parser of all flags takes a second to build: those of methods that nobody names are for help alone.
+    named = " ".join(arguments)
+    asked = {"-h", "--help"} & set(arguments)
+    available = {k: m for k, m in _available(recipe).items() if asked or k in chosen or k in named}
     flags = cast(Any, tyro).cli(
-        flags_of(recipe),
+        flags_of(recipe, available),
         prog=f"{PROGRAM} train {recipe.recipe}",
         args=list(arguments),
-        config=(tyro.conf.AvoidSubcommands,),
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.HelptextFromCommentsOff),
     )
     common: Common = flags.common
     unknown = [key for key in common.methods if key not in METHODS]
@@ -141,9 +144,13 @@ def _read(recipe: Experiment, arguments: Sequence[str]) -> tuple[Experiment, Com
     return experiment, common
 
 
-def flags_of(recipe: Experiment) -> type[Any]:
-    """A dataclass of all flags, with the recipe's values: the experiment's without a prefix, each method's behind its
-    key."""
+def flags_of(recipe: Experiment, methods: Mapping[str, Method] | None = None) -> type[Any]:
+    """A dataclass of flags, with the recipe's values: the experiment's without a prefix, each method's behind its key.
+
+    Args:
+        recipe: gives the values.
+        methods: those that have flags, by their keys; all if not given.
+    """
     shared = {
         f.name: getattr(recipe, f.name)
         for f in fields(Common)
@@ -158,7 +165,7 @@ def flags_of(recipe: Experiment) -> type[Any]:
     ]
     # An empty name leaves the prefix away.
     columns = [(name, Annotated[kind, tyro.conf.arg(name="")], field(default=value)) for name, kind, value in groups]
-    for key, method in _available(recipe).items():
+    for key, method in (_available(recipe) if methods is None else methods).items():
         columns.append((_column(key), Annotated[type(method), tyro.conf.arg(name=key)], field(default=method)))
     made = make_dataclass("Flags", columns, frozen=True)
     what = first_line(RECIPES[recipe.recipe]) if recipe.recipe in RECIPES else ""
