@@ -37,6 +37,7 @@ PAGES = {
 # Pages of whole tables: table, folder of its runs, flags.
 BF16 = ["--precision", "bfloat16", "--threads", "1"]
 REPRODUCED = {
+    "batch-graphs.md": ("mhgd-digits", "digits", BF16),
     "methods-on-digits.md": ("digits", "digits", BF16),
 }
 
