@@ -268,6 +268,12 @@ def test_what_cannot_be_contrasted_is_refused_when_it_is_built(
     assert Distiller(*small_pair, [Contrastive(memory="queue")], example=EXAMPLE).parts["crd"].memory is not None
 
 
+def test_smoothed_labels_are_no_contradiction(small_pair: Pair) -> None:
+    shares = torch.full((2, 6), 0.02).scatter(1, torch.tensor([[0], [1]]), 0.9)
+    out = make(small_pair).train()(torch.randn(2, 3, 16, 16), shares, torch.tensor([0, 1]))
+    assert out.terms["crd"].value.isfinite()
+
+
 @pytest.mark.parametrize(
     ("index", "labels", "words"),
     [

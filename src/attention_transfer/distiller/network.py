@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -182,10 +183,13 @@ class Network:
     def _fingerprint(self, taps: tuple[Tap, ...]) -> Fingerprint:
         # Made by the probe first of all, so of the weights as they came, whatever device or type they go to.
         if taps not in self._fingerprints:
-            weights = next((known.weights for known in self._fingerprints.values()), None) or fingerprint(self.model)
             expects = self._transform.teacher if isinstance(self._transform, Renormalise) else None
-            self._fingerprints[taps] = Fingerprint(weights, fingerprint_of_reading(taps, expects))
+            self._fingerprints[taps] = Fingerprint(self._weights, fingerprint_of_reading(taps, expects))
         return self._fingerprints[taps]
+
+    @cached_property
+    def _weights(self) -> bytes:
+        return fingerprint(self.model)
 
     @property
     def _to_its_end(self) -> bool:
