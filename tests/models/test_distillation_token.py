@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import safetensors.torch
@@ -82,12 +83,31 @@ def test_weights_without_the_token_give_it_what_the_class_token_knows(tmp_path: 
     torch.testing.assert_close(first, second)
 
 
+@pytest.mark.parametrize("name", ["deit3_small_patch16_224", "vit_tiny_patch16_224(no_embed_class=True)"])
+def test_tokens_without_a_place_start_at_place_zero(name: str, tmp_path: Path) -> None:
+    sizes = "(" + SIZES if "(" not in name else name[name.find("(") : -1] + ", " + SIZES
+    name = f"timm:{name.partition('(')[0]}{sizes}"
+    plain = build(f"{name})", 3)
+    for parameter in plain.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    safetensors.torch.save_file(plain.state_dict(), tmp_path / "w.safetensors")
+    opened = open_model(f"{name}, distillation_token=True)@{tmp_path / 'w.safetensors'}")
+    given, module = opened.module.state_dict()["pos_embed"], cast(Any, opened.module)
+    assert torch.equal(given[:, 2:], plain.state_dict()["pos_embed"])
+    assert not given[:, :2].any()
+    # Without the other token in sight, each sees what the class token of the plain network sees.
+    with torch.no_grad():
+        tokens = module.eval().patch_embed(IMAGES)
+        torch.testing.assert_close(module._pos_embed(tokens)[:, 1:], cast(Any, plain.eval())._pos_embed(tokens))
+
+
 def test_weights_without_a_head_may_have_a_token_too(tmp_path: Path) -> None:
     weights = {key: value for key, value in build(PLAIN, 3).state_dict().items() if not key.startswith("head")}
     safetensors.torch.save_file(weights, tmp_path / "w.safetensors")
     opened = open_model(f"{WITH_TOKEN}@{tmp_path / 'w.safetensors'}", 5, new_head=True)
     assert opened.module.get_submodule("head_dist").out_features == 5  # pyright: ignore[reportAttributeAccessIssue]
-    assert with_token(with_token(weights)).keys() == with_token(weights).keys()
+    plainly = parse_name(PLAIN)
+    assert with_token(with_token(weights, of=plainly), of=plainly).keys() == with_token(weights, of=plainly).keys()
 
 
 def test_published_weights_are_given_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +152,6 @@ def test_tiny_forms_keep_the_token() -> None:
         ("timm:vit_base_patch16_siglip_224(distillation_token=True)", "does not classify by a class token"),
         ("timm:vit_tiny_patch16_224(global_pool='avg', distillation_token=True)", "does not classify by a class token"),
         ("timm:vit_small_patch14_reg4_dinov2(distillation_token=True)", "has register tokens"),
-        ("timm:deit3_small_patch16_224(distillation_token=True)", "gives its class token no position"),
         ("timm:vit_base_patch16_clip_224(distillation_token=True)", "its norm_pre would be another"),
         ("timm:vit_small_patch16_18x2_224(distillation_token=True)", "its .* would be another"),
         ("timm:deit_tiny_distilled_patch16_224(distillation_token=True)", "has a distillation token already"),

@@ -63,3 +63,23 @@ def test_the_comparison_is_under_one_protocol_and_has_its_published_numbers() ->
     experiments = [RECIPES[cell.recipe]() for cell in table.cells]
     assert len({(each.data, each.optimisation, each.training, each.student) for each in experiments}) == 1
     assert {cell.row for cell in table.cells} == {row for row, _ in table.numbers} - {"teacher"}
+
+
+@pytest.mark.parametrize(
+    ("table", "setting", "rows"),
+    [("mhgd-heads", "heads", ("ce", "1", "8", "16")), ("mhgd-layers", "stages", ("ce", "2", "3", "4"))],
+)
+def test_one_setting_varies_and_nothing_else(table: str, setting: str, rows: tuple[str, ...]) -> None:
+    assert TABLES[table].rows == rows
+    alone, *varied = (RECIPES[cell.recipe]() for cell in TABLES[table].cells)
+    assert len({(each.data, each.optimisation, each.training, each.student) for each in (alone, *varied)}) == 1
+    assert len({replace(each, recipe="", methods=()) for each in varied}) == 1
+    assert len({method_of(each) for each in varied}) == 3
+    usual = getattr(MultiHeadGraph(), setting)
+    assert {replace(method_of(each), **{setting: usual}) for each in varied} == {MultiHeadGraph()}
+
+
+def test_published_numbers_of_heads_stand_in_their_rows() -> None:
+    table = TABLES["mhgd-heads"]
+    assert {cell.row for cell in table.cells} == {row for row, _ in table.numbers}
+    assert {column for _, column in table.numbers} == set(table.columns)

@@ -138,7 +138,7 @@ def _build_timm(name: Name, num_classes: int | None, image_size: int | None, pre
         without = {key: value for key, value in name.arguments.items() if key != ARGUMENT}
         published = _build_timm(Name(name.library, name.inner, without), num_classes, image_size, pretrained)
         model = _build_timm(plain, cast(Any, published).num_classes, image_size, pretrained=False)
-        model.load_state_dict(with_token(published.state_dict()))
+        model.load_state_dict(with_token(published.state_dict(), of=name))
         return model
     name = plain
     options: dict[str, Any] = dict(name.arguments) | ({} if num_classes is None else {"num_classes": num_classes})

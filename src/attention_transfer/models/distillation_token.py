@@ -18,7 +18,8 @@ def plain_name(name: Name) -> Name:
     """The name of a network of timm as timm itself understands it.
 
     `vit_tiny_patch16_224(distillation_token=True)` means a ViT-Ti with a second token and a second head, which timm
-    builds under the name of its distilled DeiT. What has no such argument stays as it is.
+    builds under the name of its distilled DeiT. There both tokens have places that are learned, also if the network
+    gave its class token none. What has no such argument stays as it is.
 
     Args:
         name: of the library timm.
@@ -36,7 +37,7 @@ def plain_name(name: Name) -> Name:
         return Name(name.library, name.inner, said)
     network = _outline(name.inner, said)
     _refuse_unfit(network, name.inner)
-    arguments = _architecture(network) | said
+    arguments = _architecture(network) | {key: value for key, value in said.items() if key != "no_embed_class"}
     _refuse_other_network(network, _outline(_DISTILLED, arguments), name.inner)
     return Name(name.library, _DISTILLED, arguments)
 
@@ -59,14 +60,16 @@ def written_plainly(name: str) -> str:
     return f"timm:{plain.inner}" + (f"({written(plain.arguments).removeprefix(', ')})" if plain.arguments else "")
 
 
-def with_token(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def with_token(weights: Mapping[str, Tensor], *, of: Name) -> dict[str, Tensor]:
     """Weights of a vision transformer with a distillation token that starts as a copy of the class token.
 
     Its place and its head are copies too, where there are any, so that both tokens begin with what the network has
-    learned. Weights that have such a token, or no class token, stay as they are.
+    learned. Where only patches have places (DeiT III), those of both tokens start at zero, which is the same network.
+    Weights that have such a token, or no class token, stay as they are.
 
     Args:
         weights: of timm's vision transformer.
+        of: the name of the network that asks for the token; it says whether its class token has a place.
     """
     added = dict(weights)
     if "dist_token" in weights or "cls_token" not in weights:
@@ -74,11 +77,17 @@ def with_token(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     added["dist_token"] = weights["cls_token"].clone()
     if "pos_embed" in weights:
         places = weights["pos_embed"]
-        added["pos_embed"] = torch.cat([places[:, :1], places], 1)
+        first = torch.zeros_like(places[:, :2]) if _only_patches_have_places(of) else places[:, :1]
+        added["pos_embed"] = torch.cat([first, places], 1)
     for kind in ("weight", "bias"):
         if f"head.{kind}" in weights:
             added[f"head_dist.{kind}"] = weights[f"head.{kind}"].clone()
     return added
+
+
+def _only_patches_have_places(name: Name) -> bool:
+    said = {key: value for key, value in name.arguments.items() if key != ARGUMENT}
+    return bool(cast(Any, _outline(name.inner, said)).no_embed_class)
 
 
 def _outline(inner: str, arguments: Mapping[str, Any]) -> nn.Module:
@@ -110,10 +119,8 @@ def _refuse_unfit(network: nn.Module, inner: str) -> None:
         )
     if known.num_prefix_tokens != 1:
         raise ValueError(f"timm:{inner} has register tokens, which timm's distilled networks cannot have: {_OTHERWISE}")
-    if known.no_embed_class or known.pos_embed is None:
-        raise ValueError(
-            f"timm:{inner} gives its class token no position, and timm's distilled networks give it one: {_OTHERWISE}"
-        )
+    if known.pos_embed is None:
+        raise ValueError(f"timm:{inner} learns no places, and timm's distilled networks do: {_OTHERWISE}")
 
 
 def _architecture(network: nn.Module) -> dict[str, Any]:

@@ -234,7 +234,7 @@ def _open_named(
     plain = written_plainly(name)
     if plain != name:
         # The token was asked for; weights of a network without one are what it then starts from.
-        name, weights = plain, with_token(weights)
+        name, weights = plain, with_token(weights, of=parse_name(name))
 
     def make(classes: int) -> nn.Module:
         return build(name, classes, image_size=image_size)

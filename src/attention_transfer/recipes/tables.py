@@ -16,7 +16,14 @@ from attention_transfer.recipes.class_attention_distillation import (
     Pair,
 )
 from attention_transfer.recipes.digits import STUDENTS
-from attention_transfer.recipes.multi_head_graph import COMPARED, COMPARISON, CONTROLS
+from attention_transfer.recipes.multi_head_graph import (
+    COMPARED,
+    COMPARISON,
+    CONTROLS,
+    NUMBERS_OF_HEADS,
+    NUMBERS_OF_LAYERS,
+    VGG,
+)
 
 
 @dataclass(frozen=True)
@@ -148,6 +155,16 @@ def _comparison(pair: tuple[str, str]) -> tuple[Cell, ...]:
     )
 
 
+def _varied(setting: str, values: Iterable[int]) -> tuple[Cell, ...]:
+    """MHGD with one setting varied, beside the student alone."""
+    teacher, student = VGG
+    column = f"{teacher}-{student}"
+    return (
+        Cell(ALONE, column, f"mhgd-cifar100-{student}"),
+        *(Cell(str(value), column, f"mhgd-{setting}-{value}", f"mhgd-cifar100-{teacher}") for value in values),
+    )
+
+
 def _controls(column: str, teacher: str, named: Mapping[str, str], recipe: str) -> tuple[Cell, ...]:
     """The student alone, under KD, under MHGD, and under MHGD with graphs that know nothing of the images.
 
@@ -216,6 +233,19 @@ TABLES: dict[str, Table] = {
         published.MHGD_COMPARISON,
         (0, 1, 2, 3, 4),
         ALONE,
+    ),
+    "mhgd-heads": Table(
+        "MHGD: number of attention heads, CIFAR-100",
+        published.MHGD_VGG,
+        _varied("heads", NUMBERS_OF_HEADS),
+        published.MHGD_HEADS,
+        alone=ALONE,
+    ),
+    "mhgd-layers": Table(
+        "MHGD: number of stages between which graphs lie, CIFAR-100",
+        "",
+        _varied("layers", NUMBERS_OF_LAYERS),
+        alone=ALONE,
     ),
     "cat-table1": _alone(
         "table1",
