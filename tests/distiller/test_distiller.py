@@ -14,7 +14,21 @@ from torch.nn import functional
 from attention_transfer import AttentionTransfer, Distiller, Input, Schedule, SoftTargets
 from attention_transfer.capture import CaptureError, Replacement, Tap
 from attention_transfer.data.batch import Batch
-from attention_transfer.methods import GradientLimit, Method, Observed, Phase, Reads, Term
+from attention_transfer.methods import (
+    Correlation,
+    DecoupledSoftTargets,
+    FitNet,
+    GradientLimit,
+    Method,
+    Observed,
+    Overhaul,
+    Phase,
+    Reads,
+    Relational,
+    Review,
+    SimilarityPreserving,
+    Term,
+)
 from attention_transfer.models import Description
 
 Pair = tuple[nn.Module, nn.Module]
@@ -199,7 +213,10 @@ def test_autocast_changes_the_networks_but_not_the_losses(small_pair: Pair) -> N
         torch.testing.assert_close(term.value, exact.terms[name].value, rtol=0.1, atol=2e-3)
 
 
-@pytest.mark.parametrize("methods", [(), (AttentionTransfer(),), (AttentionTransfer(), SoftTargets())])
+BASELINES = (DecoupledSoftTargets(), FitNet(), Relational(), SimilarityPreserving(), Correlation(), Overhaul(), Review())
+
+
+@pytest.mark.parametrize("methods", [(), (AttentionTransfer(),), (AttentionTransfer(), SoftTargets()), BASELINES])
 def test_compiled_whole_it_gives_the_same(small_pair: Pair, methods: tuple[Method, ...]) -> None:
     student, teacher = small_pair
     distiller = Distiller(student, teacher, methods, example=EXAMPLE)
