@@ -14,10 +14,10 @@ SMALL_VIT = "timm:vit_tiny_patch16_224(img_size=16, patch_size=4, embed_dim=24, 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(FOLDER)
-    for name in ("beside_networks", "step", "links_step"):
+    for name in ("beside_networks", "step", "links_step", "folding"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     yield importlib.import_module
-    for name in ("beside_networks", "step", "links_step"):
+    for name in ("beside_networks", "step", "links_step", "folding"):
         sys.modules.pop(name, None)
 
 
@@ -51,3 +51,11 @@ def test_ratios_are_of_the_distiller_to_both_networks_together(script: Any, caps
     of_medians, median = (float(line.split()[1]) for line in capsys.readouterr().out.splitlines()[-2:])
     assert of_medians == pytest.approx(4 / 3, abs=1e-3)
     assert median == pytest.approx(1.5)
+
+
+def test_a_forward_pass_is_compared_with_and_without_norms(script: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    folding = script("folding")
+    folding.main(folding.Flags("resnet8", batch_size=2, image_size=16, precision="bfloat16", rounds=2))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "resnet8, batch 2, bfloat16: 9 of 9 norms folded"
+    assert [line.split()[0] for line in lines[1:]] == ["plain", "folded", "ratio"]

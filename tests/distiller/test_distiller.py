@@ -213,7 +213,15 @@ def test_autocast_changes_the_networks_but_not_the_losses(small_pair: Pair) -> N
         torch.testing.assert_close(term.value, exact.terms[name].value, rtol=0.1, atol=2e-3)
 
 
-BASELINES = (DecoupledSoftTargets(), FitNet(), Relational(), SimilarityPreserving(), Correlation(), Overhaul(), Review())
+BASELINES = (
+    DecoupledSoftTargets(),
+    FitNet(),
+    Relational(),
+    SimilarityPreserving(),
+    Correlation(),
+    Overhaul(),
+    Review(),
+)
 
 
 @pytest.mark.parametrize("methods", [(), (AttentionTransfer(),), (AttentionTransfer(), SoftTargets()), BASELINES])

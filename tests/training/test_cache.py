@@ -45,17 +45,16 @@ def experiment(*methods: str | Method, network: str = "resnet8", **changed: Any)
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many images the teacher is asked for in each training step that runs it."""
-    from attention_transfer.distiller.network import Network
+    from attention_transfer.distiller.teacher import Teacher
 
     seen: list[int] = []
-    read = Network.read
+    run = Teacher._run
 
-    def watched(self: Network, image: Tensor, label: Tensor | None, *others: Any):
-        if self.role == "teacher":
-            seen.append(len(image))
-        return read(self, image, label, *others)
+    def watched(self: Teacher, images: Tensor, labels: Tensor | None):
+        seen.append(len(images))
+        return run(self, images, labels)
 
-    monkeypatch.setattr(Network, "read", watched)
+    monkeypatch.setattr(Teacher, "_run", watched)
     return seen
 
 

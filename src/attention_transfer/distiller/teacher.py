@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attention_transfer.distiller.folding import Folding
 from attention_transfer.distiller.memory import TeacherMemory
 from attention_transfer.distiller.network import Network, Seen, Wanted
 from attention_transfer.methods import Observed
@@ -44,6 +45,7 @@ class Teacher:
         self._network = Network(model, "teacher", wanted, head, transform) if wanted.anything else None
         self._wanted_modes = frozenset(modes)
         self._memory: TeacherMemory | None = None
+        self._folding = Folding()
         self._same_noise = self._follows_training = False
         self._required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         self._modes = [(module, module.training) for module in model.modules()]
@@ -106,18 +108,24 @@ class Teacher:
         if self._network is None:
             return None
         if self._memory is not None and place is not None and self._follows_training:
-            return self._memory.read(*place, partial(self._network.read, images, labels))
+            return self._memory.read(*place, partial(self._run, images, labels))
         if not self._same_noise:
-            return self._network.read(images, labels)
+            return self._run(images, labels)
         accelerators = [] if images.device.type == "cpu" else [images.device.index or 0]
         kind: Any = "cuda" if not accelerators else images.device.type
         # Given back afterwards: the student draws the same numbers.
         with torch.random.fork_rng(accelerators, device_type=kind):
-            return self._network.read(images, labels)
+            return self._run(images, labels)
 
     def probe(self, images: Tensor, labels: Tensor) -> Seen | None:
         """The same on noise, with proof of everything that is read."""
-        return None if self._network is None else self._network.probe(images, labels)
+        if self._network is None:
+            return None
+        network, seen = self._network, self._network.probe(images, labels)
+        plain = not (network.wanted.attention or network.wanted.differentiated or self._wanted_modes - {"eval"})
+        if plain and images.device.type == "cpu":
+            self._folding = Folding.proved(self.model, lambda: _tensors(network.read(images, labels)))
+        return seen
 
     def observed(self, seen: Seen | None, wanted: Wanted) -> Observed:
         """What one method sees of it."""
@@ -127,6 +135,7 @@ class Teacher:
         """Leave the network without a hook, in the modes and as trainable as it came."""
         if self._network is not None:
             self._network.close()
+        self._folding = Folding()
         for parameter, requires_grad in self._required:
             parameter.requires_grad_(requires_grad)
         for module, mode in self._modes:
@@ -134,6 +143,19 @@ class Teacher:
         for norm, tracks in self._tracking:
             norm.track_running_stats = tracks
         self._required, self._modes, self._tracking = [], [], []
+
+    def _run(self, images: Tensor, labels: Tensor | None) -> Seen:
+        assert self._network is not None
+        # Compilers fold by themselves; elsewhere than on a CPU, to fold in each step may cost more than it saves.
+        if torch.compiler.is_compiling() or images.device.type != "cpu":
+            return self._network.read(images, labels)
+        with self._folding():
+            return self._network.read(images, labels)
+
+
+def _tensors(seen: Seen) -> list[Tensor]:
+    logits = seen.reading.logits
+    return [*seen.reading.values.values(), *([] if logits is None else [logits])]
 
 
 def _drop_rates(model: nn.Module) -> list[float]:
