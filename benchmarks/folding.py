@@ -55,16 +55,16 @@ def main(flags: Flags) -> None:
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16) if flags.precision == "bfloat16" else nullcontext():
             return network(images)
 
-    with torch.no_grad():
-        folding = Folding.proved(network, lambda: [network(images)])
+    folding = Folding.found(network, forward, len(images))
 
     def folded() -> Tensor:
-        with folding():
+        with folding(len(images)):
             return forward()
 
     seconds = seconds_in_turns({"plain": forward, "folded": folded}, flags.rounds, images.device, clock=flags.clock)
+    folded_norms = sum(pair.worthwhile(len(images)) for pair in folding.pairs)
     norms = sum(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
-    print(f"{flags.network}, batch {flags.batch_size}, {flags.precision}: {len(folding.pairs)} of {norms} norms folded")
+    print(f"{flags.network}, batch {flags.batch_size}, {flags.precision}: {folded_norms} of {norms} norms folded")
     for name, values in seconds.items():
         print(f"  {name:9} {statistics.median(values) * 1e3:9.2f} ms ({flags.clock})")
     ratios = [ours / plain for plain, ours in zip(*seconds.values(), strict=True)]

@@ -55,7 +55,7 @@ def test_ratios_are_of_the_distiller_to_both_networks_together(script: Any, caps
 
 def test_a_forward_pass_is_compared_with_and_without_norms(script: Any, capsys: pytest.CaptureFixture[str]) -> None:
     folding = script("folding")
-    folding.main(folding.Flags("resnet8", batch_size=2, image_size=16, precision="bfloat16", rounds=2))
+    folding.main(folding.Flags("resnet8", batch_size=16, precision="bfloat16", rounds=2))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "resnet8, batch 2, bfloat16: 9 of 9 norms folded"
+    assert lines[0] == "resnet8, batch 16, bfloat16: 6 of 9 norms folded"
     assert [line.split()[0] for line in lines[1:]] == ["plain", "folded", "ratio"]

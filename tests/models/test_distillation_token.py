@@ -84,7 +84,7 @@ def test_weights_without_the_token_give_it_what_the_class_token_knows(tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["deit3_small_patch16_224", "vit_tiny_patch16_224(no_embed_class=True)"])
-def test_tokens_without_a_place_start_at_place_zero(name: str, tmp_path: Path) -> None:
+def test_tokens_without_a_place_start_without_one(name: str, tmp_path: Path) -> None:
     sizes = "(" + SIZES if "(" not in name else name[name.find("(") : -1] + ", " + SIZES
     name = f"timm:{name.partition('(')[0]}{sizes}"
     plain = build(f"{name})", 3)
@@ -133,6 +133,17 @@ def test_names_that_do_not_ask_for_it_stay_as_they_are() -> None:
     assert written_plainly("timm:vit_tiny_patch16_224(depth=2, distillation_token=False)") == (
         "timm:vit_tiny_patch16_224(depth=2)"
     )
+
+
+@pytest.mark.parametrize("name", ["deit3_small_patch16_384", "vit_tiny_patch16_384"])
+def test_the_size_of_images_can_be_said_beside_the_name(name: str, tmp_path: Path) -> None:
+    name = f"timm:{name}(patch_size=8, embed_dim=12, depth=1, num_heads=2, distillation_token=True)"
+    opened = open_model(name, 3, image_size=16)
+    save_model(opened.module, tmp_path, opened.name, opened.num_classes, opened.image_size)
+    again = open_model(str(tmp_path)).module
+    with torch.no_grad():
+        torch.testing.assert_close(again(IMAGES), opened.module.eval()(IMAGES))
+    assert build(name, 3).get_parameter("pos_embed").shape[1] == 48 * 48 + 2
 
 
 def test_tiny_forms_keep_the_token() -> None:

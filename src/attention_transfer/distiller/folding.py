@@ -1,118 +1,220 @@
 """Batch norms of a network that rests, folded into the convolutions before them."""
 
+import weakref
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
-from functools import partial
-from typing import cast
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
-_Affine = tuple[Tensor, Tensor]
-# Another consumer of a convolution's values would change the result by as much as the values themselves.
-_TOLERANCE = 1e-3
+# Below so many values, what is saved is not more than what it costs to compute other weights.
+_LEAST_VALUES = 2**16
+_VALUES_PER_WEIGHT = 4
+
+
+class FoldingError(Exception):
+    """A network that does not run as it did when it was looked at; its values are to be thrown away."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A convolution, and the batch norm that alone takes its values.
+
+    Args:
+        convolution: without a norm of its own.
+        norm: with learned statistics.
+        values: that the convolution gives for one image.
+    """
+
+    convolution: nn.Conv2d
+    norm: nn.BatchNorm2d
+    values: int
+
+    def worthwhile(self, images: int) -> bool:
+        """Whether folding can be done, and saves time for so many images."""
+        weights = self.convolution.weight
+        learned = self.norm.running_mean is not None and not self.norm.training
+        exact = weights.dtype in (torch.float32, torch.float64)
+        many = images * self.values > _LEAST_VALUES + _VALUES_PER_WEIGHT * weights.numel()
+        return many and learned and exact and _plain(self.convolution) and _plain(self.norm)
 
 
 class Folding:
     """Lets a network run faster with the same values, up to rounding.
 
     A batch norm that uses the statistics it has learned multiplies each channel by a number and adds another; the
-    convolution before it can do both at no cost. This takes the time of batch norm off a forward pass: in bfloat16 on a
-    CPU a quarter of that of ResNet-56. The modules compute otherwise only while the network runs, and their tensors are
-    never touched, so nobody who copies, saves, moves or changes the network needs to know.
+    convolution before it can do both. That takes the time of batch norm off a forward pass, and puts there that of
+    multiplying the weights, which is less for all but the smallest images and batches. The modules compute otherwise
+    only while the network runs, in one thread at a time, and their tensors are never touched.
 
     Args:
-        pairs: of a convolution and the batch norm that alone takes its values; see `proved`.
+        pairs: see `found`.
     """
 
     def __init__(self, pairs: Sequence[Pair] = ()) -> None:
         self.pairs = tuple(pairs)
 
     @classmethod
-    def proved(cls, model: nn.Module, run: Callable[[], Sequence[Tensor]]) -> "Folding":
-        """What can be folded in a network, shown by running it: mostly three times, more often where some norms cannot.
-
-        Pairs are seen in a first run. That nothing else takes what the convolutions give is shown by norms of other
-        numbers, with which the network must give the same whether they are folded or not.
+    def found(cls, model: nn.Module, run: Callable[[], object], images: int) -> "Folding":
+        """What can be folded in a network, seen by running it once: norms that alone take what a convolution gives.
 
         Args:
             model: in evaluation mode.
-            run: the network in full precision, on the same images each time; gives everything that is read of it.
+            run: the network, as far as it will be run.
+            images: in that run.
         """
-        return cls(_proved(_seen(model, run), run, torch.Generator().manual_seed(0)))
+        kinds = Counter(type(module) for module in model.modules() if _plain(module))
+        if len(kinds) < 2:
+            return cls()
+        try:
+            with _Watch(model, images) as watch:
+                run()
+        except Exception:
+            # Networks that cannot be watched run as they are; what is wrong with one shows where it runs in earnest.
+            return cls()
+        return cls(watch.pairs())
 
     @contextmanager
-    def __call__(self) -> Generator[None]:
-        """Inside, the network runs folded, wherever its norms use what they have learned in full precision."""
-        pairs = [pair for pair in self.pairs if _can_fold(*pair)]
-        with _computing(pairs, [_affine(norm) for _, norm in pairs], folded=True):
+    def __call__(self, images: int) -> Generator[None]:
+        """Inside, the network runs folded, wherever that saves time.
+
+        Args:
+            images: that it will be given.
+
+        Raises:
+            FoldingError: at the end, or on the way, if the network does not run as it did: modules were exchanged, or
+                something else takes the values now. It must then be run again without folding.
+        """
+        # What looks at every module may look at what lies between two of a pair.
+        watched = nn.modules.module._has_any_global_hook()  # pyright: ignore[reportPrivateUsage]
+        pairs = () if watched else [_Folded(pair) for pair in self.pairs if pair.worthwhile(images)]
+        with ExitStack() as stack:
+            for pair in pairs:
+                pair.enter(stack)
             yield
+            if any(pair.waiting for pair in pairs):
+                raise FoldingError("a batch norm was not run")
+
+
+class _Folded:
+    """A pair while it is folded; what the convolution gives must reach the norm as it is."""
+
+    def __init__(self, pair: Pair) -> None:
+        self._convolution, self._norm = pair.convolution, pair.norm
+        self._output: Tensor | None = None
+        self._version = 0
+
+    @property
+    def waiting(self) -> bool:
+        return self._output is not None
+
+    def enter(self, stack: ExitStack) -> None:
+        for module, forward in ((self._convolution, self._convolve), (self._norm, self._pass_on)):
+            vars(module)["forward"] = forward
+            stack.callback(vars(module).pop, "forward")
+
+    def _convolve(self, input: Tensor) -> Tensor:
+        if self.waiting:
+            raise FoldingError("a convolution was run twice before its batch norm")
+        convolution, (scale, shift) = self._convolution, _affine(self._norm)
+        if convolution.bias is not None:
+            shift = shift + convolution.bias * scale
+        self._output = functional.conv2d(
+            input,
+            convolution.weight * scale[:, None, None, None],
+            shift,
+            convolution.stride,
+            convolution.padding,
+            convolution.dilation,
+            convolution.groups,
+        )
+        self._version = _version(self._output)
+        return self._output
+
+    def _pass_on(self, input: Tensor) -> Tensor:
+        if input is not self._output or _version(input) != self._version:
+            raise FoldingError("a batch norm was given something else than its convolution's values")
+        self._output = None
+        return input
+
+
+class _Watch(TorchDispatchMode):
+    """Sees every operation of a network that takes what a plain convolution gives."""
+
+    def __init__(self, model: nn.Module, images: int) -> None:
+        super().__init__()
+        self._images = images
+        self._plain = [module for module in model.modules() if _plain(module)]
+        self._made: dict[int, tuple[nn.Conv2d, weakref.ref[Tensor]]] = {}
+        self._takers: dict[nn.Conv2d, list[nn.Module | None]] = {}
+        self._values: dict[nn.Conv2d, int] = {}
+        self._runs: Counter[nn.Module] = Counter()
+        self._inside: nn.BatchNorm2d | None = None
+        self._hooks = ExitStack()
+
+    def __enter__(self) -> "_Watch":
+        for module in self._plain:
+            if isinstance(module, nn.Conv2d):
+                self._hooks.callback(module.register_forward_hook(self._after_convolution).remove)
+            else:
+                self._hooks.callback(module.register_forward_pre_hook(self._before_norm).remove)
+                self._hooks.callback(module.register_forward_hook(self._after_norm).remove)
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._hooks.close()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for value in tree_leaves((args, kwargs)):
+            convolution, made = self._made.get(id(value), (None, None))
+            # Another tensor may have the number of one that is gone.
+            if convolution is not None and made is not None and made() is value:
+                self._takers[convolution].append(self._inside)
+        return func(*args, **(kwargs or {}))
+
+    def pairs(self) -> list[Pair]:
+        """Convolutions that were run once, each with the norm that was run once and alone took what it gave."""
+        return [
+            Pair(convolution, norm, self._values[convolution])
+            for convolution, takers in self._takers.items()
+            for norm in set(takers)
+            if isinstance(norm, nn.BatchNorm2d) and set(takers) == {norm}
+            if self._runs[convolution] == self._runs[norm] == 1
+        ]
+
+    def _after_convolution(self, convolution: nn.Module, _: object, output: Tensor) -> None:
+        assert isinstance(convolution, nn.Conv2d)
+        self._made[id(output)] = (convolution, weakref.ref(output))
+        self._takers[convolution], self._values[convolution] = [], output.numel() // self._images
+        self._runs[convolution] += 1
+
+    def _before_norm(self, norm: nn.Module, _: object) -> None:
+        assert isinstance(norm, nn.BatchNorm2d)
+        self._inside = norm
+        self._runs[norm] += 1
+
+    def _after_norm(self, *_: object) -> None:
+        self._inside = None
 
 
 def _plain(module: nn.Module) -> bool:
-    """Whether a module computes what its type says, and nobody looks at what lies between both modules of a pair."""
-    if "forward" in vars(module):
+    """Whether a module computes what its type says, is not compiled, and nobody looks at what it takes or gives."""
+    if type(module) not in (nn.Conv2d, nn.BatchNorm2d) or "forward" in vars(module):
         return False
-    if type(module) is nn.Conv2d:
-        return module.padding_mode == "zeros" and not module._forward_hooks  # pyright: ignore[reportPrivateUsage]
-    return type(module) is nn.BatchNorm2d and not module._forward_pre_hooks  # pyright: ignore[reportPrivateUsage]
+    inner = cast(Any, module)
+    if inner._compiled_call_impl is not None or inner._forward_hooks:
+        return False
+    return inner.padding_mode == "zeros" if isinstance(module, nn.Conv2d) else not inner._forward_pre_hooks
 
 
-def _can_fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
-    exact = convolution.weight.dtype in (torch.float32, torch.float64)
-    learned = norm.running_mean is not None and not norm.training
-    return exact and learned and _plain(convolution) and _plain(norm)
-
-
-def _seen(model: nn.Module, run: Callable[[], object]) -> list[Pair]:
-    """Batch norms that take what a convolution gives, where both are run once."""
-    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}
-    runs: Counter[nn.Module] = Counter()
-    found: list[Pair] = []
-
-    def after(convolution: nn.Conv2d, _: object, output: Tensor) -> None:
-        # Kept, so that no other tensor can have its number.
-        made[id(output)] = (convolution, output)
-        runs[convolution] += 1
-
-    def before(norm: nn.BatchNorm2d, inputs: tuple[Tensor, ...]) -> None:
-        runs[norm] += 1
-        if id(inputs[0]) in made:
-            found.append((made[id(inputs[0])][0], norm))
-
-    plain = [module for module in model.modules() if _plain(module)]
-    handles = [module.register_forward_hook(after) for module in plain if isinstance(module, nn.Conv2d)]
-    handles += [module.register_forward_pre_hook(before) for module in plain if isinstance(module, nn.BatchNorm2d)]
-    try:
-        run()
-    finally:
-        for handle in handles:
-            handle.remove()
-    takers = Counter(convolution for convolution, _ in found)
-    return [
-        (convolution, norm)
-        for convolution, norm in found
-        if runs[convolution] == runs[norm] == takers[convolution] == 1 and _can_fold(convolution, norm)
-    ]
-
-
-def _proved(pairs: Sequence[Pair], run: Callable[[], Sequence[Tensor]], generator: torch.Generator) -> tuple[Pair, ...]:
-    """Those of the pairs that can be folded, found by halves."""
-    others = [_varied(norm, generator) for _, norm in pairs]
-    with _computing(pairs, others, folded=False):
-        wanted = run()
-    with _computing(pairs, others, folded=True):
-        found = run()
-    if all(map(_alike, wanted, found)):
-        return tuple(pairs)
-    half = len(pairs) // 2
-    return (*_proved(pairs[:half], run, generator), *_proved(pairs[half:], run, generator)) if half else ()
-
-
-def _affine(norm: nn.BatchNorm2d) -> _Affine:
+def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """What it multiplies each channel by, and what it adds."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -123,42 +225,6 @@ def _affine(norm: nn.BatchNorm2d) -> _Affine:
     return scale, shift if bias is None else shift + bias
 
 
-def _varied(norm: nn.BatchNorm2d, generator: torch.Generator) -> _Affine:
-    scale, shift = _affine(norm)
-    factor, more = (torch.rand(scale.shape, generator=generator).to(scale) + offset for offset in (0.5, -0.5))
-    return scale * factor, shift + more
-
-
-@contextmanager
-def _computing(pairs: Sequence[Pair], affines: Sequence[_Affine], *, folded: bool) -> Generator[None]:
-    """Inside, the norms multiply and add these numbers, or their convolutions do it for them."""
-    try:
-        for (convolution, norm), affine in zip(pairs, affines, strict=True):
-            if folded:
-                vars(convolution)["forward"] = partial(_convolved, convolution, *affine)
-                vars(norm)["forward"] = nn.Identity().forward
-            else:
-                vars(norm)["forward"] = partial(_scaled, *affine)
-        yield
-    finally:
-        for module in (module for pair in pairs for module in pair):
-            vars(module).pop("forward", None)
-
-
-def _convolved(convolution: nn.Conv2d, scale: Tensor, shift: Tensor, values: Tensor) -> Tensor:
-    weight, bias = convolution.weight * scale[:, None, None, None], shift
-    if convolution.bias is not None:
-        bias = shift + convolution.bias * scale
-    return functional.conv2d(
-        values, weight, bias, convolution.stride, convolution.padding, convolution.dilation, convolution.groups
-    )
-
-
-def _scaled(scale: Tensor, shift: Tensor, values: Tensor) -> Tensor:
-    return values * scale[:, None, None] + shift[:, None, None]
-
-
-def _alike(wanted: Tensor, found: Tensor) -> bool:
-    difference, size = (wanted - found).abs().max(), wanted.abs().max()
-    # Never true for values that are not finite.
-    return bool(difference <= _TOLERANCE * size)
+def _version(tensor: Tensor) -> int:
+    # Tensors of inference mode do not count their changes.
+    return 0 if tensor.is_inference() else tensor._version

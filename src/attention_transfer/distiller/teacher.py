@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attention_transfer.distiller.folding import Folding
+from attention_transfer.distiller.folding import Folding, FoldingError
 from attention_transfer.distiller.memory import TeacherMemory
 from attention_transfer.distiller.network import Network, Seen, Wanted
 from attention_transfer.methods import Observed
@@ -122,9 +122,9 @@ class Teacher:
         if self._network is None:
             return None
         network, seen = self._network, self._network.probe(images, labels)
-        plain = not (network.wanted.attention or network.wanted.differentiated or self._wanted_modes - {"eval"})
-        if plain and images.device.type == "cpu":
-            self._folding = Folding.proved(self.model, lambda: _tensors(network.read(images, labels)))
+        # Elsewhere than on a CPU, more may be lost by computing weights in each step than norms take.
+        if images.device.type == "cpu" and not self._wanted_modes - {"eval"}:
+            self._folding = Folding.found(self.model, lambda: network.read(images, None), len(images))
         return seen
 
     def observed(self, seen: Seen | None, wanted: Wanted) -> Observed:
@@ -146,16 +146,15 @@ class Teacher:
 
     def _run(self, images: Tensor, labels: Tensor | None) -> Seen:
         assert self._network is not None
-        # Compilers fold by themselves; elsewhere than on a CPU, to fold in each step may cost more than it saves.
-        if torch.compiler.is_compiling() or images.device.type != "cpu":
-            return self._network.read(images, labels)
-        with self._folding():
-            return self._network.read(images, labels)
-
-
-def _tensors(seen: Seen) -> list[Tensor]:
-    logits = seen.reading.logits
-    return [*seen.reading.values.values(), *([] if logits is None else [logits])]
+        # Compilers join a norm with what follows it.
+        if self._folding.pairs and not torch.compiler.is_compiling():
+            try:
+                with self._folding(len(images)):
+                    return self._network.read(images, labels)
+            except FoldingError:
+                # Its owner has changed it since.
+                self._folding = Folding()
+        return self._network.read(images, labels)
 
 
 def _drop_rates(model: nn.Module) -> list[float]:

@@ -133,7 +133,7 @@ def _unknown(name: str, known: Iterable[str], more: str = "") -> ValueError:
 def _build_timm(name: Name, num_classes: int | None, image_size: int | None, pretrained: bool) -> nn.Module:
     import timm
 
-    plain = plain_name(name)
+    plain = plain_name(name, image_size)
     if pretrained and plain.inner != name.inner:
         without = {key: value for key, value in name.arguments.items() if key != ARGUMENT}
         published = _build_timm(Name(name.library, name.inner, without), num_classes, image_size, pretrained)

@@ -14,7 +14,7 @@ _DISTILLED = "deit_base_distilled_patch16_224"
 _OTHERWISE = "write a distilled network such as timm:deit_tiny_distilled_patch16_224, with its arguments"
 
 
-def plain_name(name: Name) -> Name:
+def plain_name(name: Name, image_size: object = None) -> Name:
     """The name of a network of timm as timm itself understands it.
 
     `vit_tiny_patch16_224(distillation_token=True)` means a ViT-Ti with a second token and a second head, which timm
@@ -23,6 +23,7 @@ def plain_name(name: Name) -> Name:
 
     Args:
         name: of the library timm.
+        image_size: None where it is not said beside the name, so that the name must say one that timm does not expect.
 
     Raises:
         ValueError: for a value that is not True or False, and for networks to which timm cannot add the token.
@@ -37,16 +38,20 @@ def plain_name(name: Name) -> Name:
         return Name(name.library, name.inner, said)
     network = _outline(name.inner, said)
     _refuse_unfit(network, name.inner)
-    arguments = _architecture(network) | {key: value for key, value in said.items() if key != "no_embed_class"}
+    found = _architecture(network)
+    if image_size is not None:
+        found.pop("img_size", None)
+    arguments = found | {key: value for key, value in said.items() if key != "no_embed_class"}
     _refuse_other_network(network, _outline(_DISTILLED, arguments), name.inner)
     return Name(name.library, _DISTILLED, arguments)
 
 
-def written_plainly(name: str) -> str:
+def written_plainly(name: str, image_size: object = None) -> str:
     """The same for a name as it is written, so that what is saved under it can be opened by timm alone.
 
     Args:
         name: of any library, without weights.
+        image_size: as for `plain_name`.
 
     Raises:
         ValueError: as `plain_name` does.
@@ -56,7 +61,7 @@ def written_plainly(name: str) -> str:
     parsed = parse_name(name)
     if parsed.library != "timm" or ARGUMENT not in parsed.arguments:
         return name
-    plain = plain_name(parsed)
+    plain = plain_name(parsed, image_size)
     return f"timm:{plain.inner}" + (f"({written(plain.arguments).removeprefix(', ')})" if plain.arguments else "")
 
 
@@ -64,7 +69,7 @@ def with_token(weights: Mapping[str, Tensor], *, of: Name) -> dict[str, Tensor]:
     """Weights of a vision transformer with a distillation token that starts as a copy of the class token.
 
     Its place and its head are copies too, where there are any, so that both tokens begin with what the network has
-    learned. Where only patches have places (DeiT III), those of both tokens start at zero, which is the same network.
+    learned. Where only patches have places (DeiT III), those of both tokens start at zero: as good as none.
     Weights that have such a token, or no class token, stay as they are.
 
     Args:

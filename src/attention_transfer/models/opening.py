@@ -95,7 +95,9 @@ def open_model(
             ) from error
         classes = classes or _count_classes(module, image_size)
         # What a library publishes, it also describes.
-        return _opened(module, written_plainly(name), classes, image_size, trained=True, expects=describe(module).input)
+        return _opened(
+            module, written_plainly(name, image_size), classes, image_size, trained=True, expects=describe(module).input
+        )
     if source is not None:
         file = Path(source).expanduser()
         return _open_named(name, file, read_weights(file), classes, image_size)
@@ -103,7 +105,7 @@ def open_model(
     if num_classes is None:
         published = "" if name in MODELS else f" or {spec}@{PRETRAINED}"
         raise ValueError(f"{spec!r} is a new network: give num_classes, or weights as {spec}@FILE{published}")
-    name = written_plainly(name)
+    name = written_plainly(name, image_size)
     return _opened(build(name, num_classes, image_size=image_size), name, num_classes, image_size, trained=False)
 
 
@@ -231,7 +233,7 @@ def _expected(config: Mapping[str, Any]) -> Input | None:
 def _open_named(
     name: str, file: Path, weights: Mapping[str, Tensor], new_classes: int | None, image_size: int | None
 ) -> OpenedModel:
-    plain = written_plainly(name)
+    plain = written_plainly(name, image_size)
     if plain != name:
         # The token was asked for; weights of a network without one are what it then starts from.
         name, weights = plain, with_token(weights, of=parse_name(name))

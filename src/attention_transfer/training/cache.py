@@ -162,6 +162,7 @@ def _arithmetic(place: Place) -> dict[str, Any]:
         "memory_format": str(place.memory_format),
         "device": made["hardware"]["device"],
         "threads": made["hardware"]["threads"],
+        "batch_norms": "folded",
         "versions": {name: made["versions"][name] for name in ("attention-transfer", "torch", "timm")},
     }
 
