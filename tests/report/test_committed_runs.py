@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,11 +35,18 @@ PAGES = {
 }
 
 
-# Pages of whole tables: table, folder of its runs, flags.
+# Pages of whole tables: table, folder of its runs, flags of `reproduce`, flags of `train`.
 BF16 = ["--precision", "bfloat16", "--threads", "1"]
-REPRODUCED = {
-    "batch-graphs.md": ("mhgd-digits", "digits", BF16),
-    "methods-on-digits.md": ("digits", "digits", BF16),
+SHORT_CIFAR: dict[str, Any] = {
+    "columns": ("resnet56-resnet20",),
+    "epochs": 3,
+    "teachers": ("resnet56=resnet56@$WEIGHTS/cifar100_resnet56_chenyaofo.pt",),
+}
+ON_CIFAR = [*BF16, "--data", "npz:$DATA/cifar100", "--cat.normalise", "auto"]
+REPRODUCED: dict[str, tuple[str, str, dict[str, Any], list[str]]] = {
+    "batch-graphs.md": ("mhgd-digits", "digits", {}, BF16),
+    "methods-on-cifar100.md": ("cat-table6", "cifar100-methods", SHORT_CIFAR, ON_CIFAR),
+    "methods-on-digits.md": ("digits", "digits", {}, BF16),
 }
 
 
@@ -69,10 +77,10 @@ def test_every_row_of_a_page_is_what_its_runs_come_to(page: str):
 @pytest.mark.parametrize("page", REPRODUCED)
 def test_every_row_of_a_reproduced_table_is_what_its_runs_come_to(page: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(RESULTS.parents[1])
-    table, runs, words = REPRODUCED[page]
+    table, runs, options, words = REPRODUCED[page]
     written = first_table((RESULTS / page).read_text(encoding="utf-8"))
     rows = tuple(name for name in written if name not in ("", "teacher"))
-    flags = reproduce.Flags(folder=Path("docs", "results", "runs", runs), rows=rows, only_table=True)
+    flags = reproduce.Flags(folder=Path("docs", "results", "runs", runs), rows=rows, only_table=True, **options)
     assert len(rows) >= 2
     assert first_table(reproduced_markdown(reproduce.table_of(reproduce.plan(table, flags, words)))) == written
 
@@ -87,5 +95,5 @@ def test_a_row_that_is_off_by_the_last_digit_or_split_would_be_seen():
 
 def test_every_page_of_runs_is_looked_at():
     folders = {path.name for path in (RESULTS / "runs").iterdir() if path.is_dir()}
-    pages = {runs.partition("/")[0] for runs in PAGES.values()} | {runs for _, runs, _ in REPRODUCED.values()}
+    pages = {runs.partition("/")[0] for runs in PAGES.values()} | {runs for _, runs, *_ in REPRODUCED.values()}
     assert folders == pages
