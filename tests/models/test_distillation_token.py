@@ -1,6 +1,7 @@
 """Vision transformers that are given a distillation token by their name alone."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,9 +12,12 @@ import torch
 from timm.models.deit import VisionTransformerDistilled
 from torch import nn
 
+import attention_transfer
+from attention_transfer import DistillationToken, Distiller
 from attention_transfer.models import build, describe, open_model, save_model
 from attention_transfer.models.distillation_token import with_token, written_plainly
 from attention_transfer.models.naming import parse_name
+from attention_transfer.models.second_token import DistilledVisionTransformer
 from attention_transfer.models.smaller import smaller
 from attention_transfer.runs import STUDENT_CONFIG, STUDENT_WEIGHTS
 
@@ -135,6 +139,86 @@ def test_names_that_do_not_ask_for_it_stay_as_they_are() -> None:
     )
 
 
+# Networks that are not timm's distilled DeiT with other sizes.
+OTHERS = [
+    "vit_small_patch14_reg4_dinov2",
+    "vit_base_patch16_clip_quickgelu_224",
+    "vit_small_patch16_18x2_224",
+    "vit_base_patch16_224(pos_embed='none')",
+]
+
+
+def other(name: str, *arguments: str) -> str:
+    inner, _, said = name.partition("(")
+    return f"timm:{inner}({', '.join([*filter(None, [said.removesuffix(')')]), SIZES, *arguments])})"
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_networks_have_it_too(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    plain = cast(Any, build(other(name), 3))
+    for parameter in plain.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    safetensors.torch.save_file(plain.state_dict(), tmp_path / "w.safetensors")
+    opened = open_model(f"{other(name, 'distillation_token=True')}@{tmp_path / 'w.safetensors'}")
+    given = cast(Any, opened.module)
+    description = describe(given)
+    assert description.token_heads == ("head", "head_dist")
+    assert description.head is None
+    assert {stage.output.prefix_tokens for stage in description.stages} == {plain.num_prefix_tokens + 1}
+    assert given.state_dict().keys() - plain.state_dict().keys() == {"dist_token", "head_dist.weight", "head_dist.bias"}
+    with torch.no_grad():
+        # Both tokens begin alike, and everything else is as it was.
+        wanted, tokens = plain.eval()._pos_embed(plain.patch_embed(IMAGES)), given._pos_embed(given.patch_embed(IMAGES))
+        torch.testing.assert_close(torch.cat([tokens[:, :1], tokens[:, 2:]], 1), wanted)
+        torch.testing.assert_close(tokens[:, 1], tokens[:, 0])
+        features = given.forward_features(IMAGES)
+        torch.testing.assert_close(features[:, 1], features[:, 0])
+        torch.testing.assert_close(given(IMAGES), plain.forward_head(features))
+
+
+def test_what_timm_alone_cannot_open_says_what_can(tmp_path: Path) -> None:
+    name = other(OTHERS[0], "distillation_token=True")
+    opened = open_model(name, 3)
+    save_model(opened.module, tmp_path, opened.name, opened.num_classes, opened.image_size)
+    said = json.loads((tmp_path / STUDENT_CONFIG).read_text())
+    assert said["load"].startswith("model = attention_transfer.models.build(")
+    scope: dict[str, Any] = {"attention_transfer": attention_transfer, "safetensors": safetensors}
+    exec(said["load"].replace(repr(STUDENT_WEIGHTS), repr(str(tmp_path / STUDENT_WEIGHTS))), scope)
+    with torch.no_grad():
+        wanted = opened.module.eval()(IMAGES)
+        torch.testing.assert_close(scope["model"].eval()(IMAGES), wanted)
+        torch.testing.assert_close(open_model(str(tmp_path)).module(IMAGES), wanted)
+
+
+def test_published_weights_of_other_networks_are_given_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    create, published = timm.create_model, []
+
+    def fetched(name: str, pretrained: bool = False, **options: object) -> nn.Module:
+        network = create(name, **options)
+        if pretrained:
+            published.append(network)
+        return network
+
+    monkeypatch.setattr(timm, "create_model", fetched)
+    opened = open_model(f"{other(OTHERS[1], 'distillation_token=True')}@pretrained", 3)
+    (plain,) = published
+    assert isinstance(opened.module, DistilledVisionTransformer)
+    assert not isinstance(plain, DistilledVisionTransformer)
+    assert torch.equal(opened.module.state_dict()["head_dist.weight"], plain.head.weight)
+
+
+def test_both_tokens_of_other_networks_learn(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    student = build(other(OTHERS[0], "distillation_token=True"), 3)
+    teacher = build("resnet8", 3)
+    distiller = Distiller(student, teacher, [DistillationToken()], example=IMAGES)
+    distiller(IMAGES, torch.tensor([0, 1])).loss.backward()
+    for name in ("dist_token", "cls_token", "reg_token", "head.weight", "head_dist.weight"):
+        assert student.get_parameter(name).grad.abs().sum() > 0
+    assert re.match(cast(Any, student).group_matcher()["stem"], "dist_token")
+
+
 @pytest.mark.parametrize("name", ["deit3_small_patch16_384", "vit_tiny_patch16_384"])
 def test_the_size_of_images_can_be_said_beside_the_name(name: str, tmp_path: Path) -> None:
     name = f"timm:{name}(patch_size=8, embed_dim=12, depth=1, num_heads=2, distillation_token=True)"
@@ -162,9 +246,9 @@ def test_tiny_forms_keep_the_token() -> None:
         ("timm:swin_tiny_patch4_window7_224(distillation_token=True)", "only plain vision transformers"),
         ("timm:vit_base_patch16_siglip_224(distillation_token=True)", "does not classify by a class token"),
         ("timm:vit_tiny_patch16_224(global_pool='avg', distillation_token=True)", "does not classify by a class token"),
-        ("timm:vit_small_patch14_reg4_dinov2(distillation_token=True)", "has register tokens"),
-        ("timm:vit_base_patch16_clip_224(distillation_token=True)", "its norm_pre would be another"),
-        ("timm:vit_small_patch16_18x2_224(distillation_token=True)", "its .* would be another"),
+        ("timm:eva02_tiny_patch14_224(distillation_token=True)", "only plain vision transformers"),
+        ("timm:vit_tiny_patch16_224(dynamic_img_size=True, distillation_token=True)", "leave out dynamic_img_size"),
+        ("timm:vit_small_patch14_reg4_dinov2(patch_drop_rate=0.1, distillation_token=True)", "patch_drop_rate"),
         ("timm:deit_tiny_distilled_patch16_224(distillation_token=True)", "has a distillation token already"),
         ("timm:vit_tiny_patch16_224(distillation_token=1)", "is True or False, not 1"),
         ("timm:vit_tiny_patch16_224(distillation_token=True, widht=3)", "cannot be built.*widht"),

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attention_transfer.models.description import Input
-from attention_transfer.models.distillation_token import ARGUMENT, plain_name, with_token
+from attention_transfer.models.distillation_token import asks_for_token, plain_name, with_token, without_argument
 from attention_transfer.models.external import describe
 from attention_transfer.models.naming import Name, parse_name
 from attention_transfer.models.zoo import MODELS
@@ -134,12 +134,18 @@ def _build_timm(name: Name, num_classes: int | None, image_size: int | None, pre
     import timm
 
     plain = plain_name(name, image_size)
-    if pretrained and plain.inner != name.inner:
-        without = {key: value for key, value in name.arguments.items() if key != ARGUMENT}
-        published = _build_timm(Name(name.library, name.inner, without), num_classes, image_size, pretrained)
-        model = _build_timm(plain, cast(Any, published).num_classes, image_size, pretrained=False)
-        model.load_state_dict(with_token(published.state_dict(), of=name))
-        return model
+    if asks_for_token(name):
+        bare_name = without_argument(name)
+        if pretrained:
+            published = _build_timm(bare_name, num_classes, image_size, pretrained)
+            model = _build_timm(name, cast(Any, published).num_classes, image_size, pretrained=False)
+            model.load_state_dict(with_token(published.state_dict(), of=name))
+            return model
+        if asks_for_token(plain):
+            from attention_transfer.models.second_token import DistilledVisionTransformer
+
+            network = _build_timm(bare_name, num_classes, image_size, pretrained)
+            return DistilledVisionTransformer.of(cast(Any, network))
     name = plain
     options: dict[str, Any] = dict(name.arguments) | ({} if num_classes is None else {"num_classes": num_classes})
     side = _side(name, "img_size", image_size)

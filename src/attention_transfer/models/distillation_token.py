@@ -1,4 +1,4 @@
-"""A distillation token for vision transformers that have none: the same network as timm's distilled DeiT."""
+"""A distillation token for vision transformers that have none: timm's distilled DeiT where that is the same network."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -11,7 +11,17 @@ from attention_transfer.models.naming import Name, parse_name, written
 ARGUMENT = "distillation_token"
 # timm builds its distilled DeiT in any size and shape; this is the one whose own settings do not matter here.
 _DISTILLED = "deit_base_distilled_patch16_224"
-_OTHERWISE = "write a distilled network such as timm:deit_tiny_distilled_patch16_224, with its arguments"
+
+
+def asks_for_token(name: Name) -> bool:
+    """Whether a name has the argument `distillation_token=True`."""
+    return name.arguments.get(ARGUMENT) is True
+
+
+def without_argument(name: Name) -> Name:
+    """The same network, without the token."""
+    said = {key: value for key, value in name.arguments.items() if key != ARGUMENT}
+    return Name(name.library, name.inner, said)
 
 
 def plain_name(name: Name, image_size: object = None) -> Name:
@@ -19,31 +29,32 @@ def plain_name(name: Name, image_size: object = None) -> Name:
 
     `vit_tiny_patch16_224(distillation_token=True)` means a ViT-Ti with a second token and a second head, which timm
     builds under the name of its distilled DeiT. There both tokens have places that are learned, also if the network
-    gave its class token none. What has no such argument stays as it is.
+    gave its class token none. What has no such argument stays as it is, and so does what timm cannot build: networks
+    with register tokens or other norms, blocks or stems than the DeiT's, see `DistilledVisionTransformer`.
 
     Args:
         name: of the library timm.
         image_size: None where it is not said beside the name, so that the name must say one that timm does not expect.
 
     Raises:
-        ValueError: for a value that is not True or False, and for networks to which timm cannot add the token.
+        ValueError: for a value that is not True or False, and for networks without a class token or of another kind.
     """
     if ARGUMENT not in name.arguments:
         return name
     wanted = name.arguments[ARGUMENT]
     if not isinstance(wanted, bool):
         raise ValueError(f"{ARGUMENT} of timm:{name.inner} is True or False, not {wanted!r}")
-    said = {key: value for key, value in name.arguments.items() if key != ARGUMENT}
+    plain = without_argument(name)
     if not wanted:
-        return Name(name.library, name.inner, said)
-    network = _outline(name.inner, said)
+        return plain
+    network = _outline(plain)
     _refuse_unfit(network, name.inner)
     found = _architecture(network)
     if image_size is not None:
         found.pop("img_size", None)
-    arguments = found | {key: value for key, value in said.items() if key != "no_embed_class"}
-    _refuse_other_network(network, _outline(_DISTILLED, arguments), name.inner)
-    return Name(name.library, _DISTILLED, arguments)
+    said = {key: value for key, value in plain.arguments.items() if key != "no_embed_class"}
+    distilled = Name(name.library, _DISTILLED, found | said)
+    return distilled if _nothing_else_is_new(network, distilled) else name
 
 
 def written_plainly(name: str, image_size: object = None) -> str:
@@ -70,20 +81,25 @@ def with_token(weights: Mapping[str, Tensor], *, of: Name) -> dict[str, Tensor]:
 
     Its place and its head are copies too, where there are any, so that both tokens begin with what the network has
     learned. Where only patches have places (DeiT III), those of both tokens start at zero: as good as none.
-    Weights that have such a token, or no class token, stay as they are.
+    Weights that have such a token, or no class token, stay as they are, and so does everything for a network that does
+    not ask for one.
 
     Args:
         weights: of timm's vision transformer.
-        of: the name of the network that asks for the token; it says whether its class token has a place.
+        of: the network's name.
     """
     added = dict(weights)
-    if "dist_token" in weights or "cls_token" not in weights:
+    if not asks_for_token(of) or "dist_token" in weights or "cls_token" not in weights:
         return added
     added["dist_token"] = weights["cls_token"].clone()
     if "pos_embed" in weights:
         places = weights["pos_embed"]
-        first = torch.zeros_like(places[:, :2]) if _only_patches_have_places(of) else places[:, :1]
-        added["pos_embed"] = torch.cat([first, places], 1)
+        of_class = torch.zeros_like(places[:, :1]) if _only_patches_have_places(of) else places[:, :1]
+        if asks_for_token(plain_name(of)):
+            added["dist_token"] += of_class
+        else:
+            both = [of_class, of_class] if _only_patches_have_places(of) else [of_class]
+            added["pos_embed"] = torch.cat([*both, places], 1)
     for kind in ("weight", "bias"):
         if f"head.{kind}" in weights:
             added[f"head_dist.{kind}"] = weights[f"head.{kind}"].clone()
@@ -91,23 +107,24 @@ def with_token(weights: Mapping[str, Tensor], *, of: Name) -> dict[str, Tensor]:
 
 
 def _only_patches_have_places(name: Name) -> bool:
-    said = {key: value for key, value in name.arguments.items() if key != ARGUMENT}
-    return bool(cast(Any, _outline(name.inner, said)).no_embed_class)
+    return bool(cast(Any, _outline(without_argument(name))).no_embed_class)
 
 
-def _outline(inner: str, arguments: Mapping[str, Any]) -> nn.Module:
+def _outline(name: Name) -> nn.Module:
     """A network without memory and values."""
     import timm
 
     # Without values there is nothing to draw, which would take seconds.
-    options: dict[str, Any] = {**arguments, "num_classes": 1, "weight_init": "skip"}
+    options: dict[str, Any] = {**name.arguments, "num_classes": 1, "weight_init": "skip"}
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         try:
-            return timm.create_model(inner, **options)
+            return timm.create_model(name.inner, **options)
         except (TypeError, ValueError, AssertionError, RuntimeError, AttributeError) as error:
             if "weight_init" in str(error):
-                raise ValueError(f"only plain vision transformers can have a {ARGUMENT}, not timm:{inner}") from error
-            raise ValueError(f"timm:{inner} with {ARGUMENT} cannot be built: {error}") from error
+                raise ValueError(
+                    f"only plain vision transformers can have a {ARGUMENT}, not timm:{name.inner}"
+                ) from error
+            raise ValueError(f"timm:{name.inner} with {ARGUMENT} cannot be built: {error}") from error
 
 
 def _refuse_unfit(network: nn.Module, inner: str) -> None:
@@ -122,10 +139,11 @@ def _refuse_unfit(network: nn.Module, inner: str) -> None:
             f"timm:{inner} does not classify by a class token (pooling: {known.global_pool or 'none'}), beside which a "
             "distillation token could stand: take a network that does, such as timm:vit_tiny_patch16_224"
         )
-    if known.num_prefix_tokens != 1:
-        raise ValueError(f"timm:{inner} has register tokens, which timm's distilled networks cannot have: {_OTHERWISE}")
-    if known.pos_embed is None:
-        raise ValueError(f"timm:{inner} learns no places, and timm's distilled networks do: {_OTHERWISE}")
+    if known.dynamic_img_size or not isinstance(known.patch_drop, nn.Identity):
+        raise ValueError(
+            f"timm:{inner} with a {ARGUMENT} takes images of one size, and all patches: leave out dynamic_img_size and "
+            "patch_drop_rate"
+        )
 
 
 def _architecture(network: nn.Module) -> dict[str, Any]:
@@ -142,7 +160,7 @@ def _architecture(network: nn.Module) -> dict[str, Any]:
         }
         scaled = not isinstance(block.ls1, nn.Identity)
     except AttributeError:
-        # Blocks of another kind: the comparison of both networks will say so.
+        # Blocks of another kind: the comparison of both networks will show it.
         return {}
     others = {
         "img_size": _plain(embed.img_size),
@@ -161,11 +179,13 @@ def _plain(pair: Any) -> Any:
     return height if height == width else (height, width)
 
 
-def _refuse_other_network(network: nn.Module, distilled: nn.Module, inner: str) -> None:
-    """Prove that nothing but the second token and head is new."""
-    theirs = dict(distilled.named_children())
-    for name, child in network.named_children():
-        if name not in theirs or repr(child) != repr(theirs[name]):
-            raise ValueError(
-                f"timm cannot build timm:{inner} with a distillation token: its {name} would be another; {_OTHERWISE}"
-            )
+def _nothing_else_is_new(network: nn.Module, distilled: Name) -> bool:
+    """Whether timm's distilled network under that name has but a token, its place and a head more."""
+    known = cast(Any, network)
+    if known.num_prefix_tokens != 1 or known.pos_embed is None:
+        return False
+    try:
+        theirs = dict(_outline(distilled).named_children())
+    except ValueError:
+        return False
+    return all(name in theirs and repr(child) == repr(theirs[name]) for name, child in network.named_children())

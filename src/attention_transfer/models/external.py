@@ -79,7 +79,9 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _library(module: nn.Module) -> str:
-    return type(module).__module__.partition(".")[0]
+    """Where a network's class is from; of ours, the one that it extends."""
+    packages = (kind.__module__.partition(".")[0] for kind in type(module).__mro__)
+    return next(package for package in packages if package != __name__.partition(".")[0])
 
 
 def _wrapped(model: nn.Module) -> nn.Module:

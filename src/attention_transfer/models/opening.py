@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from attention_transfer.models.build import bare, build, check_name, from_transformers_config, is_name, takes_image_size
 from attention_transfer.models.description import Description, Input
-from attention_transfer.models.distillation_token import with_token, written_plainly
+from attention_transfer.models.distillation_token import asks_for_token, with_token, written_plainly
 from attention_transfer.models.external import describe
 from attention_transfer.models.naming import parse_name, split_weights, written
 from attention_transfer.models.weights import WeightsError, fit_weights, read_weights, without_wrappers
@@ -233,10 +233,9 @@ def _expected(config: Mapping[str, Any]) -> Input | None:
 def _open_named(
     name: str, file: Path, weights: Mapping[str, Tensor], new_classes: int | None, image_size: int | None
 ) -> OpenedModel:
-    plain = written_plainly(name, image_size)
-    if plain != name:
-        # The token was asked for; weights of a network without one are what it then starts from.
-        name, weights = plain, with_token(weights, of=parse_name(name))
+    # Where a token is asked for, weights of a network without one are what it starts from.
+    weights = with_token(weights, of=parse_name(name))
+    name = written_plainly(name, image_size)
 
     def make(classes: int) -> nn.Module:
         return build(name, classes, image_size=image_size)
@@ -330,6 +329,9 @@ def _instructions(name: str, num_classes: int, image_size: int | None) -> str:
     arguments = dict(parsed.arguments)
     if not parsed.library:
         make = f"attention_transfer.models.build({name!r}, {num_classes})"
+    elif parsed.library == "timm" and asks_for_token(parsed):
+        size = f", image_size={image_size}" if image_size else ""
+        make = f"attention_transfer.models.build({name!r}, {num_classes}{size})"
     elif parsed.library == "timm":
         if image_size and takes_image_size(parsed, image_size):
             arguments = {"img_size": image_size} | arguments
