@@ -2,6 +2,7 @@
 
 from attention_transfer.capture.attention import Attention
 from attention_transfer.capture.finding import FoundAttention, find_attention
+from attention_transfer.capture.folding import Folding, FoldingError
 from attention_transfer.capture.gradients import (
     can_be_differentiated,
     input_gradient,
@@ -18,6 +19,8 @@ __all__ = [
     "Attention",
     "Capture",
     "CaptureError",
+    "Folding",
+    "FoldingError",
     "FoundAttention",
     "Layout",
     "Reading",

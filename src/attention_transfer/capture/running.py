@@ -82,6 +82,8 @@ class Capture:
             pass
         finally:
             recorder.leave_modes()
+            # A compiled run takes no notice of where this one stopped.
+            recorder.stop_after = None
             reading = self._take(logits)
         return reading
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations
 
 from attention_transfer import AttentionTransfer, Distiller, SoftTargets
-from attention_transfer.distiller.folding import Folding, FoldingError
+from attention_transfer.capture import Folding, FoldingError
 from attention_transfer.models import build
 
 IMAGES = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(3))
