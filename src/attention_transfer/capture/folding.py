@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 # Below so many values, what is saved is not more than what it costs to compute other weights.
 _LEAST_VALUES = 2**16
-_VALUES_PER_WEIGHT = 4
+_VALUES_PER_WEIGHT = 2
 
 
 class FoldingError(Exception):

@@ -210,9 +210,12 @@ def check_batch(
     reads = [each.reads for each in bound]
     if labels is None and (task or any(each.labels or each.class_numbers or each.input_gradient for each in reads)):
         raise ValueError("labels are needed: task_weight is not 0, or a method reads them")
-    if any(each.index for each in reads):
+    wanting = [each.name for each in bound if each.reads.index]
+    if wanting:
         if index is None:
-            raise ValueError("index is needed by a method: give the images' places in their data set as third argument")
+            raise ValueError(
+                f"index is needed by {', '.join(wanting)}: give the images' places in their data set as third argument"
+            )
         if index.dtype != torch.int64 or index.shape != images.shape[:1]:
             raise ValueError(
                 f"index must have one whole number (int64) for each of the {len(images)} images, not {index.dtype} of "

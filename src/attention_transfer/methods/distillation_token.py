@@ -18,7 +18,8 @@ from attention_transfer.models.description import Description
 
 _HOW = (
     "take a distilled network such as timm:deit_tiny_distilled_patch16_224, or give a vision transformer of timm that "
-    "has a class token another one: timm:vit_tiny_patch16_224(distillation_token=True)"
+    "has a class token another one: timm:vit_tiny_patch16_224(distillation_token=True), a name for the command line "
+    "and for attention_transfer.models.build"
 )
 
 

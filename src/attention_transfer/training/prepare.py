@@ -214,8 +214,8 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
         ]
     if experiment.optimisation.warmup_epochs >= experiment.training.epochs:
         notes.append(
-            f"the learning rate rises for {experiment.optimisation.warmup_epochs:g} epochs and training lasts "
-            f"{experiment.training.epochs}: it never comes down; lower --warmup-epochs, or train longer"
+            f"the learning rate rises until epoch {experiment.optimisation.warmup_epochs:g}, and training ends with "
+            f"epoch {experiment.training.epochs}: it never comes down; lower --warmup-epochs, or train longer"
         )
     _refuse_to_compile(experiment, distiller)
     _refuse_to_mix(experiment, distiller)
