@@ -27,6 +27,21 @@ WITH_TOKEN = f"timm:vit_tiny_patch16_224({SIZES}, distillation_token=True)"
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 16 * 16).view(2, 3, 16, 16)
 
 
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Networks whose published weights were asked for, with weights drawn at random."""
+    create, networks = timm.create_model, list[Any]()
+
+    def fetched(name: str, pretrained: bool = False, **options: object) -> nn.Module:
+        network = create(name, **options)
+        if pretrained:
+            networks.append(network)
+        return network
+
+    monkeypatch.setattr(timm, "create_model", fetched)
+    return networks
+
+
 def outline(name: str) -> nn.Module:
     with torch.device("meta"):
         return build(name, 3)
@@ -114,16 +129,7 @@ def test_weights_without_a_head_may_have_a_token_too(tmp_path: Path) -> None:
     assert with_token(with_token(weights, of=plainly), of=plainly).keys() == with_token(weights, of=plainly).keys()
 
 
-def test_published_weights_are_given_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    create, published = timm.create_model, []
-
-    def fetched(name: str, pretrained: bool = False, **options: object) -> nn.Module:
-        network = create(name, **options)
-        if pretrained:
-            published.append(network)
-        return network
-
-    monkeypatch.setattr(timm, "create_model", fetched)
+def test_published_weights_are_given_the_token(published: list[Any]) -> None:
     opened = open_model(f"{WITH_TOKEN}@pretrained", 3)
     (plain,) = published
     assert "deit" in opened.name
@@ -191,16 +197,7 @@ def test_what_timm_alone_cannot_open_says_what_can(tmp_path: Path) -> None:
         torch.testing.assert_close(open_model(str(tmp_path)).module(IMAGES), wanted)
 
 
-def test_published_weights_of_other_networks_are_given_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    create, published = timm.create_model, []
-
-    def fetched(name: str, pretrained: bool = False, **options: object) -> nn.Module:
-        network = create(name, **options)
-        if pretrained:
-            published.append(network)
-        return network
-
-    monkeypatch.setattr(timm, "create_model", fetched)
+def test_published_weights_of_other_networks_are_given_the_token(published: list[Any]) -> None:
     opened = open_model(f"{other(OTHERS[1], 'distillation_token=True')}@pretrained", 3)
     (plain,) = published
     assert isinstance(opened.module, DistilledVisionTransformer)
