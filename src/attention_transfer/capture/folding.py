@@ -69,8 +69,7 @@ class Folding:
             run: the network, as far as it will be run.
             images: in that run.
         """
-        kinds = Counter(type(module) for module in model.modules() if _plain(module))
-        if len(kinds) < 2:
+        if len({type(module) for module in model.modules() if _plain(module)}) < 2:
             return cls()
         try:
             with _Watch(model, images) as watch:

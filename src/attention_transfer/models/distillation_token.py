@@ -94,12 +94,12 @@ def with_token(weights: Mapping[str, Tensor], *, of: Name) -> dict[str, Tensor]:
     added["dist_token"] = weights["cls_token"].clone()
     if "pos_embed" in weights:
         places = weights["pos_embed"]
-        of_class = torch.zeros_like(places[:, :1]) if _only_patches_have_places(of) else places[:, :1]
-        if asks_for_token(plain_name(of)):
-            added["dist_token"] += of_class
-        else:
-            both = [of_class, of_class] if _only_patches_have_places(of) else [of_class]
-            added["pos_embed"] = torch.cat([*both, places], 1)
+        placed = not _only_patches_have_places(of)
+        if not asks_for_token(plain_name(of)):
+            first = places[:, :1] if placed else torch.zeros_like(places[:, :2])
+            added["pos_embed"] = torch.cat([first, places], 1)
+        elif placed:
+            added["dist_token"] += places[:, :1]
     for kind in ("weight", "bias"):
         if f"head.{kind}" in weights:
             added[f"head_dist.{kind}"] = weights[f"head.{kind}"].clone()
