@@ -90,6 +90,18 @@ def test_links_of_another_pair_and_a_threshold_that_leaves_nothing_are_refused(
         fit(make(student=deeper, teacher="resnet8", methods=(AttentionLinks(links=str(out)),)), tmp_path / "other")
 
 
+def test_a_share_of_links_is_kept(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "links.json"
+    assert main(["links", str(run), "--keep", "0.5", "--out", str(out)]) == 0
+    assert "3 of 6 pairs of a stage and a layer" in capsys.readouterr().out
+    assert read_links(out).num_groups == 3
+    finding = json.loads((run / "findings" / "attention-links-keep-0.5-per-stage.json").read_text())
+    assert np.sum(finding["kept"]) == 3
+    assert 0 < finding["threshold"] < 1
+    assert main(["links", str(run), "--keep", "0.5", "--threshold", "0.1"]) == 2
+    assert "not both" in capsys.readouterr().err
+
+
 def test_links_are_drawn_along_training(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figure = tmp_path / "along.png"
     assert main(["links", str(run), "--threshold", "0", "--along-training", "--figure", str(figure)]) == 0

@@ -10,6 +10,7 @@ from attention_transfer.methods.link_extraction import (
     TrainedLinks,
     count_links,
     extracted,
+    threshold_that_keeps,
     trained_links,
 )
 from attention_transfer.methods.links import Links
@@ -127,6 +128,42 @@ def test_a_threshold_that_removes_every_link_is_refused_with_the_strongest():
     wild = LinkWeights(0, np.arange(2), np.zeros(1, dtype=np.int64), np.array([[1.0], [np.nan]]))
     with pytest.raises(LinksError, match="not finite"):
         extracted(TrainedLinks((2,), (1,), (wild,)))
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize(("share", "pairs"), [(0.01, 1), (1 / 3, 2), (0.5, 3), (0.99, 5)])
+def test_a_share_of_stages_and_layers_is_kept(share: float, pairs: int, signed: bool):
+    links = full()
+    assert extracted(links, threshold_that_keeps(share, links, signed=signed), signed=signed).num_groups == pairs
+
+
+def test_the_strongest_share_of_channels_is_kept():
+    links = full()
+    choice = extracted(links, threshold_that_keeps(0.2, links, "channel"), "channel")
+    kept = by_channel(choice)
+    strengths = {
+        (stage, channel, layer): float(value)
+        for stage, means in enumerate(links.means())
+        for (channel, layer), value in np.ndenumerate(means)
+    }
+    strongest = sorted(strengths, key=lambda place: -strengths[place])[: round(0.2 * 10 * 3)]
+    assert sorted(strongest) == sorted((*place, layer) for place, layers in kept.items() for layer in layers)
+
+
+def test_a_share_counts_links_that_exist():
+    links = trained_links(parts(chosen_links("1:1-2,2:3", 2, 3)))
+    assert extracted(links, threshold_that_keeps(1 / 3, links)).num_groups == 1
+    assert extracted(links, threshold_that_keeps(2 / 3, links)).num_groups == 2
+
+
+def test_shares_that_no_threshold_keeps_are_refused():
+    links = full()
+    for share in (0.0, 1.0, float("nan")):
+        with pytest.raises(LinksError, match="above 0 and below 1"):
+            threshold_that_keeps(share, links)
+    equal = LinkWeights(0, np.arange(2), np.arange(2), np.array([[1.0, 1.0], [0.0, 0.0]]))
+    with pytest.raises(LinksError, match="keeps 1 of 2 links per stage, for some are equally strong"):
+        threshold_that_keeps(0.5, TrainedLinks((2,), (1, 1), (equal,)))
 
 
 def test_magnitudes_are_means_over_channels_and_heads():

@@ -13,7 +13,13 @@ from jaxtyping import Bool
 from attention_transfer.analysis.attention_links import links_along_training, links_of_run
 from attention_transfer.commands.titles import titles
 from attention_transfer.methods.link_choice import LinkChoice, links_to_json
-from attention_transfer.methods.link_extraction import TrainedLinks, count_links, extracted
+from attention_transfer.methods.link_extraction import (
+    PAPERS_THRESHOLD,
+    TrainedLinks,
+    count_links,
+    extracted,
+    threshold_that_keeps,
+)
 from attention_transfer.report.link_maps import link_maps_figure, link_table
 from attention_transfer.runs import RunFolder, write_whole
 from attention_transfer.runs.places import expand
@@ -28,7 +34,9 @@ class Flags:
 
     Args:
         runs: run folders; several are drawn beside each other.
-        threshold: of the extraction, a share of the range of all weights.
+        threshold: of the extraction, a share of the range of all weights; by default the paper's 0.05.
+        keep: share of the pairs of a stage (or channel) and a layer that are kept, instead of a threshold; the paper's
+            α is 0.35.
         per: whether whole stages keep or lose a layer, or every channel by itself.
         signed: bring weights as they are to 0…1, not their magnitudes; a threshold of 0.05 then keeps almost all.
         out: where the links that are kept go.
@@ -39,7 +47,8 @@ class Flags:
     """
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
-    threshold: float = 0.05
+    threshold: float | None = None
+    keep: float | None = None
     per: Literal["stage", "channel"] = "stage"
     signed: bool = False
     out: Path | None = None
@@ -62,6 +71,8 @@ def command(arguments: Sequence[str]) -> None:
         raise ValueError("--out and --along-training are about one run: give one run folder")
     if flags.along_training and flags.figure is None:
         raise ValueError("--along-training draws: give --figure FILE")
+    if flags.threshold is not None and flags.keep is not None:
+        raise ValueError("--keep finds the threshold that keeps as many links: give it or --threshold, not both")
     runs = list(dict.fromkeys(flags.runs))
     folders = [RunFolder(expand(run)) for run in runs]
     if several:
@@ -73,13 +84,17 @@ def command(arguments: Sequence[str]) -> None:
         _draw(found, flags)
         return
     links = links_of_run(folders[0], flags.name)
-    choice = extracted(links, flags.threshold, flags.per, signed=flags.signed)
+    threshold = PAPERS_THRESHOLD if flags.threshold is None else flags.threshold
+    if flags.keep is not None:
+        threshold = threshold_that_keeps(flags.keep, links, flags.per, signed=flags.signed)
+    choice = extracted(links, threshold, flags.per, signed=flags.signed)
     kept = _kept(choice, links)
     left, whole = count_links(choice, links.channels, links.heads), sum(each.weight.size for each in links.groups)
-    how: dict[str, Any] = {"threshold": flags.threshold, "per": flags.per, "signed": flags.signed}
+    how: dict[str, Any] = {"threshold": threshold, "per": flags.per, "signed": flags.signed}
     content = _row(runs[0], links) | how | {"kept": kept.tolist(), "links": whole, "links_kept": left}
     sign = "-signed" if flags.signed else ""
-    folders[0].write_finding(f"{flags.name}-{flags.threshold:g}-per-{flags.per}{sign}", content)
+    asked = f"{threshold:g}" if flags.keep is None else f"keep-{flags.keep:g}"
+    folders[0].write_finding(f"{flags.name}-{asked}-per-{flags.per}{sign}", content)
     if flags.out is not None:
         write_whole(flags.out, links_to_json(choice, how).encode())
     if flags.json:
@@ -88,7 +103,7 @@ def command(arguments: Sequence[str]) -> None:
         pairs = int((~np.isnan(links.magnitudes())).sum())
         print(link_table(links.magnitudes(), kept))
         print(
-            f"\na threshold of {flags.threshold:g} per {flags.per} keeps {left:,} of {whole:,} links, "
+            f"\na threshold of {threshold:.4g} per {flags.per} keeps {left:,} of {whole:,} links, "
             f"{int(kept.sum())} of {pairs} pairs of a stage and a layer"
         )
         if flags.out is not None:

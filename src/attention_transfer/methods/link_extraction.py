@@ -10,6 +10,8 @@ from torch import Tensor
 
 from attention_transfer.methods.link_choice import LinkChoice, LinkGroup, LinksError
 
+PAPERS_THRESHOLD = 0.05
+
 
 @dataclass(frozen=True)
 class LinkWeights:
@@ -91,7 +93,11 @@ def trained_links(parts: Mapping[str, Tensor], name: str = "attention-links") ->
 
 
 def extracted(
-    links: TrainedLinks, threshold: float = 0.05, per: Literal["stage", "channel"] = "stage", *, signed: bool = False
+    links: TrainedLinks,
+    threshold: float = PAPERS_THRESHOLD,
+    per: Literal["stage", "channel"] = "stage",
+    *,
+    signed: bool = False,
 ) -> LinkChoice:
     """The links that stay when the weak ones are taken out.
 
@@ -111,17 +117,7 @@ def extracted(
     """
     if not 0 <= threshold < 1:
         raise LinksError(f"threshold must be 0 ≤ θ < 1, a share of the range of all weights, not {threshold}")
-    every = np.concatenate([group.weight.ravel() for group in links.groups])
-    if not np.isfinite(every).all():
-        raise LinksError("some links are not finite numbers: this training diverged, so that nothing can be extracted")
-    every = every if signed else np.abs(every)
-    low, high = float(every.min()), float(every.max())
-    if low == high:
-        raise LinksError("all links have the same weight, so none is weaker than others: were they trained?")
-    # The mean of what was brought to 0…1 is the mean brought to 0…1.
-    strengths = [(mean - low) / (high - low) for mean in links.means(absolute=not signed)]
-    if per == "stage":
-        strengths = [_mean_over_channels(strength) for strength in strengths]
+    strengths = _strengths(links, per, signed=signed)
     kept = [strength > threshold for strength in strengths]
     if not any(each.any() for each in kept):
         strongest = max(float(np.nanmax(strength)) for strength in strengths if not np.isnan(strength).all())
@@ -132,12 +128,68 @@ def extracted(
     return LinkChoice(tuple(_groups(each) for each in kept), links.channels, links.heads)
 
 
+def threshold_that_keeps(
+    share: float, links: TrainedLinks, per: Literal["stage", "channel"] = "stage", *, signed: bool = False
+) -> float:
+    """θ with which `extracted` keeps a share of the links: how weak the weak ones are depends on pair and schedule.
+
+    The paper's θ is for 300 epochs of weight decay; after few epochs every link is above it. Its α keeps 29 of 84 pairs
+    of a stage and a layer.
+
+    Args:
+        share: of the pairs of a stage and a layer, or of a channel and a layer; 0 < share < 1. At least one is kept.
+        links: trained.
+        per: as `extracted` has it.
+        signed: likewise.
+
+    Raises:
+        LinksError: as `extracted`, or no threshold separates as many, for some are equally strong.
+    """
+    if not 0 < share < 1:
+        raise LinksError(f"a share of links to keep must be above 0 and below 1, not {share}")
+    strengths = _strengths(links, per, signed=signed)
+    if per == "stage":
+        strengths = [_row(strength) for strength in strengths]
+    every = np.concatenate([strength[~np.isnan(strength)] for strength in strengths])
+    descending = np.sort(every)[::-1]
+    count = min(max(round(share * len(every)), 1), len(every) - 1)
+    last, next_one = float(descending[count - 1]), float(descending[count])
+    threshold = (last + next_one) / 2
+    if not next_one <= threshold < last:
+        raise LinksError(
+            f"no threshold keeps {count} of {len(every)} links per {per}, for some are equally strong: take another "
+            "share, or give a threshold"
+        )
+    return threshold
+
+
+def _strengths(
+    links: TrainedLinks, per: Literal["stage", "channel"], *, signed: bool
+) -> list[Float[np.ndarray, "c l"]]:
+    """How strongly each channel is linked to each layer, in the range of all weights; NaN where it is not."""
+    every = np.concatenate([group.weight.ravel() for group in links.groups])
+    if not np.isfinite(every).all():
+        raise LinksError("some links are not finite numbers: this training diverged, so that nothing can be extracted")
+    every = every if signed else np.abs(every)
+    low, high = float(every.min()), float(every.max())
+    if low == high:
+        raise LinksError("all links have the same weight, so none is weaker than others: were they trained?")
+    # The mean of what was brought to 0…1 is the mean brought to 0…1.
+    strengths = [(mean - low) / (high - low) for mean in links.means(absolute=not signed)]
+    return strengths if per == "channel" else [_mean_over_channels(strength) for strength in strengths]
+
+
 def _mean_over_channels(strength: Float[np.ndarray, "c l"]) -> Float[np.ndarray, "c l"]:
     """The same for all channels that have links."""
     there = ~np.isnan(strength)
     sums, counts = np.where(there, strength, 0).sum(0), there.sum(0)
     mean = np.divide(sums, counts, out=np.full(strength.shape[1], np.nan), where=counts > 0)
     return np.where(there, mean, np.nan)
+
+
+def _row(strength: Float[np.ndarray, "c l"]) -> Float[np.ndarray, " l"]:
+    """What all linked channels of a stage have in common; NaN for layers that none is linked to."""
+    return np.array([np.nan if np.isnan(column).all() else np.nanmax(column) for column in strength.T])
 
 
 def _groups(kept: Bool[np.ndarray, "c l"]) -> tuple[LinkGroup, ...]:

@@ -14,9 +14,12 @@ OPTIMISATION = replace(vit_cifar.OPTIMISATION, warmup_epochs=2)
 BIRDS = "timm:deit_tiny_patch16_224(img_size=64, patch_size=8, embed_dim=128, depth=6, num_heads=4)"
 SMALL = "timm:deit_tiny_patch16_224(img_size=32, patch_size=4, embed_dim=96, depth=4, num_heads=3)"
 BIRDS_DATA = Data("cub200", image_size=64, label_smoothing=0.1)
-BIRDS_TRAINING = Training(epochs=30, batch_size=64, evaluate_every_epochs=5, snapshot_epochs=(0, 5, 15, 30))
+BIRDS_TRAINING = Training(epochs=20, batch_size=64, evaluate_every_epochs=5, snapshot_epochs=(0, 2, 10, 20))
 CIFAR_DATA = Data("cifar100", label_smoothing=0.1)
-CIFAR_TRAINING = Training(epochs=20, batch_size=64, evaluate_every_epochs=5)
+# By percent of CIFAR-100: 100,000 sample passes each.
+CIFAR_TRAINING = {
+    percent: Training(epochs=epochs, batch_size=64, evaluate_every_epochs=5) for percent, epochs in ((5, 40), (10, 20))
+}
 # Of weights for 196 patches, over which the term is a mean: as much for 64.
 WEIGHT = 2000.0 * 64 / 196
 
@@ -29,17 +32,17 @@ def recipes() -> Iterator[Described]:
     ):
         teacher = "torchvision:squeezenet1_0@pretrained" if methods else None
         yield _run(f"cub200-{name}", BIRDS, teacher, methods, BIRDS_DATA, BIRDS_TRAINING), text
-    for percent in (5, 10):
+    for percent, training in CIFAR_TRAINING.items():
         data = replace(CIFAR_DATA, train_fraction=percent / 100)
         hard = distillation_token.KINDS["hard"]
         for name, methods, text in (
             ("alone", (), f"a small DeiT on {percent} % of CIFAR-100, from scratch"),
             ("hard", (hard,), "the same with a token that learns resnet56's classes"),
-            ("full", (_links(CIFAR_TRAINING),), "the same with full links from resnet56"),
+            ("full", (_links(training),), "the same with full links from resnet56"),
         ):
             student = SMALL.replace(")", ", distillation_token=True)") if hard in methods else SMALL
             recipe = f"cifar100-{percent}-percent-{name}"
-            yield _run(recipe, student, "resnet56" if methods else None, methods, data, CIFAR_TRAINING), text
+            yield _run(recipe, student, "resnet56" if methods else None, methods, data, training), text
 
 
 def _links(training: Training) -> AttentionLinks:
