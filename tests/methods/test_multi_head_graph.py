@@ -95,6 +95,32 @@ def test_vectors_of_the_teacher_have_the_natural_sign(golden: dict[str, Tensor])
         torch.testing.assert_close(vectors, theirs * theirs.sum(1, keepdim=True).sign(), rtol=0, atol=1e-5)
 
 
+def stages_of(network: torch.nn.Module | None, images: Tensor) -> list[Tensor]:
+    """Their outputs, through hooks of our own."""
+    assert network is not None
+    found: list[Tensor] = []
+    stages = [network.get_submodule(f"layer{number}") for number in (1, 2, 3)]
+    handles = [
+        stage.register_forward_hook(lambda _module, _arguments, output: found.append(output)) for stage in stages
+    ]
+    with torch.no_grad():
+        network(images)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def graphs_of(distiller: Distiller) -> tuple[list[Tensor], list[Tensor]]:
+    """Logarithms of the graphs that student and teacher have of `batch`."""
+    method, parts, (images, _) = MultiHeadGraph(), parts_of(distiller), batch()
+    teacher, student = (stages_of(network, images) for network in (distiller.teacher, distiller.student))
+    own = teacher_embedding(teacher)
+    with torch.no_grad():
+        ours = method.student_embedding(student, own, parts)
+        both = [[squashed_graph(scores) for scores in method.scores(vectors, parts)] for vectors in (ours, own)]
+    return both[0], both[1]
+
+
 def test_options_change_the_transfer_as_they_say() -> None:
     whole = trained(limit_gradient=False)
     parts = parts_of(whole)
@@ -108,11 +134,23 @@ def test_options_change_the_transfer_as_they_say() -> None:
 
     assert again() == pytest.approx(float(value), rel=1e-5)
     assert again(reduction="mean") == pytest.approx(float(value) / (8 * 6), rel=1e-5)
-    assert again(direction="teacher-first") != pytest.approx(float(value), rel=1e-4)
+    student, teacher = graphs_of(whole)
+    divergences = [(t.exp() * (t - s)).sum() for s, t in zip(student, teacher, strict=True)]
+    assert again(direction="teacher-first") == pytest.approx(float(sum(divergences)), rel=1e-4)
+    divergences = [(s.exp() * (s - t)).sum() for s, t in zip(student, teacher, strict=True)]
+    assert float(value) == pytest.approx(float(sum(divergences)), rel=1e-4)
     assert len(parts.heads) == 2
     assert len(parts_of(make(stages=(1, 2))).heads) == 1
     names = ("conv1", "layer1", "layer2", "layer3")
     assert len(parts_of(make(student_layers=names, teacher_layers=names)).heads) == 3
+
+
+def test_scaled_reaches_the_heads() -> None:
+    heads = [parts_of(make(graph_epochs=0, scaled=scaled)).graph(1) for scaled in (False, True)]
+    generator = torch.Generator().manual_seed(2)
+    front, back = (torch.randn(5, width, generator=generator) for width in (32, 64))
+    plain, scaled = (each.eval().scores(front, back) for each in heads)
+    torch.testing.assert_close(scaled, plain / 48**0.5)
 
 
 def test_more_vectors_of_the_student_agree_better_with_the_teachers() -> None:
@@ -347,3 +385,6 @@ def test_features_that_are_not_finite_show_in_the_loss_and_do_not_crash() -> Non
     images, labels = batch()
     images[2] = float("inf")
     assert distiller.eval()(images, labels).terms["mhgd"].value.isnan()
+    first = make()
+    first.set_phase(first.phases[0])
+    assert first.train()(images, labels).terms["mhgd-heads"].value.isnan()
