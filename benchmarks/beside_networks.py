@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -11,6 +10,7 @@ from torch.nn import functional
 
 from attention_transfer.analysis.turns import Clock, seconds_in_turns
 from attention_transfer.distiller import Distiller
+from attention_transfer.training.device import Place
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -41,28 +41,29 @@ def seconds_beside_networks(
         clock: that is read.
     """
     device = images.device
+    # As a training computes: the same arithmetic, and the same way of computing attention.
+    place = Place(device, precision)
     ours, bare = optimizer(distiller.trainable_parameters()), optimizer(student.parameters())
 
-    def autocast() -> torch.autocast | nullcontext[None]:
-        return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
-
     def teacher_forward() -> None:
-        with torch.no_grad(), autocast():
+        with torch.no_grad(), place.autocast():
             teacher(images)
 
     def student_step() -> None:
-        with autocast():
-            logits = student(images)
-        loss = functional.cross_entropy(logits.float(), labels)
-        bare.zero_grad()
-        loss.backward()
+        with place.attention_kernel():
+            with place.autocast():
+                logits = student(images)
+            loss = functional.cross_entropy(logits.float(), labels)
+            bare.zero_grad()
+            loss.backward()
         bare.step()
 
     def distiller_step() -> None:
-        with autocast():
-            out = distiller(images, labels)
-        ours.zero_grad()
-        distiller.backward(out)
+        with place.attention_kernel():
+            with place.autocast():
+                out = distiller(images, labels)
+            ours.zero_grad()
+            distiller.backward(out)
         ours.step()
 
     works = {"teacher": teacher_forward, "student": student_step, "distiller": distiller_step}

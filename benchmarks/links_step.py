@@ -57,8 +57,13 @@ def main(flags: Flags) -> None:
         torch.set_num_threads(flags.threads)
     device, classes = torch.device(flags.device), 100
     torch.manual_seed(0)
-    student, teacher = build(flags.student, classes).to(device), build(flags.teacher, classes).to(device)
+    # As a training has them under a teacher of convolutions.
+    layout = torch.channels_last
+    student, teacher = (
+        build(name, classes).to(device, memory_format=layout) for name in (flags.student, flags.teacher)
+    )
     images = torch.randn(flags.batch_size, 3, flags.image_size, flags.image_size, device=device)
+    images = images.contiguous(memory_format=layout)
     labels = torch.randint(0, classes, (flags.batch_size,), device=device)
     bare_student, bare_teacher = deepcopy(student), deepcopy(teacher).eval().requires_grad_(False)
     distiller = Distiller(student, teacher, [AttentionLinks(links=flags.links)], example=images[:2])

@@ -10,14 +10,19 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from attention_transfer import AttentionCopy, Data, Distiller, Experiment, Method, Training
+from attention_transfer import AttentionCopy, Data, Distiller, Experiment, Method, SoftTargets, Training
 from attention_transfer.experiment import Optimisation
 from attention_transfer.models import build
 from attention_transfer.training.device import Place
 from attention_transfer.training.fit import fit
+from attention_transfer.training.prepare import prepare
 from attention_transfer.training.progress import Reporter
+from tests.training.conftest import Make, images, make
+
+__all__ = ["images", "make"]
 
 VIT = "timm:vit_tiny_patch16_224(img_size=32, patch_size=8, depth=2, embed_dim=12, num_heads=1)"
+SMALL = VIT.replace("32", "16")
 
 
 class Fused(TorchFunctionMode):
@@ -167,3 +172,23 @@ def test_a_step_of_a_run_is_computed_so(
     )
     fit(experiment, tmp_path / "run", Reporter(silent=True))
     assert seen == [calls]
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "last"),
+    [
+        (SMALL, "resnet8", True),
+        ("resnet8", SMALL, True),
+        ("resnet8", None, True),
+        (SMALL, SMALL, False),
+        (SMALL, None, False),
+    ],
+)
+def test_channels_come_last_where_either_network_is_made_of_convolutions(
+    make: Make, student: str, teacher: str | None, last: bool
+) -> None:
+    """A SqueezeNet took four times as long beside a transformer as it needs."""
+    prepared = prepare(make(student=student, teacher=teacher, methods=(SoftTargets(),) if teacher else ()))
+    layout = torch.channels_last if last else torch.contiguous_format
+    assert prepared.place.memory_format == layout
+    assert next(iter(prepared.train.epoch(0))).image.is_contiguous(memory_format=layout)

@@ -15,7 +15,8 @@ class Training:
         batch_size: images per step and process.
         device: `auto` takes an accelerator if there is one.
         precision: arithmetic of the networks; losses are always float32.
-        channels_last: memory format of networks and images; None means yes for networks of convolutions.
+        channels_last: memory format of networks and images; None means yes where the student or its teacher is a
+            network of convolutions.
         compile: run the distiller through `torch.compile`.
         threads: CPU threads; None leaves torch's choice.
         checkpoint_every_steps: write a checkpoint inside epochs too; None only at their ends.
