@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from attention_transfer.methods import bicubic
 from attention_transfer.methods.bicubic import resized
 
 SHAPES = ((3, 12, 9), (5, 2, 3), (2, 12, 9), (4, 6, 5), (1, 4, 4))
@@ -20,7 +21,11 @@ def stages() -> list[Tensor]:
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("antialias", [False, True])
 @pytest.mark.parametrize("grid", [(6, 5), (4, 4), (20, 16)])
-def test_stages_are_resized_as_torch_does_it(grid: tuple[int, int], antialias: bool, align_corners: bool):
+@pytest.mark.parametrize("few", [0, 512])
+def test_stages_are_resized_as_torch_does_it(
+    grid: tuple[int, int], antialias: bool, align_corners: bool, few: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(bicubic, "_FEW_POSITIONS", few)
     how: dict[str, Any] = {"align_corners": align_corners, "antialias": antialias}
     for found, stage in zip(resized(stages(), grid, **how), stages(), strict=True):
         expected = functional.interpolate(stage, grid, mode="bicubic", **how)
@@ -28,6 +33,7 @@ def test_stages_are_resized_as_torch_does_it(grid: tuple[int, int], antialias: b
 
 
 def test_channels_of_one_size_are_resized_in_one_call(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(bicubic, "_FEW_POSITIONS", 0)
     calls: list[tuple[int, ...]] = []
     real = functional.interpolate
 
