@@ -14,7 +14,7 @@ OPTIMISATION = replace(vit_cifar.OPTIMISATION, warmup_epochs=2)
 SMALL = "timm:deit_tiny_patch16_224(img_size=32, patch_size=4, embed_dim=96, depth=4, num_heads=3)"
 BIRDS = SMALL.replace("img_size=32, patch_size=4", "img_size=64, patch_size=8")
 BIRDS_DATA = Data("cub200", image_size=64, label_smoothing=0.1)
-BIRDS_TRAINING = Training(epochs=20, batch_size=64, evaluate_every_epochs=5, snapshot_epochs=(0, 2, 10, 20))
+BIRDS_TRAINING = Training(epochs=60, batch_size=64, evaluate_every_epochs=10, snapshot_epochs=(0, 6, 30, 60))
 CIFAR_DATA = Data("cifar100", label_smoothing=0.1)
 # By percent of CIFAR-100: 100,000 sample passes each.
 CIFAR_TRAINING = {
