@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -26,6 +27,7 @@ def seconds_beside_networks(
     precision: Precision,
     rounds: int,
     clock: Clock = "wall",
+    attention: bool = False,
 ) -> dict[str, list[float]]:
     """Seconds in each round: of `teacher`, a forward pass; `student`, a bare step; `distiller`, a step with all.
 
@@ -39,10 +41,11 @@ def seconds_beside_networks(
         precision: of the networks.
         rounds: that count.
         clock: that is read.
+        attention: whether a network has some, which is then computed as a training does it.
     """
     device = images.device
-    # As a training computes: the same arithmetic, and the same way of computing attention.
     place = Place(device, precision)
+    kernel = place.attention_kernel if attention else nullcontext
     ours, bare = optimizer(distiller.trainable_parameters()), optimizer(student.parameters())
 
     def teacher_forward() -> None:
@@ -50,7 +53,7 @@ def seconds_beside_networks(
             teacher(images)
 
     def student_step() -> None:
-        with place.attention_kernel():
+        with kernel():
             with place.autocast():
                 logits = student(images)
             loss = functional.cross_entropy(logits.float(), labels)
@@ -59,7 +62,7 @@ def seconds_beside_networks(
         bare.step()
 
     def distiller_step() -> None:
-        with place.attention_kernel():
+        with kernel():
             with place.autocast():
                 out = distiller(images, labels)
             ours.zero_grad()

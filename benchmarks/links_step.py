@@ -80,6 +80,7 @@ def main(flags: Flags) -> None:
         precision=flags.precision,
         rounds=flags.rounds,
         clock=flags.clock,
+        attention=True,
     )
     settings = f"batch {flags.batch_size}, {flags.image_size} px, {flags.precision}, {device}"
     print_times(f"{flags.links} links, {flags.teacher} → {flags.student}, {settings}", seconds, flags.clock)

@@ -17,7 +17,7 @@ import tyro
 from attention_transfer.analysis.turns import Clock
 from attention_transfer.distiller import Distiller
 from attention_transfer.methods import METHODS
-from attention_transfer.models import build
+from attention_transfer.models import build, describe
 from beside_networks import Precision, print_times, seconds_beside_networks
 
 
@@ -87,6 +87,7 @@ def main(flags: Flags) -> None:
         precision=flags.precision,
         rounds=flags.rounds,
         clock=flags.clock,
+        attention=not all(describe(network).convolutional for network in (teacher, student)),
     )
     settings = f"batch {flags.batch_size}, {flags.precision}, channels_last={flags.channels_last}, {device}"
     print_times(f"{' + '.join(flags.methods)}, {flags.teacher} → {flags.student}, {settings}", seconds, flags.clock)

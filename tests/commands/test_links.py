@@ -98,6 +98,7 @@ def test_a_share_of_links_is_kept(run: Path, tmp_path: Path, capsys: pytest.Capt
     finding = json.loads((run / "findings" / "attention-links-keep-0.5-per-stage.json").read_text())
     assert np.sum(finding["kept"]) == 3
     assert 0 < finding["threshold"] < 1
+    assert finding["keep"] == json.loads(out.read_text())["keep"] == 0.5
     assert main(["links", str(run), "--keep", "0.5", "--threshold", "0.1"]) == 2
     assert "not both" in capsys.readouterr().err
 
@@ -111,6 +112,7 @@ def test_links_are_drawn_along_training(run: Path, tmp_path: Path, capsys: pytes
         ([str(run), "--along-training"], "give --figure"),
         ([str(run), str(run), "--along-training"], "about one run"),
         ([str(run), str(run), "--out", "x"], "about one run"),
+        ([str(run), str(run), "--keep", "0.5"], "about one run"),
     ):
         assert main(["links", *arguments, "--threshold", "0"]) == 2
         assert reason in capsys.readouterr().err

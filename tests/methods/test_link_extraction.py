@@ -162,8 +162,11 @@ def test_shares_that_no_threshold_keeps_are_refused():
         with pytest.raises(LinksError, match="above 0 and below 1"):
             threshold_that_keeps(share, links)
     equal = LinkWeights(0, np.arange(2), np.arange(2), np.array([[1.0, 1.0], [0.0, 0.0]]))
-    with pytest.raises(LinksError, match="keeps 1 of 2 links per stage, for some are equally strong"):
+    with pytest.raises(LinksError, match="keeps 1 of 2 pairs of a stage and a layer, for some are equally"):
         threshold_that_keeps(0.5, TrainedLinks((2,), (1, 1), (equal,)))
+    one = LinkWeights(0, np.arange(2), np.zeros(2, dtype=np.int64), np.array([[1.0, 2.0], [3.0, 4.0]]))
+    with pytest.raises(LinksError, match="only one stage and one layer"):
+        threshold_that_keeps(0.5, TrainedLinks((2,), (2,), (one,)))
 
 
 def test_magnitudes_are_means_over_channels_and_heads():

@@ -192,3 +192,13 @@ def test_channels_come_last_where_either_network_is_made_of_convolutions(
     layout = torch.channels_last if last else torch.contiguous_format
     assert prepared.place.memory_format == layout
     assert next(iter(prepared.train.epoch(0))).image.is_contiguous(memory_format=layout)
+    assert isinstance(prepared.distiller, Distiller)
+    for module in prepared.distiller.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            assert module.weight.is_contiguous(memory_format=layout)
+
+
+def test_channels_come_last_only_where_asked(make: Make) -> None:
+    given = {"channels_last": False}
+    prepared = prepare(make(student=SMALL, teacher="resnet8", methods=(SoftTargets(),), training=given))
+    assert prepared.place.memory_format == torch.contiguous_format

@@ -67,8 +67,8 @@ def command(arguments: Sequence[str]) -> None:
         default=Flags(runs=cast("tuple[str, ...]", tyro.MISSING)),
     )
     several = len(flags.runs) > 1
-    if several and (flags.out is not None or flags.along_training):
-        raise ValueError("--out and --along-training are about one run: give one run folder")
+    if several and (flags.out is not None or flags.keep is not None or flags.along_training):
+        raise ValueError("--out, --keep and --along-training are about one run: give one run folder")
     if flags.along_training and flags.figure is None:
         raise ValueError("--along-training draws: give --figure FILE")
     if flags.threshold is not None and flags.keep is not None:
@@ -91,6 +91,7 @@ def command(arguments: Sequence[str]) -> None:
     kept = _kept(choice, links)
     left, whole = count_links(choice, links.channels, links.heads), sum(each.weight.size for each in links.groups)
     how: dict[str, Any] = {"threshold": threshold, "per": flags.per, "signed": flags.signed}
+    how |= {} if flags.keep is None else {"keep": flags.keep}
     content = _row(runs[0], links) | how | {"kept": kept.tolist(), "links": whole, "links_kept": left}
     sign = "-signed" if flags.signed else ""
     asked = f"{threshold:g}" if flags.keep is None else f"keep-{flags.keep:g}"
@@ -103,7 +104,7 @@ def command(arguments: Sequence[str]) -> None:
         pairs = int((~np.isnan(links.magnitudes())).sum())
         print(link_table(links.magnitudes(), kept))
         print(
-            f"\na threshold of {threshold:.4g} per {flags.per} keeps {left:,} of {whole:,} links, "
+            f"\na threshold of {threshold:.6g} per {flags.per} keeps {left:,} of {whole:,} links, "
             f"{int(kept.sum())} of {pairs} pairs of a stage and a layer"
         )
         if flags.out is not None:

@@ -12,7 +12,7 @@ from attention_transfer.methods.maps import at_least_float32
 
 Grid = tuple[int, int]
 
-# From as many torch's loop over 16 neighbours of each result takes 4 times as long on a CPU, from 900 no longer.
+# Up to so many positions torch's loop takes several times as long on a CPU; from some 900 it is as fast.
 _FEW_POSITIONS = 512
 
 

@@ -143,7 +143,8 @@ def threshold_that_keeps(
         signed: likewise.
 
     Raises:
-        LinksError: as `extracted`, or no threshold separates as many, for some are equally strong.
+        LinksError: as `extracted`; there is only one pair; or no threshold separates as many, for some are equally
+            strong.
     """
     if not 0 < share < 1:
         raise LinksError(f"a share of links to keep must be above 0 and below 1, not {share}")
@@ -151,14 +152,16 @@ def threshold_that_keeps(
     if per == "stage":
         strengths = [_row(strength) for strength in strengths]
     every = np.concatenate([strength[~np.isnan(strength)] for strength in strengths])
+    if len(every) < 2:
+        raise LinksError(f"there is only one {per} and one layer that are linked: nothing can be left out")
     descending = np.sort(every)[::-1]
     count = min(max(round(share * len(every)), 1), len(every) - 1)
     last, next_one = float(descending[count - 1]), float(descending[count])
     threshold = (last + next_one) / 2
     if not next_one <= threshold < last:
         raise LinksError(
-            f"no threshold keeps {count} of {len(every)} links per {per}, for some are equally strong: take another "
-            "share, or give a threshold"
+            f"no threshold keeps {count} of {len(every)} pairs of a {per} and a layer, for some are equally strong: "
+            "take another share, or give a threshold"
         )
     return threshold
 

@@ -1,4 +1,4 @@
-"""Attention links in small: a vision transformer of half a million parameters, minutes on one CPU core."""
+"""Attention links in small: a vision transformer of half a million parameters, for one CPU core."""
 
 from collections.abc import Iterator
 from dataclasses import replace

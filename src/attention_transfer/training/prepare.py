@@ -186,10 +186,11 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
     notes += (*student.notes, *notes_on_its_own(Path(expand(experiment.student))))
     # Built once for its errors; the loop makes one for each phase.
     make_optimizer({"student": student.module}, experiment.optimisation)
+    place = choose_place(experiment.training, student.description.convolutional, process.local_rank)
     teacher = _open_teacher(experiment, dataset)
-    # Convolutions of a teacher gain as much from it, and a transformer loses nothing by it.
-    convolutional = any(each.description.convolutional for each in (student, teacher) if each is not None)
-    place = choose_place(experiment.training, convolutional, process.local_rank)
+    if teacher is not None and teacher.description.convolutional and experiment.training.channels_last is None:
+        # Its convolutions gain as much from it, and a transformer loses nothing by it.
+        place = replace(place, memory_format=torch.channels_last)
     if teacher is not None and teacher.input is None and experiment.teacher_mean is None:
         notes.append(f"the teacher's normalisation is unknown: taken to be that of {dataset.name}")
     if teacher is not None:
