@@ -113,7 +113,10 @@ def _open(name: str, dataset: DataSet, settings: Training, mean: Colours | None,
     opened.module.to(place.device).to(memory_format=place.memory_format)  # pyright: ignore[reportCallIssue]
     notes: list[str] = []
     if opened.input is None and mean is None:
-        notes.append(f"the normalisation of {name} is unknown: taken to be that of {dataset.name}")
+        notes.append(
+            f"the normalisation of {name} is unknown: taken to be that of {dataset.name}; if its weights were trained "
+            "with another, give mean and std"
+        )
     side = dataset.image_size
     if expected.size is not None and expected.size != (side, side):
         notes.append(

@@ -192,7 +192,10 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
         # Its convolutions gain as much from it, and a transformer loses nothing by it.
         place = replace(place, memory_format=torch.channels_last)
     if teacher is not None and teacher.input is None and experiment.teacher_mean is None:
-        notes.append(f"the teacher's normalisation is unknown: taken to be that of {dataset.name}")
+        notes.append(
+            f"the teacher's normalisation is unknown: taken to be that of {dataset.name}; if its weights were trained "
+            "with another, give teacher_mean and teacher_std"
+        )
     if teacher is not None:
         notes += teacher.notes
         _refuse_missing_logits(experiment, student, teacher)
