@@ -17,9 +17,7 @@ from attention_transfer.training.device import Place
 from attention_transfer.training.fit import fit
 from attention_transfer.training.prepare import prepare
 from attention_transfer.training.progress import Reporter
-from tests.training.conftest import Make, images, make
-
-__all__ = ["images", "make"]
+from tests.training.conftest import Make
 
 VIT = "timm:vit_tiny_patch16_224(img_size=32, patch_size=8, depth=2, embed_dim=12, num_heads=1)"
 SMALL = VIT.replace("32", "16")
