@@ -59,10 +59,7 @@ class TrainedLinks:
 
     def magnitudes(self) -> Float[np.ndarray, "s l"]:
         """Mean magnitude of the links between each stage and each layer, as in Figure 2; NaN where there are none."""
-        rows = [
-            [np.nan if np.isnan(column).all() else np.nanmean(column) for column in stage.T] for stage in self.means()
-        ]
-        return np.array(rows)
+        return np.array([_of_layers(stage) for stage in self.means()])
 
 
 def trained_links(parts: Mapping[str, Tensor], name: str = "attention-links") -> TrainedLinks:
@@ -150,7 +147,7 @@ def threshold_that_keeps(
         raise LinksError(f"a share of links to keep must be above 0 and below 1, not {share}")
     strengths = _strengths(links, per, signed=signed)
     if per == "stage":
-        strengths = [_row(strength) for strength in strengths]
+        strengths = [_of_layers(strength) for strength in strengths]
     every = np.concatenate([strength[~np.isnan(strength)] for strength in strengths])
     if len(every) < 2:
         raise LinksError(f"there is only one {per} and one layer that are linked: nothing can be left out")
@@ -190,9 +187,9 @@ def _mean_over_channels(strength: Float[np.ndarray, "c l"]) -> Float[np.ndarray,
     return np.where(there, mean, np.nan)
 
 
-def _row(strength: Float[np.ndarray, "c l"]) -> Float[np.ndarray, " l"]:
-    """What all linked channels of a stage have in common; NaN for layers that none is linked to."""
-    return np.array([np.nan if np.isnan(column).all() else np.nanmax(column) for column in strength.T])
+def _of_layers(stage: Float[np.ndarray, "c l"]) -> Float[np.ndarray, " l"]:
+    """Mean over the linked channels of a stage; NaN for layers that none is linked to."""
+    return np.array([np.nan if np.isnan(column).all() else np.nanmean(column) for column in stage.T])
 
 
 def _groups(kept: Bool[np.ndarray, "c l"]) -> tuple[LinkGroup, ...]:
