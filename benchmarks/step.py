@@ -10,6 +10,7 @@ the student learns.
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 import tyro
@@ -19,6 +20,11 @@ from attention_transfer.distiller import Distiller
 from attention_transfer.methods import METHODS
 from attention_transfer.models import build, describe
 from beside_networks import Precision, print_times, seconds_beside_networks
+
+_OPTIMIZERS = {
+    "sgd": partial(torch.optim.SGD, lr=1e-3, momentum=0.9, weight_decay=5e-4),
+    "adamw": partial(torch.optim.AdamW, lr=1e-4),
+}
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,7 @@ class Flags:
         batch_size: images.
         image_size: side in pixels.
         classes: of both networks.
+        optimizer: of the student.
         precision: of the networks.
         channels_last: memory format.
         compile: compile distiller, teacher and student alike.
@@ -47,6 +54,7 @@ class Flags:
     batch_size: int = 64
     image_size: int = 32
     classes: int = 100
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     precision: Precision = "float32"
     channels_last: bool = True
     compile: bool = False
@@ -83,7 +91,7 @@ def main(flags: Flags) -> None:
         bare_student,
         images,
         labels,
-        partial(torch.optim.SGD, lr=1e-3, momentum=0.9, weight_decay=5e-4),
+        _OPTIMIZERS[flags.optimizer],
         precision=flags.precision,
         rounds=flags.rounds,
         clock=flags.clock,

@@ -1,6 +1,10 @@
 """Small networks and values that many tests share."""
 
+import importlib
+import sys
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 GOLDEN = Path(__file__).parent / "golden"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 class SmallNet(nn.Module):
@@ -40,3 +45,15 @@ def golden() -> dict[str, Tensor]:
         with np.load(path) as file:
             values |= {name: torch.from_numpy(file[name]) for name in file.files}
     return values
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Generator[Callable[[str], Any]]:
+    """Imports a script of `benchmarks/` by its name; afterwards its modules are as if they had never been there."""
+    names = [path.stem for path in BENCHMARKS.glob("*.py")]
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield importlib.import_module
+    for name in names:
+        sys.modules.pop(name, None)

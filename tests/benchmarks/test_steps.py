@@ -1,24 +1,10 @@
 """The scripts that measure what a step costs run, and compare what they say."""
 
-import importlib
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 SMALL_VIT = "timm:vit_tiny_patch16_224(img_size=16, patch_size=4, embed_dim=24, depth=2, num_heads=3)"
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(FOLDER)
-    for name in ("beside_networks", "step", "links_step", "folding"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    yield importlib.import_module
-    for name in ("beside_networks", "step", "links_step", "folding"):
-        sys.modules.pop(name, None)
 
 
 def test_a_step_of_any_methods_is_compared_with_both_networks(script: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,9 +9,11 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from attention_transfer import AttentionLinks, Data, Input
 from attention_transfer.cli import main
+from attention_transfer.commands import links
 from attention_transfer.methods.link_choice import read_links
 from attention_transfer.models import save_model
 from attention_transfer.report.link_maps import link_maps_figure, link_table
@@ -70,6 +72,11 @@ def test_links_are_extracted_by_one_run_and_used_by_another(
         Reporter(silent=True),
     )
     assert RunFolder(second).finished
+    # Of the students nothing is needed but timm.
+    for folder in (run, second):
+        sizes = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 3}
+        plain = timm.create_model("vit_tiny_patch16_224", **sizes)
+        plain.load_state_dict(load_file(folder / "student.safetensors"))
     assert main(["links", str(second), "--threshold", "0", "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert again["links"] == content["links_kept"]
@@ -88,6 +95,23 @@ def test_links_of_another_pair_and_a_threshold_that_leaves_nothing_are_refused(
     deeper = STUDENT.replace("depth=2", "depth=3")
     with pytest.raises(ValueError, match="belong to a student of 2 layers, and this one has 3"):
         fit(make(student=deeper, teacher="resnet8", methods=(AttentionLinks(links=str(out)),)), tmp_path / "other")
+
+
+def test_a_run_of_which_nothing_is_kept_is_drawn_all_the_same(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(links, "PAPERS_THRESHOLD", 0.999)
+    figure = tmp_path / "links.png"
+    assert main(["links", str(run), "--figure", str(figure)]) == 0
+    text = capsys.readouterr().out
+    assert "nothing is extracted: a threshold of 0.999 removes every link" in text
+    assert "| stage" in text
+    assert size(figure)[0] > 100
+    assert main(["links", str(run), "--along-training", "--figure", str(tmp_path / "along.png")]) == 0
+    assert main(["links", str(run), "--json"]) == 0
+    assert not (run / "findings").exists()
+    assert main(["links", str(run), "--out", str(tmp_path / "links.json")]) == 2
+    assert "removes every link" in capsys.readouterr().err
 
 
 def test_a_share_of_links_is_kept(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,8 +137,11 @@ def test_links_are_drawn_along_training(run: Path, tmp_path: Path, capsys: pytes
         ([str(run), str(run), "--along-training"], "about one run"),
         ([str(run), str(run), "--out", "x"], "about one run"),
         ([str(run), str(run), "--keep", "0.5"], "about one run"),
+        ([str(run), str(run), "--threshold", "0.5"], "about one run"),
+        ([str(run), str(run), "--per", "channel"], "about one run"),
+        ([str(run), str(run), "--signed"], "about one run"),
     ):
-        assert main(["links", *arguments, "--threshold", "0"]) == 2
+        assert main(["links", *arguments]) == 2
         assert reason in capsys.readouterr().err
     # What is refused leaves nothing behind.
     assert main(["links", str(run), "--along-training", "--threshold", "0.25", "--out", str(tmp_path / "x")]) == 2

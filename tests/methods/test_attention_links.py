@@ -11,7 +11,17 @@ from timm.models.pit import PoolingVisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attention_transfer import AttentionLinks, DistillationToken, Distiller, Input, Optimisation, SoftTargets, build
+from attention_transfer import (
+    AttentionLinks,
+    DistillationToken,
+    Distiller,
+    Input,
+    Method,
+    Optimisation,
+    Output,
+    SoftTargets,
+    build,
+)
 from attention_transfer.methods import link_memory
 from attention_transfer.methods.link_choice import LinkChoice, LinkGroup, links_to_json
 from attention_transfer.methods.links import Links
@@ -161,7 +171,7 @@ def test_every_option_changes_what_is_computed(setting: dict[str, Any]):
     torch.manual_seed(3)
     other = linked(AttentionLinks(**setting))
     if "links" not in setting and "stages" not in setting:
-        links_of(other).load_state_dict(links_of(linked(AttentionLinks())).state_dict())
+        links_of(other).stages.load_state_dict(links_of(linked(AttentionLinks())).stages.state_dict())
     assert (value(other) - first).abs() > 1e-6
 
 
@@ -198,6 +208,19 @@ def test_only_links_that_exist_are_computed():
             all_of_them.bias.copy_(few.bias)
         distances = [linked_distance(full, method) for method in ("1:1-3", "3:1-3")]
     torch.testing.assert_close(value(distiller), (16 * distances[0] + 64 * distances[1]) / 80)
+
+
+def test_stages_without_links_are_not_read_and_the_teacher_stops_before_them():
+    teacher = convolutions()
+    entered: list[int] = []
+    for number, name in enumerate(("layer1", "layer2", "layer3")):
+        teacher.get_submodule(name).register_forward_pre_hook(lambda *_, number=number: entered.append(number))
+    distiller = linked(AttentionLinks(links="2:1-3"), teacher=teacher)
+    assert [str(tap) for tap in distiller.reads[0].teacher] == ["input of layer2.0.relu2"]
+    entered.clear()
+    assert value(distiller).isfinite()
+    assert entered == [0, 1]
+    assert links_of(distiller).get_buffer("channels").tolist() == [0, 32]
 
 
 def linked_distance(full: Distiller, links: str) -> Tensor:
@@ -247,11 +270,17 @@ def test_the_teachers_head_never_runs_and_may_have_any_classes():
 def test_the_teacher_may_want_images_of_another_size_and_normalisation():
     method, given = AttentionLinks(), Input((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
     other = Input((0.4, 0.5, 0.6), (0.1, 0.2, 0.3), (24, 24))
-    distiller = Distiller(
-        transformer(), convolutions(), [method], example=EXAMPLE, student_input=given, teacher_input=other
-    )
+    teacher = convolutions()
+    received: list[Tensor] = []
+    distiller = Distiller(transformer(), teacher, [method], example=EXAMPLE, student_input=given, teacher_input=other)
+    teacher.register_forward_pre_hook(lambda module, args: received.append(args[0]))
     assert links_of(distiller).grid == (4, 4)
     assert distiller(images(), torch.arange(4)).loss.isfinite()
+    pixels = images() * 0.2 + 0.5
+    mean, std = (torch.tensor(each)[:, None, None] for each in (other.mean, other.std))
+    assert received[0].shape == (4, 3, 24, 24)
+    wanted = functional.interpolate(pixels, (24, 24), mode="bicubic", antialias=True, align_corners=False)
+    torch.testing.assert_close(received[0] * std + mean, wanted, atol=1e-5, rtol=1e-5)
 
 
 def pyramid() -> nn.Module:
@@ -261,6 +290,20 @@ def pyramid() -> nn.Module:
     return PoolingVisionTransformer(**sizes, heads=(1, 2, 4), mlp_ratio=4, num_classes=6)
 
 
+def windows() -> nn.Module:
+    """Two stages of 8×8 and 4×4 patches in windows of 4×4, of which every other layer shifts them."""
+    torch.manual_seed(0)
+    sizes = {"img_size": 32, "patch_size": 4, "window_size": 4, "embed_dim": 12, "depths": (2, 2), "num_heads": (1, 2)}
+    return timm.create_model("swin_tiny_patch4_window7_224", num_classes=6, **sizes)
+
+
+def written_by_hand() -> nn.Module:
+    """ConViT: gated positional attention in its first layers, with maps that no kernel makes."""
+    torch.manual_seed(0)
+    sizes = {"img_size": 16, "patch_size": 4, "embed_dim": 6, "depth": 3, "num_heads": 4, "local_up_to_layer": 2}
+    return timm.create_model("convit_tiny", num_classes=6, **sizes)
+
+
 @pytest.mark.parametrize(
     ("make", "side", "grid"),
     [
@@ -268,15 +311,18 @@ def pyramid() -> nn.Module:
         (lambda: transformer(class_token=False, global_pool="avg"), 16, (4, 4)),
         (lambda: transformer(reg_tokens=4), 16, (4, 4)),
         (pyramid, 32, (7, 7)),
+        (windows, 32, (8, 8)),
+        (written_by_hand, 16, (4, 4)),
     ],
-    ids=["distilled", "no class token", "registers", "pyramid"],
+    ids=["distilled", "no class token", "registers", "pyramid", "Swin", "ConViT"],
 )
 def test_students_of_other_kinds_learn_too(make: Callable[[], nn.Module], side: int, grid: tuple[int, int]):
     student = make()
     distiller = Distiller(student, convolutions(), [AttentionLinks()], example=torch.empty(2, 3, side, side))
     assert links_of(distiller).grid == grid
     distiller(torch.randn(2, 3, side, side), torch.arange(2)).loss.backward()
-    weights = [p for name, p in student.named_parameters() if name.endswith("qkv.weight")]
+    weights = [p for name, p in student.named_parameters() if name.endswith(("qkv.weight", "attn.qk.weight"))]
+    assert len(weights) >= 2
     assert all(weight.grad is not None and weight.grad.abs().max() > 0 for weight in weights)
 
 
@@ -296,15 +342,38 @@ def test_networks_without_norms_are_read_after_their_activation():
     assert [str(tap) for tap in distiller.reads[0].teacher] == ["features.5", "features.10", "features.12"]
 
 
-def test_it_goes_with_soft_targets_and_leaves_nothing_in_the_student():
-    student, teacher = transformer(), convolutions(classes=6)
-    before = set(student.state_dict())
-    distiller = Distiller(student, teacher, [AttentionLinks(), SoftTargets()], example=EXAMPLE)
-    out = distiller(images(), torch.arange(4))
-    assert set(out.terms) == {"ce", "attention-links", "kd"}
-    out.loss.backward()
-    assert distiller.deployed is student
-    assert set(student.state_dict()) == before
+@pytest.mark.parametrize(
+    ("other", "term"),
+    [
+        (SoftTargets(), "kd"),
+        (DistillationToken(), "distillation-token"),
+        (DistillationToken(kind="soft", temperature=3.0), "distillation-token"),
+    ],
+    ids=["soft targets", "hard token", "soft token"],
+)
+def test_it_goes_with_what_learns_classes_and_neither_changes_the_other(other: Method, term: str):
+    def step(methods: list[Method]) -> tuple[Output, dict[str, Tensor], Distiller]:
+        student = transformer(name="deit_tiny_distilled_patch16_224")
+        torch.manual_seed(4)
+        distiller = Distiller(student, convolutions(classes=6), methods, task_weight=0.5, example=EXAMPLE)
+        out = distiller(images(), torch.arange(4))
+        moving = [(name, p) for name, p in distiller.named_parameters() if p.requires_grad]
+        names, parameters = zip(*moving, strict=True)
+        links = out.terms.get("attention-links")
+        found = torch.autograd.grad(out.loss if links is None else links.value, parameters, allow_unused=True)
+        return out, {name: each for name, each in zip(names, found, strict=True) if each is not None}, distiller
+
+    both, gradients, distiller = step([AttentionLinks(), other])
+    alone, expected, _ = step([AttentionLinks()])
+    without, _, _ = step([other])
+    assert set(both.terms) == {"ce", "attention-links", term}
+    torch.testing.assert_close(both.terms["attention-links"].value, alone.terms["attention-links"].value)
+    torch.testing.assert_close(both.terms[term].value, without.terms[term].value)
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name])
+    assert distiller.deployed is distiller.student
+    assert set(distiller.student.state_dict()) == set(transformer(name="deit_tiny_distilled_patch16_224").state_dict())
     assert all(name.startswith("attention-links.") for name in distiller.parts.state_dict())
 
 
@@ -337,8 +406,13 @@ def test_pairs_that_do_not_fit_are_refused(tmp_path: Path):
         linked(AttentionLinks(), student=transformer(patch_size=16))
     path = tmp_path / "links.json"
     path.write_text(links_to_json(LinkChoice(((LinkGroup((0,)),),) * 3, (16, 32, 99), (3, 3, 3)), {}))
-    with pytest.raises(ValueError, match="16, 32, 99 channels in its stages, and this one has 16, 32, 64"):
+    with pytest.raises(ValueError, match="16, 32, 99 channels in its linked stages, and this one has 16, 32, 64"):
         linked(AttentionLinks(links=str(path)))
+    for twice in ({"stages": (0, -3)}, {"teacher_layers": ("layer1", "layer1")}):
+        with pytest.raises(ValueError, match=r"layer1.* of the teacher is chosen more than once"):
+            linked(AttentionLinks(**twice))
+    with pytest.raises(ValueError, match=r"blocks.0.attn of the student is chosen more than once"):
+        linked(AttentionLinks(student_layers=("blocks.0.attn", "blocks.0.attn")))
 
 
 def test_stages_whose_end_is_not_known_are_refused_with_a_way_out():
@@ -359,15 +433,6 @@ def test_more_than_memory_holds_is_refused_with_what_to_select(monkeypatch: pyte
     monkeypatch.setattr(link_memory, "memory_of", lambda device: 0)
     with pytest.raises(ValueError, match=r"16, 32 channels hold .*stages=\(-1,\)"):
         linked(AttentionLinks(stages=(0, 1)))
-
-
-def test_it_goes_with_a_distillation_token():
-    student = transformer(name="deit_tiny_distilled_patch16_224")
-    methods = [AttentionLinks(), DistillationToken()]
-    distiller = Distiller(student, convolutions(classes=6), methods, example=EXAMPLE)
-    out = distiller(images(), torch.arange(4))
-    assert {"ce", "attention-links", "distillation-token"} <= set(out.terms)
-    assert out.loss.isfinite()
 
 
 @pytest.mark.parametrize("decays", [True, False])

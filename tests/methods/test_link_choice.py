@@ -1,6 +1,7 @@
 """Which links there are, in words and in files."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from attention_transfer.methods.link_choice import (
 CHOICE = LinkChoice(
     ((LinkGroup((0, 1)),), (LinkGroup((2,), (0, 3)), LinkGroup((0, 2), (1,))), ()), channels=(2, 4, 8), heads=(3, 3, 6)
 )
+STAGES, LAYERS = ("layer1", "layer2", "layer3"), ("blocks.0", "blocks.1", "blocks.2")
 
 
 def layers(choice: LinkChoice) -> list[list[int]]:
@@ -68,11 +70,13 @@ def test_links_that_do_not_exist_are_refused(links: str, reason: str):
 def test_a_file_gives_back_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "links.json"
     path.write_text(links_to_json(CHOICE, {"threshold": 0.05}))
-    assert read_links(path) == CHOICE
+    assert read_links(path) == replace(CHOICE, stage_places=("",) * 3)
     assert json.loads(path.read_text())["threshold"] == 0.05
     assert len(path.read_text().splitlines()) < 50
     monkeypatch.setenv("LINKS", str(tmp_path))
-    assert chosen_links("$LINKS/links.json", 3, 3) == CHOICE
+    placed = replace(CHOICE, stage_places=STAGES, layer_places=LAYERS)
+    path.write_text(links_to_json(placed, {}))
+    assert chosen_links("$LINKS/links.json", 3, 3) == placed
 
 
 def test_files_that_hold_no_links_are_refused(tmp_path: Path):
@@ -84,6 +88,8 @@ def test_files_that_hold_no_links_are_refused(tmp_path: Path):
         ('{"kind": "student"}', "kind is 'student'"),
         (empty, "no link at all"),
         (links_to_json(CHOICE, {}).replace('"layers": [1, 2]', '"layers": []'), "links nothing"),
+        (links_to_json(CHOICE, {}).replace('"stage": 1', '"stage": 3'), "its stages are numbered"),
+        (links_to_json(replace(CHOICE, layer_places=LAYERS[:2]), {}), "names 2 layers and has heads of 3"),
         (links_to_json(CHOICE, {}).replace('"layers": [1, 2]', '"layers": [1, 1]'), "names a layer twice"),
         (links_to_json(CHOICE, {}).replace("[0, 3]", "[-1, 3]"), "a channel below 0"),
         # One combination for each channel: that of all its layers.
@@ -97,16 +103,29 @@ def test_files_that_hold_no_links_are_refused(tmp_path: Path):
 
 
 def test_links_of_another_pair_are_refused():
-    CHOICE.check_counts(3, 3)
-    CHOICE.check_sizes((2, 4, 8), (3, 3, 6))
-    for stages, count in ((4, 3), (3, 2)):
+    CHOICE.check_places(STAGES, LAYERS)
+    # The third stage has no links, so that it is not read.
+    CHOICE.check_sizes((2, 4), (3, 3, 6))
+    for stages, layers in (((*STAGES, "layer4"), LAYERS), (STAGES, LAYERS[:2])):
         with pytest.raises(LinksError, match=r"the links belong to a (teacher|student) of 3 .*extract its own"):
-            CHOICE.check_counts(stages, count)
+            CHOICE.check_places(stages, layers)
     with pytest.raises(LinksError, match="no layer 3 to link: the student has layers 1 to 2"):
-        chosen_links("1:1-3", 1, 2).check_counts(1, 2)
-    with pytest.raises(LinksError, match="teacher with 2, 4, 8 channels in its stages, and this one has 2, 4, 9"):
-        CHOICE.check_sizes((2, 4, 9), (3, 3, 6))
+        chosen_links("1:1-3", 1, 2).check_places(STAGES[:1], LAYERS[:2])
+    with pytest.raises(LinksError, match="teacher with 2, 4 channels in its linked stages, and this one has 2, 9"):
+        CHOICE.check_sizes((2, 9), (3, 3, 6))
     with pytest.raises(LinksError, match="student with 3, 3, 6 heads in its layers, and this one has 3 times 3"):
-        CHOICE.check_sizes((2, 4, 8), (3, 3, 3))
+        CHOICE.check_sizes((2, 4), (3, 3, 3))
     with pytest.raises(LinksError, match="stage 1 of the teacher has 2 channels, and none has number 5"):
         LinkChoice(((LinkGroup((0,), (5,)),),)).check_sizes((2,), (3,))
+
+
+def test_links_of_networks_of_the_same_sizes_that_are_read_elsewhere_are_refused():
+    choice = replace(
+        CHOICE, stage_places=("input of layer1.0.relu2", "input of layer2.0.relu2", ""), layer_places=LAYERS
+    )
+    choice.check_places(("input of layer1.0.relu2", "input of layer2.0.relu2", "anything"), LAYERS)
+    deeper = ("input of layer1.8.relu2", "input of layer2.8.relu2", "input of layer3.8.relu2")
+    with pytest.raises(LinksError, match=r"stage 1 is «input of layer1.0.relu2», and this one's is «input of layer1.8"):
+        choice.check_places(deeper, LAYERS)
+    with pytest.raises(LinksError, match=r"student whose layer 3 is «blocks.2», and this one's is «blocks.3»"):
+        choice.check_places(("input of layer1.0.relu2", "input of layer2.0.relu2", ""), (*LAYERS[:2], "blocks.3"))

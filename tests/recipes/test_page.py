@@ -2,7 +2,9 @@
 
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tyro
@@ -28,6 +30,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="u
 COMMANDS = [
     shlex.split(line, comments=True)[1:] for line in PAGE.splitlines() if line.startswith("attention-transfer ")
 ]
+SCRIPTS = [shlex.split(line, comments=True)[1:] for line in PAGE.splitlines() if line.startswith("python benchmarks/")]
 OTHERS = {
     "attention-maps": attention_maps.Flags,
     "batch-graph": batch_graph.Flags,
@@ -74,6 +77,13 @@ def test_every_command_can_be_typed(words: list[str]):
         assert reproduce.plan(arguments[0], flags, fixed).runs
     else:
         tyro.cli(OTHERS[command], args=arguments, config=(tyro.conf.AvoidSubcommands,))
+
+
+@pytest.mark.parametrize("words", SCRIPTS, ids=lambda words: " ".join(words)[:90])
+def test_every_benchmark_can_be_typed(words: list[str], script: Callable[[str], Any]):
+    path, *arguments = words
+    flags = tyro.cli(script(Path(path).stem).Flags, args=arguments)
+    assert flags.device == "cuda"
 
 
 def test_commands_name_runs_that_recipes_leave():

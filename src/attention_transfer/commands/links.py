@@ -12,7 +12,7 @@ from jaxtyping import Bool
 
 from attention_transfer.analysis.attention_links import links_along_training, links_of_run
 from attention_transfer.commands.titles import titles
-from attention_transfer.methods.link_choice import LinkChoice, links_to_json
+from attention_transfer.methods.link_choice import LinkChoice, LinksError, links_to_json
 from attention_transfer.methods.link_extraction import (
     PAPERS_THRESHOLD,
     TrainedLinks,
@@ -31,6 +31,7 @@ class Flags:
 
     For runs of attention-links. Numbers are mean magnitudes |w|. Of one run, Algorithm 1 of the paper says which links
     are worth keeping (bold in the table, framed in the picture); --out writes them for --attention-links.links FILE.
+    Where the paper's threshold leaves none and nothing else was asked for, the run is shown without.
 
     Args:
         runs: run folders; several are drawn beside each other.
@@ -67,8 +68,11 @@ def command(arguments: Sequence[str]) -> None:
         default=Flags(runs=cast("tuple[str, ...]", tyro.MISSING)),
     )
     several = len(flags.runs) > 1
-    if several and (flags.out is not None or flags.keep is not None or flags.along_training):
-        raise ValueError("--out, --keep and --along-training are about one run: give one run folder")
+    extracts = flags.threshold is not None or flags.keep is not None or flags.out is not None
+    if several and (extracts or flags.along_training or flags.signed or flags.per != "stage"):
+        raise ValueError(
+            "--threshold, --keep, --per, --signed, --out and --along-training are about one run: give one run folder"
+        )
     if flags.along_training and flags.figure is None:
         raise ValueError("--along-training draws: give --figure FILE")
     if flags.threshold is not None and flags.keep is not None:
@@ -87,7 +91,18 @@ def command(arguments: Sequence[str]) -> None:
     threshold = PAPERS_THRESHOLD if flags.threshold is None else flags.threshold
     if flags.keep is not None:
         threshold = threshold_that_keeps(flags.keep, links, flags.per, signed=flags.signed)
-    choice = extracted(links, threshold, flags.per, signed=flags.signed)
+    try:
+        choice = extracted(links, threshold, flags.per, signed=flags.signed)
+    except LinksError as error:
+        if extracts:
+            raise
+        print(
+            json.dumps(_row(runs[0], links), indent=2)
+            if flags.json
+            else f"{link_table(links.magnitudes())}\n\nnothing is extracted: {error}"
+        )
+        _draw_one(runs[0], folders[0], links, flags)
+        return
     kept = _kept(choice, links)
     left, whole = count_links(choice, links.channels, links.heads), sum(each.weight.size for each in links.groups)
     how: dict[str, Any] = {"threshold": threshold, "per": flags.per, "signed": flags.signed}
@@ -109,10 +124,16 @@ def command(arguments: Sequence[str]) -> None:
         )
         if flags.out is not None:
             print(f"links: {flags.out}   (train with --attention-links.links {flags.out})")
+    _draw_one(runs[0], folders[0], links, flags, kept)
+
+
+def _draw_one(
+    run: str, folder: RunFolder, links: TrainedLinks, flags: Flags, kept: Bool[np.ndarray, "s l"] | None = None
+) -> None:
     if flags.along_training:
-        _draw(links_along_training(folders[0], flags.name), flags)
+        _draw(links_along_training(folder, flags.name), flags)
     else:
-        _draw(dict(zip(titles(runs), [links], strict=True)), flags, kept)
+        _draw(dict(zip(titles([run]), [links], strict=True)), flags, kept)
 
 
 def _draw(found: dict[str, TrainedLinks], flags: Flags, kept: Bool[np.ndarray, "s l"] | None = None) -> None:

@@ -50,7 +50,8 @@ class AttentionLinks(Method):
             finest linked layer.
         decay_links: whether the optimiser's weight decay wears links off as it does other weights; if not, they are
             spared where norms and biases are (`decay_norm_and_bias`).
-        stages: which top-level stages of the teacher, counted from 0, negative from the end; None takes all.
+        stages: which top-level stages of the teacher, counted from 0, negative from the end; None takes all. One that
+            small images leave a single position says nothing of where (a bias alone fits it): leave it out.
         teacher_layers: module paths in the teacher, instead of stages; their outputs are read, with `pre` their inputs.
         student_layers: module paths of attention in the student; None takes all its layers.
 
@@ -93,17 +94,22 @@ class AttentionLinks(Method):
             raise ValueError("attention links need a teacher, such as a network of convolutions with its weights")
         layers = attention_layers(student, "student", self.student_layers)
         stages = self._stage_taps(teacher)
-        chosen_links(self.links, len(stages), len(layers)).check_counts(len(stages), len(layers))
-        return Reads(teacher=stages, student_attention=layers)
+        _refuse_twice("teacher", stages)
+        _refuse_twice("student", layers)
+        choice = chosen_links(self.links, len(stages), len(layers))
+        choice.check_places([str(tap) for tap in stages], [str(tap) for tap in layers])
+        return Reads(teacher=tuple(stages[number] for number in choice.linked_stages), student_attention=layers)
 
     def parts(self, teacher: Observed, student: Observed) -> Links:
         assert student.logits is not None
         images, device = len(student.logits), student.logits.device
-        choice = chosen_links(self.links, len(teacher.features), len(student.attention))
+        # Only stages that are linked are read.
+        num_stages = len(teacher.features) if self.links == "full" else None
+        choice = chosen_links(self.links, num_stages, len(student.attention))
         channels = [stage.shape[1] for stage in teacher.features]
         heads = [attention.num_heads for attention in student.attention]
         choice.check_sizes(channels, heads)
-        links = Links(choice, channels, heads)
+        links = Links(choice, channels, heads, (*teacher.places, *student.places))
         with torch.no_grad():
             maps = self._maps(student.attention, links, images)
         links.to(maps[0].dtype)
@@ -114,7 +120,7 @@ class AttentionLinks(Method):
                 "nothing can be learned from its unit norm; take larger images, smaller patches, or layers with more "
                 "patches by student_layers"
             )
-        links.bytes_per_image = bytes_of_links(teacher.features, links.linked_stages, links.grid)
+        links.bytes_per_image = bytes_of_links(teacher.features, links.grid)
         links.check_memory(images, device)
         return links
 
@@ -122,8 +128,7 @@ class AttentionLinks(Method):
         assert isinstance(parts, Links)
         maps = on_one_grid(self._maps(student.attention, parts, len(batch.image)), parts.grid)
         with torch.no_grad():
-            linked = [teacher.features[number] for number in parts.linked_stages]
-            stages = resized(linked, parts.grid, align_corners=self.align_corners, antialias=self.antialias)
+            stages = resized(teacher.features, parts.grid, align_corners=self.align_corners, antialias=self.antialias)
         distance = parts(maps, stages, self.form)
         return {self.key: Term(distance if self.channel_reduction == "sum" else distance / parts.num_channels)}
 
@@ -149,3 +154,10 @@ class AttentionLinks(Method):
                 "teacher_layers"
             )
         return tuple(before[tap] or tap for tap in outputs)
+
+
+def _refuse_twice(role: str, taps: Sequence[Tap]) -> None:
+    """Refuse a place that is named twice: its links would be learned and counted twice."""
+    twice = sorted({str(tap) for tap in taps if taps.count(tap) > 1})
+    if twice:
+        raise ValueError(f"{', '.join(twice)} of the {role} is chosen more than once: name each place once")

@@ -43,13 +43,18 @@ class LinkChoice:
 
     Args:
         stages: groups of each stage of the teacher, none where nothing is linked.
-        channels: of each stage, where they are known: links of a trained pair belong to these.
+        channels: of each stage, where they are known: links of a trained pair belong to these. 0 for a stage that was
+            not read, since nothing was linked to it.
         heads: of each layer of the student, likewise.
+        stage_places: where each stage is read, in words, likewise; empty for one that was not.
+        layer_places: where each layer of the student is.
     """
 
     stages: tuple[tuple[LinkGroup, ...], ...]
     channels: tuple[int, ...] | None = None
     heads: tuple[int, ...] | None = None
+    stage_places: tuple[str, ...] | None = None
+    layer_places: tuple[str, ...] | None = None
 
     @property
     def linked_stages(self) -> tuple[int, ...]:
@@ -66,16 +71,17 @@ class LinkChoice:
         """Pairs of a stage and a layer that are linked by at least one channel."""
         return sum(len({layer for group in groups for layer in group.layers}) for groups in self.stages)
 
-    def check_counts(self, num_stages: int, num_layers: int) -> None:
+    def check_places(self, stages: Sequence[str], layers: Sequence[str]) -> None:
         """Refuse links of other networks.
 
         Args:
-            num_stages: of the teacher.
-            num_layers: of the student.
+            stages: where those of the teacher are read, in words.
+            layers: where those of the student are.
 
         Raises:
-            LinksError: the stages or layers are not as many as those that the links belong to.
+            LinksError: the stages or layers are not as many as those that the links belong to, or read elsewhere.
         """
+        num_stages, num_layers = len(stages), len(layers)
         if num_stages != len(self.stages):
             raise LinksError(
                 f"the links belong to a teacher of {len(self.stages)} stages, and this one has {num_stages}: {_REMEDY}"
@@ -87,19 +93,30 @@ class LinkChoice:
         last = max(self.linked_layers)
         if last >= num_layers:
             raise LinksError(f"there is no layer {last + 1} to link: the student has layers 1 to {num_layers}")
+        for who, what, wanted, found in (
+            ("teacher", "stage", self.stage_places, stages),
+            ("student", "layer", self.layer_places, layers),
+        ):
+            for number, (place, other) in enumerate(zip(wanted or found, found, strict=True), start=1):
+                if place and place != other:
+                    raise LinksError(
+                        f"the links belong to a {who} whose {what} {number} is «{place}», and this one's is «{other}»: "
+                        f"{_REMEDY}"
+                    )
 
     def check_sizes(self, channels: Sequence[int], heads: Sequence[int]) -> None:
         """Refuse links of networks of other widths.
 
         Args:
-            channels: of each stage of the teacher.
+            channels: of each linked stage of the teacher.
             heads: of each layer of the student.
 
         Raises:
             LinksError: for other numbers of channels or heads, or a channel that does not exist.
         """
+        known = None if self.channels is None else tuple(self.channels[number] for number in self.linked_stages)
         for who, what, wanted, found in (
-            ("teacher", "channels in its stages", self.channels, tuple(channels)),
+            ("teacher", "channels in its linked stages", known, tuple(channels)),
             ("student", "heads in its layers", self.heads, tuple(heads)),
         ):
             if wanted is not None and wanted != found:
@@ -107,27 +124,28 @@ class LinkChoice:
                     f"the links belong to a {who} with {_listed(wanted)} {what}, and this one has {_listed(found)}: "
                     f"{_REMEDY}"
                 )
-        for number, (groups, count) in enumerate(zip(self.stages, channels, strict=True), start=1):
-            last = max((max(group.channels) for group in groups if group.channels), default=0)
+        for number, count in zip(self.linked_stages, channels, strict=True):
+            last = max((max(group.channels) for group in self.stages[number] if group.channels), default=0)
             if last >= count:
-                raise LinksError(f"stage {number} of the teacher has {count} channels, and none has number {last}")
+                raise LinksError(f"stage {number + 1} of the teacher has {count} channels, and none has number {last}")
 
 
-def chosen_links(links: str, num_stages: int, num_layers: int) -> LinkChoice:
+def chosen_links(links: str, num_stages: int | None, num_layers: int) -> LinkChoice:
     """The links that a user asks for.
 
     Args:
         links: `full`; `alpha` or `beta` of the paper's Table 1; stages with their layers, both counted from 1, as
             `1:1-3,2:1-2+5`; or a file that `write_links` wrote, with environment variables.
-        num_stages: of the teacher.
+        num_stages: of the teacher; None where links that name their stages are known to fit it.
         num_layers: of the student.
 
     Raises:
         LinksError: for anything else.
     """
     if links == "full":
+        assert num_stages is not None
         return LinkChoice(((LinkGroup(tuple(range(num_layers))),),) * num_stages)
-    if links in _NAMED and (num_stages, num_layers) != (7, 12):
+    if links in _NAMED and (num_stages or 7, num_layers) != (7, 12):
         raise LinksError(
             f"links={links} are between 7 stages and 12 layers (EfficientNet-B3 and DeiT), and these networks have "
             f"{num_stages} and {num_layers}: take links=full and extract their own, or write them as "
@@ -139,7 +157,7 @@ def chosen_links(links: str, num_stages: int, num_layers: int) -> LinkChoice:
     return read_links(links)
 
 
-def _from_text(text: str, num_stages: int) -> LinkChoice:
+def _from_text(text: str, num_stages: int | None) -> LinkChoice:
     found: dict[int, tuple[int, ...]] = {}
     for part in text.split(","):
         stage, _, layers = part.partition(":")
@@ -152,6 +170,7 @@ def _from_text(text: str, num_stages: int) -> LinkChoice:
         if not numbers or min(numbers) < 1:
             raise LinksError(f"layers are counted from 1 and ascend; stage {stage} of links {text} has {layers}")
         found[int(stage)] = tuple(sorted(number - 1 for number in numbers))
+    num_stages = max(found) if num_stages is None else num_stages
     wrong = sorted(stage for stage in found if not 1 <= stage <= num_stages)
     if wrong:
         raise LinksError(f"there is no stage {wrong[0]} to link: the teacher has stages 1 to {num_stages}")
@@ -168,9 +187,11 @@ def links_to_json(choice: LinkChoice, how: Mapping[str, Any]) -> str:
     """
     assert choice.channels is not None
     assert choice.heads is not None
+    read = choice.stage_places or ("",) * len(choice.stages)
     stages = [
         {
             "stage": number,
+            "read": place,
             "channels": count,
             "links": [
                 {"layers": [layer + 1 for layer in group.layers]}
@@ -178,9 +199,10 @@ def links_to_json(choice: LinkChoice, how: Mapping[str, Any]) -> str:
                 for group in groups
             ],
         }
-        for number, (count, groups) in enumerate(zip(choice.channels, choice.stages, strict=True), start=1)
+        for number, (place, count, groups) in enumerate(zip(read, choice.channels, choice.stages, strict=True), start=1)
     ]
-    text = json.dumps({"kind": FILE_KIND, **how, "heads": list(choice.heads), "stages": stages}, indent=1)
+    layers = {"heads": list(choice.heads), "layers": list(choice.layer_places or ())}
+    text = json.dumps({"kind": FILE_KIND, **how, **layers, "stages": stages}, indent=1)
     # Numbers beside each other, not below.
     return re.sub(r"\[[\d,\s]+\]", lambda match: "[" + ", ".join(re.findall(r"\d+", match[0])) + "]", text) + "\n"
 
@@ -202,10 +224,18 @@ def read_links(links: str | Path) -> LinkChoice:
         if content["kind"] != FILE_KIND:
             raise ValueError(f"its kind is {content['kind']!r}")
         stages = content["stages"]
+        numbers = [stage["stage"] for stage in stages]
+        if numbers != list(range(1, len(stages) + 1)):
+            raise ValueError(f"its stages are numbered {numbers}, not from 1 in order")
+        heads, layers = tuple(int(count) for count in content["heads"]), content.get("layers")
+        if layers and len(layers) != len(heads):
+            raise ValueError(f"it names {len(layers)} layers and has heads of {len(heads)}")
         choice = LinkChoice(
             tuple(tuple(_group(link) for link in stage["links"]) for stage in stages),
             tuple(int(stage["channels"]) for stage in stages),
-            tuple(int(count) for count in content["heads"]),
+            heads,
+            tuple(str(stage.get("read", "")) for stage in stages),
+            tuple(map(str, layers)) if layers else None,
         )
     except (ValueError, KeyError, TypeError) as error:
         raise LinksError(f"{path} holds no links as `attention-transfer links` writes them: {error!r}") from error

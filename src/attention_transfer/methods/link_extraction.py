@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from attention_transfer.methods.link_choice import LinkChoice, LinkGroup, LinksError
+from attention_transfer.methods.links import from_bytes
 
 PAPERS_THRESHOLD = 0.05
 
@@ -35,14 +36,16 @@ class TrainedLinks:
     """All links of one pair of networks.
 
     Args:
-        channels: of each stage.
+        channels: of each stage; 0 for one that nothing is linked to.
         heads: of each layer of the student.
         groups: their weights.
+        places: where each linked stage and then each layer is read, in words; empty where nobody wrote it down.
     """
 
     channels: tuple[int, ...]
     heads: tuple[int, ...]
     groups: tuple[LinkWeights, ...]
+    places: tuple[str, ...] = ()
 
     def means(self, absolute: bool = True) -> tuple[Float[np.ndarray, "c l"], ...]:
         """Mean over heads of the links of each channel to each layer, stage by stage; NaN where there are none.
@@ -86,7 +89,8 @@ def trained_links(parts: Mapping[str, Tensor], name: str = "attention-links") ->
         )
         for prefix in prefixes
     ]
-    return TrainedLinks(tuple(own["channels"].tolist()), tuple(own["heads"].tolist()), tuple(groups))
+    places = from_bytes(own["places"]) if "places" in own else ()
+    return TrainedLinks(tuple(own["channels"].tolist()), tuple(own["heads"].tolist()), tuple(groups), places)
 
 
 def extracted(
@@ -122,7 +126,8 @@ def extracted(
             f"a threshold of {threshold} removes every link: the strongest {per} has {strongest:.4f}; take a smaller "
             "one"
         )
-    return LinkChoice(tuple(_groups(each) for each in kept), links.channels, links.heads)
+    stages, layers = _places(links)
+    return LinkChoice(tuple(_groups(each) for each in kept), links.channels, links.heads, stages, layers)
 
 
 def threshold_that_keeps(
@@ -161,6 +166,15 @@ def threshold_that_keeps(
             "take another share, or give a threshold"
         )
     return threshold
+
+
+def _places(links: TrainedLinks) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+    """Where stages and layers are read, where that is known."""
+    if not links.places:
+        return None, None
+    linked = [number for number, count in enumerate(links.channels) if count]
+    stages = dict(zip(linked, links.places, strict=False))
+    return tuple(stages.get(number, "") for number in range(len(links.channels))), links.places[len(linked) :]
 
 
 def _strengths(

@@ -15,16 +15,15 @@ _FLOAT32 = 4
 _GIGABYTE = 1e9
 
 
-def bytes_of_links(stages: Sequence[Float[Tensor, "b c i j"]], linked: Sequence[int], grid: tuple[int, int]) -> int:
+def bytes_of_links(stages: Sequence[Float[Tensor, "b c i j"]], grid: tuple[int, int]) -> int:
     """Bytes that a step holds at once for each image on account of its links.
 
     Args:
-        stages: all that are read of the teacher.
-        linked: those of them that are resized.
-        grid: rows and columns to which they are.
+        stages: that are read of the teacher.
+        grid: rows and columns to which they are resized.
     """
     kept = sum(prod(stage.shape[1:]) * stage.element_size() for stage in stages)
-    return kept + sum(stages[number].shape[1] for number in linked) * prod(grid) * _FLOAT32 * _COPIES
+    return kept + sum(stage.shape[1] for stage in stages) * prod(grid) * _FLOAT32 * _COPIES
 
 
 def check_memory(bytes_per_image: int, images: int, device: torch.device, channels: Sequence[int]) -> None:
@@ -34,7 +33,7 @@ def check_memory(bytes_per_image: int, images: int, device: torch.device, channe
         bytes_per_image: from `bytes_of_links`.
         images: in a batch.
         device: where everything lives.
-        channels: of each stage, for the message.
+        channels: of each of them, for the message.
 
     Raises:
         ValueError: a batch needs more than the device has in all.

@@ -1,11 +1,12 @@
 """Trainable links from the attention maps of a transformer to the channels of a convolutional network."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from math import sqrt
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from attention_transfer.methods.link_choice import LinkChoice, LinkGroup, LinksError
@@ -57,8 +58,9 @@ class Links(nn.Module):
 
     Args:
         choice: which.
-        channels: of each stage.
+        channels: of each linked stage.
         heads: of each layer of the student.
+        places: where each linked stage and then each layer of the student is read, in words.
 
     Attributes:
         linked_stages: stages that have links, from 0.
@@ -75,15 +77,20 @@ class Links(nn.Module):
     bytes_per_image: int = 0
     decays: bool = True
 
-    def __init__(self, choice: LinkChoice, channels: Sequence[int], heads: Sequence[int]) -> None:
+    def __init__(
+        self, choice: LinkChoice, channels: Sequence[int], heads: Sequence[int], places: Sequence[str] = ()
+    ) -> None:
         super().__init__()
         self.linked_stages, self.linked_layers = choice.linked_stages, choice.linked_layers
-        self.register_buffer("channels", torch.tensor(channels))
+        found = dict(zip(choice.linked_stages, channels, strict=True))
+        # Of a stage that nothing is linked to none is read.
+        self.register_buffer("channels", torch.tensor([found.get(number, 0) for number in range(len(choice.stages))]))
         self.register_buffer("heads", torch.tensor(heads))
+        self.register_buffer("places", as_bytes(places))
         read = {layer: heads[layer] for layer in choice.linked_layers}
         self.stages = nn.ModuleDict({
-            str(number): nn.ModuleList(Group(group, channels[number], read) for group in choice.stages[number])
-            for number in choice.linked_stages
+            str(number): nn.ModuleList(Group(group, count, read) for group in choice.stages[number])
+            for number, count in found.items()
         })
         self.register_load_state_dict_pre_hook(_refuse_weights_of_other_links)
 
@@ -109,7 +116,8 @@ class Links(nn.Module):
         Raises:
             ValueError: it needs more than the device has.
         """
-        check_memory(self.bytes_per_image, images, device, cast(Tensor, self.channels).tolist())
+        channels = [count for count in cast(Tensor, self.channels).tolist() if count]
+        check_memory(self.bytes_per_image, images, device, channels)
 
     def no_weight_decay(self) -> set[str]:
         """Names of what is spared by the optimiser's weight decay, as timm's networks say it."""
@@ -141,6 +149,16 @@ def _refuse_weights_of_other_links(links: nn.Module, state: Mapping[str, Any], p
             "these weights were learned for links between other channels and layers than those that are chosen now: "
             "give the links that they were learned with (has the file changed since?), or train anew in another folder"
         )
+
+
+def as_bytes(places: Sequence[str]) -> UInt8[Tensor, " n"]:
+    """Words among weights: a state dict holds tensors alone."""
+    return torch.tensor(list(json.dumps(list(places)).encode()), dtype=torch.uint8)
+
+
+def from_bytes(places: UInt8[Tensor, " n"]) -> tuple[str, ...]:
+    """What `as_bytes` was given."""
+    return tuple(json.loads(bytes(places.tolist())))
 
 
 def _span(numbers: Sequence[int]) -> slice | None:
