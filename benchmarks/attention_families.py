@@ -192,8 +192,8 @@ _NOTES = """
 - Prefix tokens stand before the patches: class, distillation and register tokens. Windows hold none.
 - A network of your own needs nothing if it calls torch's fused attention. Otherwise give each layer a module that takes
   the map, such as the `nn.Dropout` called `attn_drop` that timm's networks have; it is found by itself where the rows
-  of what it takes sum to 1. For transformers, `attn_implementation="sdpa"` (the default) is what is read; `"eager"`
-  is not.
+  of what it takes sum to 1. For transformers, `attn_implementation="sdpa"` (the default) is read
+  with query and key, `"eager"` as a map.
 """
 
 if __name__ == "__main__":

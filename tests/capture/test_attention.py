@@ -280,6 +280,21 @@ def test_attention_of_transformers_is_read() -> None:
     assert read(model, (tap,)).attention[tap].shape == (2, 2, 17, 17)
 
 
+def test_a_query_that_may_see_nothing_is_refused() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.project = nn.Linear(3, 8)
+
+        def forward(self, image: Tensor) -> Tensor:
+            tokens = self.project(image.flatten(2).mT)[:, None, :4]
+            mask = torch.zeros(4, 4).index_fill(0, torch.tensor(2), float("-inf"))
+            return functional.scaled_dot_product_attention(tokens, tokens, tokens, mask)[:, 0].mean(1)
+
+    with pytest.raises(CaptureError, match="has queries that may see no key at all"):
+        Capture(Masked(), (Tap("", "attention"),), "student").probe(IMAGE, gradient=True)
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -1,15 +1,21 @@
 """Attention methods give the same however the networks are run."""
 
+import gc
+import weakref
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import timm
 import torch
+import torchvision
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from attention_transfer import AttentionCopy, AttentionDistillation, AttentionTransfer, Distiller, Method
 from attention_transfer.methods.layer_choice import Layers
+from attention_transfer.models.build import from_transformers_config
 
 EXAMPLE = torch.empty(2, 3, 16, 16)
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -56,6 +62,98 @@ def test_gradient_checkpointing_changes_nothing(name: str) -> None:
     assert found.keys() == wanted_gradients.keys()
     for path, gradient in wanted_gradients.items():
         torch.testing.assert_close(found[path], gradient, msg=path)
+
+
+def eva(seed: int) -> nn.Module:
+    """Query, key and value by projections of their own."""
+    torch.manual_seed(seed)
+    sizes = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 3, "num_heads": 2, "num_classes": 4}
+    return timm.create_model("eva02_base_patch14_224", **sizes)
+
+
+def test_a_backward_pass_that_begins_at_values_runs_checkpointed_layers_as_they_ran() -> None:
+    methods = [
+        AttentionCopy(layers=Layers(first=1)),
+        AttentionDistillation(target="value", layers=Layers(last=1)),
+    ]
+    found: list[dict[str, Tensor]] = []
+    for checkpointed in (False, True):
+        student = eva(0)
+        student.set_grad_checkpointing(checkpointed)
+        Distiller(student, eva(1), methods, task_weight=0, example=EXAMPLE)(IMAGES).loss.backward()
+        found.append({name: p.grad for name, p in student.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    assert found[0]["patch_embed.proj.weight"].abs().max() > 0
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, msg=name)
+
+
+def test_nothing_of_a_step_outlives_it() -> None:
+    kept: list[weakref.ref[Tensor]] = []
+    student, teacher = vit(0), vit(1)
+    student.set_grad_checkpointing(True)
+    distiller = Distiller(student, teacher, METHODS["copy"], example=EXAMPLE)
+    for block in teacher.blocks:
+        block.attn.qkv.register_forward_hook(lambda module, args, out: kept.append(weakref.ref(out)))
+    out = distiller(IMAGES, LABELS)
+    assert any(each() is not None for each in kept)
+    out.loss.backward()
+    del out
+    gc.collect()
+    assert all(each() is None for each in kept)
+
+
+def of_torchvision(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return torchvision.models.VisionTransformer(16, 4, 2, 2, 24, 48, num_classes=4)
+
+
+def of_transformers(seed: int) -> nn.Module:
+    pytest.importorskip("transformers")
+    torch.manual_seed(seed)
+    sizes = {"image_size": 16, "patch_size": 4, "hidden_size": 24, "intermediate_size": 48}
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 2}
+    return from_transformers_config({"model_type": "vit", **sizes, **layers}, 4, None)
+
+
+@pytest.mark.parametrize("name", ["distillation", "copy"])
+@pytest.mark.parametrize("make", [of_torchvision, of_transformers])
+def test_networks_of_other_libraries_compute_the_same_compiled_and_nearly_in_half_precision(
+    make: Callable[[int], nn.Module], name: str
+) -> None:
+    losses: list[Tensor] = []
+    gradients: list[dict[str, Tensor]] = []
+    for way in ("plain", "compiled", "bfloat16"):
+        student = make(0)
+        distiller = Distiller(student, make(1), METHODS[name], example=EXAMPLE)
+        run = torch.compile(distiller, backend="aot_eager") if way == "compiled" else distiller
+        with torch.autocast("cpu", torch.bfloat16) if way == "bfloat16" else nullcontext():
+            out = run(IMAGES, LABELS)
+        out.loss.backward()
+        losses.append(out.loss)
+        gradients.append({path: p.grad for path, p in student.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(losses[1], losses[0])
+    torch.testing.assert_close(losses[2], losses[0], rtol=0.02, atol=0.0)
+    assert len(gradients[0]) > 10
+    for path, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][path], gradient, rtol=1e-4, atol=1e-6, msg=path)
+
+
+# Its new name is not in the oldest version that is supported.
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
+@pytest.mark.parametrize("name", ["distillation", "copy"])
+def test_a_checkpointed_network_of_transformers_learns_the_same(name: str) -> None:
+    found: list[dict[str, Tensor]] = []
+    for checkpointed in (False, True):
+        student = of_transformers(0)
+        if checkpointed:
+            inner = next(module for module in student.modules() if hasattr(module, "gradient_checkpointing_enable"))
+            inner.gradient_checkpointing_enable({"use_reentrant": False})
+        Distiller(student, of_transformers(1), METHODS[name], example=EXAMPLE)(IMAGES, LABELS).loss.backward()
+        found.append({path: p.grad for path, p in student.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    for path, gradient in found[0].items():
+        torch.testing.assert_close(found[1][path], gradient, msg=path)
 
 
 @pytest.mark.parametrize("name", ["distillation", "copy"])

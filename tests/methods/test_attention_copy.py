@@ -1,6 +1,7 @@
 """A student that computes with its teacher's attention."""
 
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, cast
@@ -254,6 +255,69 @@ def test_heads_are_spread_in_turn() -> None:
     )
 
 
+MIXED = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9], [0.1, 0.9]])
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "settings", "layer", "wanted"),
+    [
+        ({"heads": 4}, {}, {"head_match": "mean"}, 0, lambda q, k: softmax(q, k).mean(1, keepdim=True)),
+        (
+            {"heads": 4},
+            {},
+            {"head_match": "mixed"},
+            0,
+            lambda q, k: torch.einsum("hg,bgnm->bhnm", MIXED, softmax(q, k)),
+        ),
+        (
+            {"patch_size": 4},
+            {},
+            {"resample": True},
+            0,
+            lambda q, k: resampled_map(softmax(q, k), 1, (2, 2), (4, 4)),
+        ),
+        ({}, {"reg_tokens": 2}, {"resample": True}, 0, lambda q, k: softmax(*(kept(each, [0]) for each in (q, k)))),
+        (
+            {"class_token": False, "global_pool": "avg"},
+            {},
+            {"resample": True},
+            0,
+            lambda q, k: softmax(q[:, :, 1:], k[:, :, 1:]),
+        ),
+        ({}, {"depth": 4}, {"layers": Layers(match="spread")}, 1, lambda q, k: softmax(q, k)),
+        ({}, {"depth": 4}, {"layers": Layers(student=(0,), teacher=(2,))}, 2, lambda q, k: softmax(q, k)),
+    ],
+    ids=["mean of heads", "mixed heads", "other grid", "registers", "no class token", "spread layers", "named layers"],
+)
+def test_a_student_of_another_shape_computes_with_its_teachers_map(
+    student: dict[str, Any],
+    teacher: dict[str, Any],
+    settings: dict[str, Any],
+    layer: int,
+    wanted: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    ours, theirs = vit(0, **student), vit(1, **teacher)
+    seen: list[Tensor] = []
+    distiller = Distiller(ours, theirs, [AttentionCopy(**settings)], example=EXAMPLE)
+    handle = ours.blocks[0].attn.proj.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+    distiller(IMAGES, LABELS)
+    handle.remove()
+    distiller.detach()
+    query, key, _ = queries_keys_values(theirs.eval(), IMAGES)[layer]
+    value = queries_keys_values(ours, IMAGES)[0][2]
+    result = (wanted(query, key) @ value).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(seen[0], result, rtol=1e-4, atol=1e-5)
+
+
+def softmax(query: Tensor, key: Tensor) -> Tensor:
+    return torch.softmax(query @ key.mT / math.sqrt(query.shape[-1]), -1)
+
+
+def kept(value: Tensor, prefix: list[int]) -> Tensor:
+    """Some of three tokens before the patches, and these."""
+    return value[:, :, [*prefix, *range(3, value.shape[2])]]
+
+
 @pytest.mark.parametrize(
     ("student", "teacher"),
     [({"patch_size": 4}, {}), ({}, {"patch_size": 4}), ({}, {"reg_tokens": 2}), ({"patch_size": 4}, {"reg_tokens": 2})],
@@ -307,7 +371,19 @@ def test_it_starts_at_the_teachers_heads_in_turn_when_it_learns_a_mixture() -> N
             {},
             "has 3 tokens before its patches, the teacher 1, 1 of them the same, which says",
         ),
-        ({"same_drop_path": True}, {}, {"attn_drop_rate": 0.1}, "of the teacher drops 10% of its weights at random"),
+        (
+            {"same_drop_path": True},
+            {},
+            {"attn_drop_rate": 0.1},
+            "residuals alone, and blocks.0.attn.attn_drop of the",
+        ),
+        ({"same_drop_path": True}, {"proj_drop_rate": 0.2}, {}, "and blocks.0.attn.proj_drop of the student drops at"),
+        (
+            {"same_drop_path": True},
+            {},
+            {"patch_drop_rate": 0.2},
+            "and patch_drop of the teacher drops at random",
+        ),
     ],
 )
 def test_networks_that_do_not_fit_are_refused(

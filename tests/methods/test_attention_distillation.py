@@ -1,5 +1,7 @@
 """Attention distillation against the authors' value, by its settings, and through real transformers."""
 
+import warnings
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,9 +13,11 @@ from attention_transfer import Distiller
 from attention_transfer.capture import Attention
 from attention_transfer.data.batch import Batch
 from attention_transfer.methods import METHODS, Observed
+from attention_transfer.methods.attention_averages import only_map
 from attention_transfer.methods.attention_cross_entropy import attention_cross_entropy
 from attention_transfer.methods.attention_distillation import AttentionDistillation
 from attention_transfer.methods.attention_matching import Matching
+from attention_transfer.methods.attention_resampling import resampled_map
 from attention_transfer.methods.layer_choice import Layers
 
 BATCH = Batch(torch.zeros(2, 3, 1, 1))
@@ -152,6 +156,47 @@ def test_mixed_heads_start_near_the_matching_and_learn_by_the_divergence() -> No
     assert loss < 0.95 * terms.value
 
 
+def test_mixed_layers_start_near_the_partner_and_are_compared_by_the_divergence() -> None:
+    every = layers(5, 4).attention
+    partners = every[1], every[3], every[4]
+    teacher = Observed(None, attention=(*partners, *every))
+    method = AttentionDistillation(layers=Layers(match="spread"), mix_layers=True)
+    parts = method.parts(teacher, STUDENT)
+    wanted = 0.0
+    for i, partner in enumerate((1, 3, 4)):
+        shares = [0.9 if layer == partner else 0.025 for layer in range(5)]
+        mixed = torch.stack([share * each.map() for share, each in zip(shares, every, strict=True)]).sum(0)
+        wanted += (mixed * (mixed / OURS[i]).log()).sum(-1).mean().item()
+    assert value(method, STUDENT, teacher, parts) == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_maps_over_other_tokens_are_tempered_before_they_are_resampled(temperature: float) -> None:
+    teacher = layers(3, 5, prefix=3, side=4)
+    method = AttentionDistillation(resample=True, temperature=temperature)
+    wanted = 0.0
+    for ours, theirs in zip(STUDENT.attention, teacher.attention, strict=True):
+        tokens = [0, *range(3, 19)]
+        logits = theirs.logits()[:, :, tokens][..., tokens] / temperature
+        target = resampled_map(logits.softmax(-1), 1, (4, 4), (2, 2))
+        wanted += cross_entropy((ours.logits() / temperature).softmax(-1), target)
+    assert value(method, STUDENT, teacher) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_a_student_that_may_not_see_what_its_teacher_sees_is_refused() -> None:
+    mask = torch.zeros(5, 5).masked_fill(torch.ones(5, 5).triu(1) > 0, float("-inf"))
+
+    def masked(observed: Observed) -> Observed:
+        return Observed(None, attention=tuple(replace(each, bias=mask) for each in observed.attention))
+
+    method = AttentionDistillation()
+    with pytest.raises(ValueError, match="pair 0 of layers: the student's mask hides tokens that the teacher sees"):
+        method.parts(TEACHER, masked(STUDENT))
+    for teacher, student in ((masked(TEACHER), masked(STUDENT)), (masked(TEACHER), STUDENT)):
+        method.parts(teacher, student)
+        assert value(method, student, teacher) > 0
+
+
 def transformer(name: str = "vit_tiny_patch16_224", **changes: Any) -> nn.Module:
     torch.manual_seed(3)
     settings = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5}
@@ -273,9 +318,20 @@ def test_a_compiled_distiller_is_one_graph_of_the_same_gradients() -> None:
 
 
 def test_drop_path_may_be_the_same_in_both() -> None:
-    teacher, student = transformer(drop_path_rate=0.5), transformer(drop_path_rate=0.5)
+    teacher, student = (transformer(drop_path_rate=0.5, depth=3) for _ in range(2))
     distiller, _ = step(teacher, student, same_drop_path=True)
     assert teacher.training
+    seen: dict[str, Tensor] = {}
+    for role, model in (("student", student), ("teacher", teacher)):
+        model.blocks[2].norm1.register_forward_hook(lambda m, a, out, role=role: seen.update({role: out}))
+    images = IMAGES.repeat(8, 1, 1, 1)
+    distiller(images, LABELS.repeat(8))
+    # Networks of the same weights that dropped the same.
+    torch.testing.assert_close(seen["student"], seen["teacher"])
+    distiller.eval()
+    whole = student(images)
+    distiller.train()
+    assert not torch.allclose(student(images), whole)
     assert not distiller.eval().teacher.training
 
 
@@ -324,12 +380,22 @@ def test_a_network_without_attention_or_teacher_is_refused() -> None:
 
 
 def test_a_layer_of_which_only_the_map_is_known_has_no_vectors() -> None:
-    known = Observed(None, attention=tuple(Attention(weights=each.map()) for each in STUDENT.attention))
+    known = Observed(None, attention=tuple(only_map(each, each.map()) for each in STUDENT.attention))
     assert value(AttentionDistillation(), known, TEACHER) == pytest.approx(
         value(AttentionDistillation(), STUDENT, TEACHER)
     )
     with pytest.raises(ValueError, match='was not read, only its map: take target="map"'):
         AttentionDistillation(target="key").parts(known, known)
+
+
+def test_maps_that_are_kept_whole_for_want_of_query_and_key_are_announced() -> None:
+    by_hand = Observed(None, attention=tuple(only_map(each, each.map()) for each in STUDENT.attention))
+    with pytest.warns(UserWarning, match="3 of 3 layers of the student write their attention out by hand"):
+        AttentionDistillation().parts(by_hand, by_hand)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        AttentionDistillation().parts(by_hand, STUDENT)
+        AttentionDistillation(form="explicit").parts(by_hand, by_hand)
 
 
 def test_it_is_registered() -> None:

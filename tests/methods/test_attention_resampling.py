@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from attention_transfer.capture import Attention
+from attention_transfer.methods.attention_averages import check_same_in_all_layers
 from attention_transfer.methods.attention_resampling import (
     check_same_tokens,
     check_same_windows,
@@ -155,3 +156,9 @@ def test_calls_over_other_windows_are_refused() -> None:
     check_same_windows("pair 0 of layers", one, one)
     with pytest.raises(ValueError, match="pair 0 of layers: the student attends within 2 windows or"):
         check_same_windows("pair 0 of layers", one, four)
+    shifted = replace(one, window_shift=(2, 2))
+    with pytest.raises(ValueError, match=r"windows are shifted by None, the teacher's by \(2, 2\), so that"):
+        check_same_windows("pair 0 of layers", one, shifted)
+    check_same_windows("pair 0 of layers", shifted, shifted)
+    with pytest.raises(ValueError, match="mix_layers wants windows at the same place in all layers; those of the t"):
+        check_same_in_all_layers("mix_layers", [one, one], [one, shifted])

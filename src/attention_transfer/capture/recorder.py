@@ -1,5 +1,6 @@
 """What the hooks of one network share while it runs."""
 
+import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ class Recorder:
     calls: Counter[Tap] = field(default_factory=Counter[Tap])
     stop_after: tuple[Tap, int] | None = None
     modes: list[TorchFunctionMode | None] = field(default_factory=list[TorchFunctionMode | None])
-    differentiated: tuple[int, Mapping[Tap, Replacement]] | None = None
+    differentiated: tuple[int, weakref.ref["_Graph"]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -64,8 +65,9 @@ class Recorder:
             return self.replaced
         if torch.compiler.is_compiling() or self.differentiated is None:
             return None
-        task, replaced = self.differentiated
-        return replaced if task == _backward_pass() else None
+        task, graph = self.differentiated
+        run = graph()
+        return run.replaced if run is not None and task == _backward_pass() else None
 
     def keep_for_backward(self, logits: Tensor) -> None:
         """Let the replacements of the run that ends live as long as its graph, which owns its hooks."""
@@ -76,7 +78,7 @@ class Recorder:
         taken += [
             tensor
             for call in self.attention.values()
-            for tensor in (call.query, call.key, call.weights)
+            for tensor in (call.query, call.key, call.value, call.bias, call.weights)
             if tensor is not None
         ]
         for tensor in taken:
@@ -92,7 +94,10 @@ class Recorder:
 
 
 class _Graph:
-    """One run of a network with replacements; says so when the backward pass comes to what was taken out of it."""
+    """One run of a network with replacements; says so when the backward pass comes to what was taken out of it.
+
+    It lives as long as the graph that holds it as a hook, and with it what was replaced.
+    """
 
     def __init__(self, recorder: Recorder, replaced: Mapping[Tap, Replacement]) -> None:
         self.recorder, self.replaced = recorder, replaced
@@ -100,7 +105,7 @@ class _Graph:
     def __call__(self, gradient: Tensor) -> None:
         task = _backward_pass()
         if task is not None:
-            self.recorder.differentiated = task, self.replaced
+            self.recorder.differentiated = task, weakref.ref(self)
 
 
 def _backward_pass() -> int | None:

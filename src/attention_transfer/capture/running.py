@@ -169,6 +169,11 @@ class Capture:
                     f"{tap} of the {self.role} is computed on tensors of shape {tuple(tensor.shape)}; wanted are "
                     "(batch, heads, tokens, channels)"
                 )
+        if attention.bias is not None and bool((attention.bias == float("-inf")).all(-1).any()):
+            raise CaptureError(
+                f"{tap} of the {self.role} has queries that may see no key at all, so that they have no attention: "
+                "give each query at least one key in its mask"
+            )
 
     def close(self) -> None:
         """Take every hook off the network."""

@@ -53,8 +53,9 @@ class Distiller(nn.Module):
     `state_dict()`, but follows the distiller to another device, dtype or memory format. So does what methods learn and
     remember, which never goes below float32.
 
-    `torch.compile(distiller, fullgraph=True)` works, unless a method differentiates inside the step. Compiled, the
-    teacher does not stop after its last tap; what nothing reads is left out of the graph instead.
+    `torch.compile(distiller, fullgraph=True)` works, unless a method differentiates inside the step, matches heads
+    (`head_match`) or has the student's noise in the teacher (`same_drop_path`). Compiled, the teacher does not stop
+    after its last tap; what nothing reads is left out of the graph instead.
 
     Args:
         student: any network that returns logits.

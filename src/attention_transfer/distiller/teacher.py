@@ -14,6 +14,7 @@ from attention_transfer.methods import Observed
 
 _NOTHING = Observed(None)
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm  # pyright: ignore[reportPrivateUsage]
+_DROPOUT = nn.modules.dropout._DropoutNd  # pyright: ignore[reportPrivateUsage]
 _DROP_PATHS = ("DropPath", "StochasticDepth")
 
 
@@ -70,10 +71,18 @@ class Teacher:
         """Refuse networks that cannot drop the same residuals, where a method asks for it.
 
         Raises:
-            ValueError: for other rates of drop path, or in another order.
+            ValueError: for other rates of drop path, in another order, or for anything else that is dropped at random:
+                what it draws shifts what is drawn for the residuals after it.
         """
         if "same noise" not in self._wanted_modes:
             return
+        for role, model in (("student", student), ("teacher", self.model)):
+            others = _other_dropout(model)
+            if others:
+                raise ValueError(
+                    f"same_drop_path wants networks that drop residuals alone, and {others[0]} of the {role} drops at "
+                    "random as well, which shifts what is drawn after it: put its dropout to 0"
+                )
         rates = [_drop_rates(model) for model in (student, self.model)]
         if rates[0] != rates[1]:
             raise ValueError(
@@ -155,6 +164,22 @@ class Teacher:
                 # Its owner has changed it since.
                 self._folding = Folding()
         return self._network.read(images, labels)
+
+
+def _other_dropout(model: nn.Module) -> list[str]:
+    """Paths of modules that drop anything but residuals: dropout, and whatever holds a rate that is named after it."""
+    return [
+        path or type(module).__name__
+        for path, module in model.named_modules()
+        if type(module).__name__ not in _DROP_PATHS
+        and any(
+            isinstance(value, float) and value > 0
+            for name, value in vars(module).items()
+            if (isinstance(module, _DROPOUT) and name == "p")
+            or (type(module).__name__ == "PatchDropout" and name == "prob")
+            or ("drop" in name and "path" not in name)
+        )
+    ]
 
 
 def _drop_rates(model: nn.Module) -> list[float]:

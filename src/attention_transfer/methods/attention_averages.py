@@ -38,9 +38,14 @@ def check_same_in_all_layers(what: str, student: Sequence[Attention], teacher: S
         teacher: likewise.
 
     Raises:
-        ValueError: if heads or tokens of a network differ from layer to layer.
+        ValueError: if heads, tokens or the place of windows of a network differ from layer to layer.
     """
     for role, layers in (("student", student), ("teacher", teacher)):
+        if len({each.window_shift for each in layers}) > 1:
+            raise ValueError(
+                f"{what} wants windows at the same place in all layers; those of the {role} are shifted in some: "
+                "choose layers of the same shift"
+            )
         if len({each.shape for each in layers}) > 1:
             raise ValueError(
                 f"{what} wants the same heads and tokens in all layers; those of the {role} differ: choose layers of "

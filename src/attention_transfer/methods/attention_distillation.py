@@ -1,5 +1,6 @@
 """Attention distillation: the layers of a student look where the layers of the teacher look."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import sqrt
@@ -15,6 +16,7 @@ from attention_transfer.methods.attention_cross_entropy import Form, attention_c
 from attention_transfer.methods.attention_matching import HeadMatching, LayerMixing, Matching, head_costs, select_heads
 from attention_transfer.methods.attention_resampling import (
     check_same_tokens,
+    check_same_visible,
     check_same_windows,
     patch_grid,
     resampled,
@@ -121,6 +123,13 @@ class AttentionDistillation(Method):
         if self.mix_layers or "layers" in self.average:
             what = "mix_layers" if self.mix_layers else "average over layers"
             check_same_in_all_layers(what, student.attention, teacher.attention)
+        by_hand = sum(each.weights is not None for each in student.attention)
+        if self.target == "map" and self.form == "auto" and by_hand:
+            warnings.warn(
+                f"{by_hand} of {count} layers of the student write their attention out by hand, so that only maps can "
+                "be compared there, which are kept whole: memory grows with the square of the tokens",
+                stacklevel=2,
+            )
         heads = mixing = None
         if self.head_match in ("matched", "mixed"):
             pairs = zip(student.attention, partners, strict=True)
@@ -253,6 +262,7 @@ class AttentionDistillation(Method):
                 patch_grid(attention)
         else:
             check_same_tokens(ours, theirs, where)
+            check_same_visible(where, ours, theirs)
 
 
 def _mean_heads(attentions: Sequence[Attention]) -> list[Attention]:

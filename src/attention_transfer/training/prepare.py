@@ -285,6 +285,12 @@ def _refuse_to_compile(experiment: Experiment, distiller: Distiller) -> None:
             f"{', '.join(twice)} needs the gradient of a gradient, and torch.compile cannot differentiate twice: leave "
             "out --compile, or the method"
         )
+    noisy = [method.key for method in distiller.methods if method.teacher_mode == "same noise"]
+    if experiment.training.compile and noisy:
+        raise ValueError(
+            f"{', '.join(noisy)} has same_drop_path, and compiled networks need not draw the same numbers: leave out "
+            "--compile, or same_drop_path"
+        )
 
 
 def _refuse_beyond_memory(experiment: Experiment, distiller: Distiller, place: Place) -> None:
