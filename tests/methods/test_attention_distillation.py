@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from attention_transfer import Distiller
+from attention_transfer.analysis.memory import peak_bytes
 from attention_transfer.capture import Attention
 from attention_transfer.data.batch import Batch
 from attention_transfer.methods import METHODS, Observed
 from attention_transfer.methods.attention_averages import only_map
-from attention_transfer.methods.attention_cross_entropy import attention_cross_entropy
+from attention_transfer.methods.attention_cross_entropy import Form, attention_cross_entropy
 from attention_transfer.methods.attention_distillation import AttentionDistillation
 from attention_transfer.methods.attention_matching import Matching
 from attention_transfer.methods.attention_resampling import resampled_map
@@ -306,6 +307,22 @@ def test_a_checkpointed_student_learns_the_same(form: str) -> None:
     assert any(gradient.abs().max() > 0 for gradient in wanted.values())
     for name, gradient in wanted.items():
         assert (found[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
+
+
+def step_memory(side: int, form: Form) -> int:
+    """Peak of one training step, in bytes, for images of so many patches squared."""
+    student, teacher = (transformer(img_size=2 * side, patch_size=2) for _ in range(2))
+    images = torch.randn(1, 3, 2 * side, 2 * side)
+    distiller = Distiller(student, teacher, [AttentionDistillation(form=form)], example=images)
+    held = [*student.parameters(), *teacher.parameters(), images]
+    work = lambda: distiller.backward(distiller(images, LABELS[:1]))  # noqa: E731
+    return peak_bytes(held, torch.device("cpu"), lambda: None, work)
+
+
+def test_memory_of_a_step_grows_with_the_tokens_and_not_with_their_square() -> None:
+    # Four times as many tokens, sixteen times as large maps.
+    assert step_memory(32, "auto") < 4.2 * step_memory(16, "auto")
+    assert step_memory(32, "explicit") > 8 * step_memory(16, "explicit")
 
 
 def test_a_compiled_distiller_is_one_graph_of_the_same_gradients() -> None:
