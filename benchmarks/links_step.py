@@ -2,7 +2,7 @@
 
 Compares one training step of a distiller with attention links (optimiser included) with a forward pass of the teacher
 up to its last linked stage, its norms folded as the distiller has them, plus a bare step of the student, interleaved in
-one process. The ratio should stay below 1.10.
+one process. The ratio of the default pair, the paper's, should stay below 1.10.
 
     python benchmarks/links_step.py [--student NAME] [--teacher NAME] [--image-size 224] [--rounds 5] [--clock cpu]
 """

@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from attention_transfer import AttentionLinks, Data, Input
 from attention_transfer.cli import main
@@ -108,10 +108,24 @@ def test_a_run_of_which_nothing_is_kept_is_drawn_all_the_same(
     assert "| stage" in text
     assert size(figure)[0] > 100
     assert main(["links", str(run), "--along-training", "--figure", str(tmp_path / "along.png")]) == 0
+    capsys.readouterr()
     assert main(["links", str(run), "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["kept"] is None
+    assert "removes every link" in content["why"]
     assert not (run / "findings").exists()
-    assert main(["links", str(run), "--out", str(tmp_path / "links.json")]) == 2
-    assert "removes every link" in capsys.readouterr().err
+    for asked in (["--out", str(tmp_path / "links.json")], ["--per", "channel"], ["--signed"]):
+        assert main(["links", str(run), *asked]) == 2
+        assert "removes every link" in capsys.readouterr().err
+
+
+def test_a_run_that_diverged_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = run / "parts.safetensors"
+    parts = load_file(path)
+    next(value for name, value in parts.items() if name.endswith("weight"))[0, 0] = float("nan")
+    save_file(parts, path)
+    assert main(["links", str(run)]) == 2
+    assert "this training diverged" in capsys.readouterr().err
 
 
 def test_a_share_of_links_is_kept(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

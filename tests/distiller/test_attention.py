@@ -103,6 +103,35 @@ def test_nothing_of_a_step_outlives_it() -> None:
     assert all(each() is None for each in kept)
 
 
+class Biased(nn.Module):
+    """One layer of attention whose bias is a parameter, as it is."""
+
+    class Layer(nn.Module):
+        def forward(self, tokens: Tensor, bias: Tensor) -> Tensor:
+            heads = tokens.unflatten(2, (2, 12)).transpose(1, 2)
+            found = nn.functional.scaled_dot_product_attention(heads, heads, heads, bias)
+            return found.transpose(1, 2).flatten(2)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1, 2, 16, 16))
+        self.embed, self.head = nn.Linear(48, 24), nn.Linear(24, 4)
+        self.blocks = nn.ModuleList([self.Layer()])
+
+    def forward(self, image: Tensor) -> Tensor:
+        tokens = self.embed(nn.functional.pixel_unshuffle(image, 4).flatten(2).mT)
+        return self.head(self.blocks[0](tokens, self.bias).mean(1))
+
+
+def test_a_learned_bias_collects_no_hooks() -> None:
+    student = Biased()
+    layers = Layers(student_modules=("blocks.0",), teacher_modules=("blocks.0",))
+    distiller = Distiller(student, Biased(), [AttentionCopy(heads=(0,), layers=layers)], example=EXAMPLE)
+    for _ in range(2):
+        distiller(IMAGES, LABELS).loss.backward()
+    assert not student.bias._backward_hooks
+
+
 def of_torchvision(seed: int) -> nn.Module:
     torch.manual_seed(seed)
     return torchvision.models.VisionTransformer(16, 4, 2, 2, 24, 48, num_classes=4)

@@ -19,6 +19,7 @@ from attention_transfer.methods.attention_copy import AttentionCopy
 from attention_transfer.methods.attention_distillation import AttentionDistillation
 from attention_transfer.methods.attention_resampling import resampled_map
 from attention_transfer.methods.layer_choice import Layers
+from attention_transfer.models.build import from_transformers_config
 from attention_transfer.training.holding import held_without_gradient
 
 EXAMPLE = torch.empty(2, 3, 16, 16)
@@ -371,18 +372,18 @@ def test_it_starts_at_the_teachers_heads_in_turn_when_it_learns_a_mixture() -> N
             {},
             "has 3 tokens before its patches, the teacher 1, 1 of them the same, which says",
         ),
+        ({"same_drop_path": True}, {}, {"attn_drop_rate": 0.1}, "of the teacher drops 10% of its weights at random"),
         (
             {"same_drop_path": True},
-            {},
-            {"attn_drop_rate": 0.1},
-            "residuals alone, and blocks.0.attn.attn_drop of the",
+            {"drop_path_rate": 0.5, "proj_drop_rate": 0.2},
+            {"drop_path_rate": 0.5},
+            "before drop path 0 of 2 they have drawn others: put what else they drop",
         ),
-        ({"same_drop_path": True}, {"proj_drop_rate": 0.2}, {}, "and blocks.0.attn.proj_drop of the student drops at"),
         (
             {"same_drop_path": True},
-            {},
-            {"patch_drop_rate": 0.2},
-            "and patch_drop of the teacher drops at random",
+            {"drop_path_rate": 0.5},
+            {"drop_path_rate": 0.5, "pos_drop_rate": 0.2},
+            "before drop path 0 of 2 they have drawn others",
         ),
     ],
 )
@@ -437,6 +438,41 @@ def test_teacher_and_student_drop_the_same_residuals_where_asked(same: bool) -> 
     assert torch.allclose(seen["student"], seen["teacher"], atol=1e-5) == same
     distiller.eval()
     assert not teacher.training
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher"),
+    [
+        # Drawn after the last residual.
+        ({"drop_rate": 0.3}, {}),
+        # The same numbers of both.
+        ({"proj_drop_rate": 0.3}, {"proj_drop_rate": 0.3}),
+    ],
+)
+def test_other_dropout_may_be_where_it_shifts_no_mask(student: dict[str, Any], teacher: dict[str, Any]) -> None:
+    networks = (vit(0, depth=3, drop_path_rate=0.6, **each) for each in (student, teacher))
+    ours, theirs = networks
+    distiller = Distiller(ours, theirs, [AttentionCopy(same_drop_path=True)], example=EXAMPLE).train()
+    seen: dict[str, Tensor] = {}
+    ours.blocks[2].norm1.register_forward_hook(lambda m, a, out: seen.update(student=out))
+    theirs.blocks[2].norm1.register_forward_hook(lambda m, a, out: seen.update(teacher=out))
+    torch.manual_seed(3)
+    distiller(IMAGES.repeat(4, 1, 1, 1), LABELS.repeat(4))
+    torch.testing.assert_close(seen["student"], seen["teacher"], atol=1e-5, rtol=1e-5)
+
+
+def test_residuals_of_transformers_are_dropped_alike() -> None:
+    pytest.importorskip("transformers")
+    sizes = {"image_size": 16, "patch_size": 8, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+    def make(rate: float) -> nn.Module:
+        torch.manual_seed(0)
+        return from_transformers_config({"model_type": "dinov2", "drop_path_rate": rate, **sizes}, 4, None)
+
+    method = AttentionCopy(same_drop_path=True)
+    Distiller(make(0.5), make(0.5), [method], example=EXAMPLE)
+    with pytest.raises(ValueError, match=r"at most 0\.5, the teacher \d, at most 0\.25"):
+        Distiller(make(0.5), make(0.25), [method], example=EXAMPLE)
 
 
 def test_the_same_residuals_want_the_same_rates_and_leave_running_statistics_alone() -> None:

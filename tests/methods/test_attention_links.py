@@ -24,6 +24,7 @@ from attention_transfer import (
 )
 from attention_transfer.methods import link_memory
 from attention_transfer.methods.link_choice import LinkChoice, LinkGroup, links_to_json
+from attention_transfer.methods.link_extraction import extracted, trained_links
 from attention_transfer.methods.links import Links
 from attention_transfer.training.optim import make_optimizer
 
@@ -132,7 +133,7 @@ def test_the_loss_is_that_of_a_slow_loop_in_float64_and_reaches_links_and_querie
 @pytest.mark.parametrize(
     ("student", "teacher", "links", "channels"),
     [
-        ("timm:deit_small_distilled_patch16_224(img_size=32, weight_init='skip')", "timm:efficientnet_b3", 68_544, 952),
+        ("timm:deit_small_distilled_patch16_224(img_size=32)", "timm:efficientnet_b3", 68_544, 952),
         ("timm:deit_base_distilled_patch16_224(img_size=32, embed_dim=96)", "timm:efficientnet_b0", 784 * 144, 784),
         ("timm:deit_small_distilled_patch16_224(img_size=32, embed_dim=48)", "timm:resnet34", 960 * 72, 960),
         ("timm:pit_ti_224", "timm:resnet18", 960 * (2 * 2 + 6 * 4 + 4 * 8), 960),
@@ -220,7 +221,31 @@ def test_stages_without_links_are_not_read_and_the_teacher_stops_before_them():
     entered.clear()
     assert value(distiller).isfinite()
     assert entered == [0, 1]
-    assert links_of(distiller).get_buffer("channels").tolist() == [0, 32]
+    assert links_of(distiller).get_buffer("channels").tolist() == [0, 32, 0]
+
+
+def test_links_of_some_stages_are_extracted_for_the_same_pair_and_no_other(tmp_path: Path) -> None:
+    distiller = linked(AttentionLinks(links="1:1-3,2:1-2"))
+    state = {f"attention-links.{name}": value for name, value in links_of(distiller).state_dict().items()}
+    path = tmp_path / "links.json"
+    path.write_text(links_to_json(extracted(trained_links(state), 0.0), {}))
+    again = links_of(linked(AttentionLinks(links=str(path))))
+    assert again.num_links == links_of(distiller).num_links
+    with pytest.raises(ValueError, match=r"stage 1 is «input of layer1.0.relu2», and this one's is «input of l"):
+        linked(AttentionLinks(links=str(path)), teacher=build("resnet14", 3))
+    # Written before places were.
+    del state["attention-links.places"]
+    path.write_text(links_to_json(extracted(trained_links(state), 0.0), {}))
+    linked(AttentionLinks(links=str(path)), teacher=build("resnet14", 3))
+
+
+def test_weights_from_before_places_were_written_are_taken() -> None:
+    first, second = linked(AttentionLinks()), linked(AttentionLinks())
+    state = links_of(first).state_dict()
+    del state["places"]
+    links_of(second).load_state_dict(state)
+    for one, other in zip(links_of(first).parameters(), links_of(second).parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def linked_distance(full: Distiller, links: str) -> Tensor:

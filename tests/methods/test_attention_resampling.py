@@ -160,5 +160,7 @@ def test_calls_over_other_windows_are_refused() -> None:
     with pytest.raises(ValueError, match=r"windows are shifted by None, the teacher's by \(2, 2\), so that"):
         check_same_windows("pair 0 of layers", one, shifted)
     check_same_windows("pair 0 of layers", shifted, shifted)
+    with pytest.raises(ValueError, match="the teacher's windows reach beyond the image and the student's do not"):
+        check_same_windows("pair 0 of layers", one, replace(one, padded=True))
     with pytest.raises(ValueError, match="mix_layers wants windows at the same place in all layers; those of the t"):
         check_same_in_all_layers("mix_layers", [one, one], [one, shifted])

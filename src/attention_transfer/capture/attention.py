@@ -86,8 +86,13 @@ class Attention:
 
     def detach(self) -> "Attention":
         """The same call as a constant."""
-        tensors = {name: getattr(self, name) for name in ("query", "key", "value", "bias", "weights")}
-        return replace(self, **{name: tensor.detach() for name, tensor in tensors.items() if tensor is not None})
+        return replace(self, **{name: tensor.detach() for name, tensor in self.tensors.items()})
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Those that were read, by the names of their fields."""
+        found = {name: getattr(self, name) for name in ("query", "key", "value", "bias", "weights")}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

@@ -107,6 +107,7 @@ class _Interception(TorchFunctionMode):
     def __init__(self, recorder: Recorder, tap: Tap, replaced: Mapping[Tap, Any]) -> None:
         super().__init__()
         self.recorder, self.tap, self.replaced = recorder, tap, replaced
+        self.written_out: Tensor | None = None
 
     def __torch_function__(
         self,
@@ -126,8 +127,11 @@ class _Interception(TorchFunctionMode):
         if self.tap.site == "attention" and func is functional.scaled_dot_product_attention:
             given = _answer(fused_call(*args, **kwargs, tap=self.tap), self.tap, self.recorder, self.replaced)
             return func(*args, **kwargs) if given is None else given.result()
+        if func is functional.dropout and args and args[0] is self.written_out:
+            self.recorder.drops(self.tap, _rate(*args, **kwargs))
         result = func(*args, **kwargs)
         if self.tap.site == "softmax" and func in SOFTMAXES:
+            self.written_out = result
             given = _answer(_written_out(result, self.tap), self.tap, self.recorder, self.replaced)
             return result if given is None else given.map().to(result.dtype)
         return result
@@ -193,6 +197,11 @@ def _answer(own: Attention, tap: Tap, recorder: Recorder, replaced: Mapping[Tap,
     if recorder.active:
         recorder.record(tap, own)
     return replaced[tap](own) if tap in replaced else None
+
+
+def _rate(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> float:
+    """With which probability a call of torch's `dropout` drops anything."""
+    return p if training else 0.0
 
 
 def _nobody(*tensors: Any) -> bool:

@@ -3,7 +3,7 @@
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -59,6 +59,11 @@ class Recorder:
             if self.stop_after == (tap, self.calls[tap]):
                 raise Stop
 
+    def drops(self, tap: Tap, rate: float) -> None:
+        """Note that a network drops some weights of a map that it has written out."""
+        if self.active and tap in self.attention:
+            self.attention[tap] = replace(self.attention[tap], dropout=rate)
+
     def here(self) -> Mapping[Tap, Replacement] | None:
         """What is replaced in the run that is going on; None where nobody reads or replaces anything."""
         if self.active:
@@ -75,14 +80,10 @@ class Recorder:
             return
         graph = _Graph(self, self.replaced)
         taken = [logits, *self.values.values()]
-        taken += [
-            tensor
-            for call in self.attention.values()
-            for tensor in (call.query, call.key, call.value, call.bias, call.weights)
-            if tensor is not None
-        ]
+        taken += [tensor for call in self.attention.values() for tensor in call.tensors.values()]
         for tensor in taken:
-            if tensor.requires_grad:
+            # A parameter that is read as it is outlives the graph.
+            if tensor.grad_fn is not None:
                 tensor.register_hook(graph)
 
     def leave_modes(self) -> None:

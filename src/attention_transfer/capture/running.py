@@ -105,7 +105,7 @@ class Capture:
 
         Raises:
             CaptureError: for a tap that never fired, gives no tensor, is overwritten in place, does not fit its layout
-                or carries no gradient.
+                or carries no gradient; for attention whose queries may see nothing, or that a teacher drops some of.
         """
         order: list[Tap] = []
         versions: dict[Tap, list[int]] = {}
@@ -143,6 +143,11 @@ class Capture:
                     "instead), or it does not use this module in its forward pass"
                     + (" or makes no such call there" if tap.is_attention else "")
                 )
+            if self.role == "teacher" and isinstance(value, Attention) and value.dropout:
+                raise CaptureError(
+                    f"{tap} of the teacher drops {value.dropout:.0%} of its weights at random: put its attention "
+                    "dropout to 0, so that every image has one attention map"
+                )
             if [_version(tensor) for tensor in _tensors(value)] != versions[tap]:
                 raise CaptureError(
                     f"{tap} of the {self.role} is overwritten in place after it was read; read the input of the module "
@@ -157,12 +162,7 @@ class Capture:
         return reading
 
     def _prove_attention(self, tap: Tap, attention: Attention) -> None:
-        """Refuse what no method could use: maps that are drawn anew each time, and calls of other dimensions."""
-        if self.role == "teacher" and attention.dropout:
-            raise CaptureError(
-                f"{tap} of the teacher drops {attention.dropout:.0%} of its weights at random: put its attention "
-                "dropout to 0, so that every image has one attention map"
-            )
+        """Refuse what no method could use: calls of other dimensions, and queries that may see nothing."""
         for tensor in _tensors(attention):
             if tensor.ndim != 4:
                 raise CaptureError(

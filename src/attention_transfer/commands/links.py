@@ -12,9 +12,10 @@ from jaxtyping import Bool
 
 from attention_transfer.analysis.attention_links import links_along_training, links_of_run
 from attention_transfer.commands.titles import titles
-from attention_transfer.methods.link_choice import LinkChoice, LinksError, links_to_json
+from attention_transfer.methods.link_choice import LinkChoice, links_to_json
 from attention_transfer.methods.link_extraction import (
     PAPERS_THRESHOLD,
+    NothingLeftError,
     TrainedLinks,
     count_links,
     extracted,
@@ -68,8 +69,9 @@ def command(arguments: Sequence[str]) -> None:
         default=Flags(runs=cast("tuple[str, ...]", tyro.MISSING)),
     )
     several = len(flags.runs) > 1
-    extracts = flags.threshold is not None or flags.keep is not None or flags.out is not None
-    if several and (extracts or flags.along_training or flags.signed or flags.per != "stage"):
+    asked_for = flags.threshold is not None or flags.keep is not None or flags.out is not None
+    extracts = asked_for or flags.signed or flags.per != "stage"
+    if several and (extracts or flags.along_training):
         raise ValueError(
             "--threshold, --keep, --per, --signed, --out and --along-training are about one run: give one run folder"
         )
@@ -93,14 +95,13 @@ def command(arguments: Sequence[str]) -> None:
         threshold = threshold_that_keeps(flags.keep, links, flags.per, signed=flags.signed)
     try:
         choice = extracted(links, threshold, flags.per, signed=flags.signed)
-    except LinksError as error:
+    except NothingLeftError as error:
         if extracts:
             raise
-        print(
-            json.dumps(_row(runs[0], links), indent=2)
-            if flags.json
-            else f"{link_table(links.magnitudes())}\n\nnothing is extracted: {error}"
-        )
+        # Nobody asked for an extraction: the run is shown.
+        found = _row(runs[0], links) | {"kept": None, "why": str(error)}
+        table = f"{link_table(links.magnitudes())}\n\nnothing is extracted: {error}"
+        print(json.dumps(found, indent=2) if flags.json else table)
         _draw_one(runs[0], folders[0], links, flags)
         return
     kept = _kept(choice, links)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import isfinite
 
 import torch
 from jaxtyping import Float, Int64
@@ -53,9 +54,9 @@ class Distiller(nn.Module):
     `state_dict()`, but follows the distiller to another device, dtype or memory format. So does what methods learn and
     remember, which never goes below float32.
 
-    `torch.compile(distiller, fullgraph=True)` works, unless a method differentiates inside the step, matches heads
-    (`head_match`) or has the student's noise in the teacher (`same_drop_path`). Compiled, the teacher does not stop
-    after its last tap; what nothing reads is left out of the graph instead.
+    `torch.compile(distiller, fullgraph=True)` works, unless a method differentiates inside the step, matches heads (the
+    `matched` and `mixed` of attention distillation) or has the student's noise in the teacher (`same_drop_path`).
+    Compiled, the teacher does not stop after its last tap; what nothing reads is left out of the graph instead.
 
     Args:
         student: any network that returns logits.
@@ -118,11 +119,12 @@ class Distiller(nn.Module):
             if teacher is not None and teacher_description is not None:
                 modes = [bound.method.teacher_mode for bound in self._bound]
                 self._teacher = Teacher(teacher, of_teacher, teacher_description.head, self.teacher_images, modes)
-                self._teacher.check_noise(student)
             self.set_epoch(0)
             # Gradients are proved wherever it is built.
             with torch.enable_grad(), undisturbed(*(network for network in (student, teacher) if network is not None)):
                 self.parts, self._reached = self._probe(noise(example), train_labels)
+                if self._teacher is not None:
+                    self._teacher.check_noise(student, noise(example))
         except BaseException:
             self.detach()
             raise
@@ -392,6 +394,13 @@ class Distiller(nn.Module):
         named |= {f"parts.{name}": p for name, p in parts.named_parameters() if p.requires_grad}
         if not named:
             raise ValueError("nothing to train: every parameter of the student is frozen")
+        found = {name: float(term.value.detach()) for name, term in terms.items()}
+        endless = [f"{name} is {value}" for name, value in found.items() if not isfinite(value)]
+        if endless:
+            raise ValueError(
+                f"{', '.join(endless)} on noise, so that nothing can be learned from it: do both networks have finite "
+                "weights, and may the student see all that its teacher sees (masks)?"
+            )
         check_phases(self.phases, terms)
         return parameters_reached(terms, named)
 

@@ -174,7 +174,7 @@ class Network:
             tuple(reading.attention[tap] for tap in wanted.attention),
             self._fingerprint(wanted.taps) if wanted.fingerprint else None,
             tuple(self._norms[tap] for tap in wanted.taps) if wanted.norms else (),
-            tuple(map(str, (*wanted.taps, *wanted.attention))),
+            (*wanted.taps, *wanted.attention),
         )
 
     def close(self) -> None:

@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from attention_transfer.capture import Folding, FoldingError
 from attention_transfer.distiller.memory import TeacherMemory
 from attention_transfer.distiller.network import Network, Seen, Wanted
+from attention_transfer.distiller.same_noise import check_same_noise
 from attention_transfer.methods import Observed
 
 _NOTHING = Observed(None)
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm  # pyright: ignore[reportPrivateUsage]
-_DROPOUT = nn.modules.dropout._DropoutNd  # pyright: ignore[reportPrivateUsage]
-_DROP_PATHS = ("DropPath", "StochasticDepth")
 
 
 class Teacher:
@@ -42,7 +41,7 @@ class Teacher:
         transform: Callable[[Tensor], Tensor],
         modes: Collection[str],
     ) -> None:
-        self.model = model
+        self.model, self._transform = model, transform
         self._network = Network(model, "teacher", wanted, head, transform) if wanted.anything else None
         self._wanted_modes = frozenset(modes)
         self._memory: TeacherMemory | None = None
@@ -67,29 +66,18 @@ class Teacher:
             # In training mode, the statistics of the batch are used, and those that were learned are left alone.
             norm.track_running_stats = tracks and not whole
 
-    def check_noise(self, student: nn.Module) -> None:
+    def check_noise(self, student: nn.Module, images: Tensor) -> None:
         """Refuse networks that cannot drop the same residuals, where a method asks for it.
 
+        Args:
+            student: inside of `undisturbed`, as this network.
+            images: noise, as the student receives it.
+
         Raises:
-            ValueError: for other rates of drop path, in another order, or for anything else that is dropped at random:
-                what it draws shifts what is drawn for the residuals after it.
+            ValueError: see `check_same_noise`.
         """
-        if "same noise" not in self._wanted_modes:
-            return
-        for role, model in (("student", student), ("teacher", self.model)):
-            others = _other_dropout(model)
-            if others:
-                raise ValueError(
-                    f"same_drop_path wants networks that drop residuals alone, and {others[0]} of the {role} drops at "
-                    "random as well, which shifts what is drawn after it: put its dropout to 0"
-                )
-        rates = [_drop_rates(model) for model in (student, self.model)]
-        if rates[0] != rates[1]:
-            raise ValueError(
-                f"same_drop_path wants two networks that drop the same residuals: the student has {len(rates[0])} drop "
-                f"paths, at most {max(rates[0], default=0.0)}, the teacher {len(rates[1])}, at most "
-                f"{max(rates[1], default=0.0)}; build the teacher with the student's drop_path_rate"
-            )
+        if "same noise" in self._wanted_modes:
+            check_same_noise(student, self.model, images, self._transform(images))
 
     def remember(self, memory: TeacherMemory) -> None:
         """Ask a memory before running it in training, where the places of the images are known.
@@ -164,26 +152,3 @@ class Teacher:
                 # Its owner has changed it since.
                 self._folding = Folding()
         return self._network.read(images, labels)
-
-
-def _other_dropout(model: nn.Module) -> list[str]:
-    """Paths of modules that drop anything but residuals: dropout, and whatever holds a rate that is named after it."""
-    return [
-        path or type(module).__name__
-        for path, module in model.named_modules()
-        if type(module).__name__ not in _DROP_PATHS
-        and any(
-            isinstance(value, float) and value > 0
-            for name, value in vars(module).items()
-            if (isinstance(module, _DROPOUT) and name == "p")
-            or (type(module).__name__ == "PatchDropout" and name == "prob")
-            or ("drop" in name and "path" not in name)
-        )
-    ]
-
-
-def _drop_rates(model: nn.Module) -> list[float]:
-    """How often each residual is dropped, in order; timm and torchvision call it differently."""
-    found = [getattr(module, "drop_prob", None) or getattr(module, "p", None) for module in model.modules()]
-    names = [type(module).__name__ for module in model.modules()]
-    return [float(rate) for rate, name in zip(found, names, strict=True) if name in _DROP_PATHS and rate]

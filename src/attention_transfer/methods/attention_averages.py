@@ -41,10 +41,10 @@ def check_same_in_all_layers(what: str, student: Sequence[Attention], teacher: S
         ValueError: if heads, tokens or the place of windows of a network differ from layer to layer.
     """
     for role, layers in (("student", student), ("teacher", teacher)):
-        if len({each.window_shift for each in layers}) > 1:
+        if len({(each.window_shift, each.padded) for each in layers}) > 1:
             raise ValueError(
-                f"{what} wants windows at the same place in all layers; those of the {role} are shifted in some: "
-                "choose layers of the same shift"
+                f"{what} wants windows at the same place in all layers; those of the {role} lie elsewhere in some: "
+                "choose layers whose windows are shifted alike"
             )
         if len({each.shape for each in layers}) > 1:
             raise ValueError(

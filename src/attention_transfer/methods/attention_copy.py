@@ -191,6 +191,7 @@ class AttentionCopy(Method):
         chosen_heads(self.first_heads, self.heads, ours.num_heads, f"{where}: the student")
         if self.head_match == "same":
             chosen_heads(self.first_heads, self.heads, theirs.num_heads, f"{where}: the teacher")
+        check_same_windows(where, ours, theirs)
         if self.target != "map":
             wanted, given = getattr(ours, self.target), getattr(theirs, self.target)
             if wanted is None or given is None:
@@ -208,7 +209,6 @@ class AttentionCopy(Method):
                 f"{where}: the student has {ours.num_heads} heads, the teacher {theirs.num_heads}: set head_match to "
                 '"mean", "spread" or "mixed"'
             )
-        check_same_windows(where, ours, theirs)
         if self.resample:
             kept = min(class_tokens(ours), class_tokens(theirs))
             if not same_prefix(ours, theirs) and kept != ours.prefix_tokens:

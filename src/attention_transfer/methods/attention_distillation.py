@@ -16,7 +16,6 @@ from attention_transfer.methods.attention_cross_entropy import Form, attention_c
 from attention_transfer.methods.attention_matching import HeadMatching, LayerMixing, Matching, head_costs, select_heads
 from attention_transfer.methods.attention_resampling import (
     check_same_tokens,
-    check_same_visible,
     check_same_windows,
     patch_grid,
     resampled,
@@ -127,7 +126,8 @@ class AttentionDistillation(Method):
         if self.target == "map" and self.form == "auto" and by_hand:
             warnings.warn(
                 f"{by_hand} of {count} layers of the student write their attention out by hand, so that only maps can "
-                "be compared there, which are kept whole: memory grows with the square of the tokens",
+                "be compared there, which are kept whole: memory grows with the square of the tokens. Take a network "
+                'with fused attention, or say form="explicit" to have it so',
                 stacklevel=2,
             )
         heads = mixing = None
@@ -236,6 +236,7 @@ class AttentionDistillation(Method):
         for role, attention in (("student", ours), ("teacher", theirs)):
             if role == "student" or self.head_match == "same":
                 chosen_heads(self.first_heads, self.heads, attention.num_heads, f"{where}: the {role}")
+        check_same_windows(where, ours, theirs)
         if self.target != "map":
             shapes = [tuple(self._vectors(attention).shape) for attention in (ours, theirs)]
             if shapes[0] != shapes[1]:
@@ -255,14 +256,12 @@ class AttentionDistillation(Method):
                 f"{where}: the student has {ours.num_heads} heads, the teacher {theirs.num_heads}: set head_match to "
                 '"mean", "matched" or "mixed", or choose heads that both have'
             )
-        check_same_windows(where, ours, theirs)
         if self.resample:
             ours, theirs = share_tokens(ours, theirs)
             for attention in (ours, theirs):
                 patch_grid(attention)
         else:
             check_same_tokens(ours, theirs, where)
-            check_same_visible(where, ours, theirs)
 
 
 def _mean_heads(attentions: Sequence[Attention]) -> list[Attention]:

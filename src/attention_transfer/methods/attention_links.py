@@ -1,7 +1,7 @@
 """Attention links: the heads of a transformer look where the channels of a convolutional network respond."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -14,7 +14,7 @@ from attention_transfer.methods.bicubic import resized
 from attention_transfer.methods.link_choice import chosen_links
 from attention_transfer.methods.link_distance import Form
 from attention_transfer.methods.link_memory import bytes_of_links
-from attention_transfer.methods.links import Links
+from attention_transfer.methods.links import Links, Places
 from attention_transfer.methods.method import Method, Observed, Reads, Schedule, Term
 from attention_transfer.methods.patch_attention import Softmax, finest, on_one_grid, patch_attention
 from attention_transfer.methods.stage_choice import stage_taps
@@ -89,6 +89,13 @@ class AttentionLinks(Method):
         if self.stages is not None and (self.teacher_layers or not self.stages):
             raise ValueError("give either stages (at least one) or teacher_layers")
 
+    def resolved(self, teacher: Description | None, student: Description) -> "AttentionLinks":
+        """With its stages by number."""
+        del student
+        if teacher is None or self.teacher_layers or self.stages is not None:
+            return self
+        return replace(self, stages=tuple(range(len(teacher.stages))) or None)
+
     def reads(self, teacher: Description | None, student: Description) -> Reads:
         if teacher is None:
             raise ValueError("attention links need a teacher, such as a network of convolutions with its weights")
@@ -97,19 +104,19 @@ class AttentionLinks(Method):
         _refuse_twice("teacher", stages)
         _refuse_twice("student", layers)
         choice = chosen_links(self.links, len(stages), len(layers))
-        choice.check_places([str(tap) for tap in stages], [str(tap) for tap in layers])
+        choice.check_places(*_places(stages, layers))
         return Reads(teacher=tuple(stages[number] for number in choice.linked_stages), student_attention=layers)
 
     def parts(self, teacher: Observed, student: Observed) -> Links:
         assert student.logits is not None
         images, device = len(student.logits), student.logits.device
         # Only stages that are linked are read.
-        num_stages = len(teacher.features) if self.links == "full" else None
+        num_stages = len(self.teacher_layers) or len(self.stages or ())
         choice = chosen_links(self.links, num_stages, len(student.attention))
         channels = [stage.shape[1] for stage in teacher.features]
         heads = [attention.num_heads for attention in student.attention]
         choice.check_sizes(channels, heads)
-        links = Links(choice, channels, heads, (*teacher.places, *student.places))
+        links = Links(choice, channels, heads, _places(teacher.taps, student.taps))
         with torch.no_grad():
             maps = self._maps(student.attention, links, images)
         links.to(maps[0].dtype)
@@ -154,6 +161,12 @@ class AttentionLinks(Method):
                 "teacher_layers"
             )
         return tuple(before[tap] or tap for tap in outputs)
+
+
+def _places(stages: Sequence[Tap], layers: Sequence[Tap]) -> Places:
+    """Where both are, in words; of attention the layer, however it is read there."""
+    inner = [tap.module.rpartition(".")[0] if tap.site == "map" else tap.module for tap in layers]
+    return tuple(map(str, stages)), tuple(inner)
 
 
 def _refuse_twice(role: str, taps: Sequence[Tap]) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from math import isqrt
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -80,34 +80,16 @@ def check_same_windows(where: str, student: Attention, teacher: Attention) -> No
             f"{teacher.shape[0]}; only networks with the same windows fit each other"
         )
     ours, theirs = student.window_shift, teacher.window_shift
-    if ours != theirs or student.padded != teacher.padded:
+    if student.padded != teacher.padded:
+        reaches, fits = ("student", "teacher") if student.padded else ("teacher", "student")
+        raise ValueError(
+            f"{where}: the {reaches}'s windows reach beyond the image and the {fits}'s do not, so that they hold other "
+            "patches; take images that a whole number of windows covers"
+        )
+    if ours != theirs:
         raise ValueError(
             f"{where}: the student's windows are shifted by {ours}, the teacher's by {theirs}, so that they hold other "
             "patches; pair layers of the same shift (every other layer of Swin transformers is shifted)"
-        )
-
-
-def check_same_visible(where: str, student: Attention, teacher: Attention) -> None:
-    """Refuse a student that may not see what its teacher sees: its distance would be infinite whatever it learns.
-
-    Args:
-        where: for the message.
-        student: over the same tokens as its teacher, if the masks of both are to be compared.
-        teacher: likewise.
-
-    Raises:
-        ValueError: for it.
-    """
-    if student.bias is None or teacher.weights is not None:
-        return
-    barred = _barred(student.bias)
-    if teacher.bias is not None and barred.shape[-2:] == teacher.bias.shape[-2:]:
-        # A head of the student may be paired with any of the teacher's.
-        barred = barred & ~_barred(teacher.bias, every=True)
-    if bool(barred.any()):
-        raise ValueError(
-            f"{where}: the student's mask hides tokens that the teacher sees, which it can never learn to look at: "
-            "give both networks the same mask"
         )
 
 
@@ -208,9 +190,3 @@ def _tokens(attention: Attention) -> str:
     known = " (no class token)" if attention.prefix_tokens and not class_tokens(attention) else ""
     prefix = f"{attention.prefix_tokens} of them{known} before a grid of {rows}×{columns} patches"
     return f"{attention.num_tokens} queries and {attention.num_keys} keys, {prefix}"
-
-
-def _barred(bias: Tensor, *, every: bool = False) -> Bool[Tensor, "n m"]:
-    """What may not be seen by some heads of some images, or by any."""
-    hidden = (bias == float("-inf")).flatten(0, -3) if bias.ndim > 2 else (bias == float("-inf"))[None]
-    return hidden.all(0) if every else hidden.any(0)

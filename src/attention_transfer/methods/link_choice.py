@@ -101,7 +101,7 @@ class LinkChoice:
                 if place and place != other:
                     raise LinksError(
                         f"the links belong to a {who} whose {what} {number} is «{place}», and this one's is «{other}»: "
-                        f"{_REMEDY}"
+                        f"read them as they were read then, or {_REMEDY}"
                     )
 
     def check_sizes(self, channels: Sequence[int], heads: Sequence[int]) -> None:
@@ -130,22 +130,21 @@ class LinkChoice:
                 raise LinksError(f"stage {number + 1} of the teacher has {count} channels, and none has number {last}")
 
 
-def chosen_links(links: str, num_stages: int | None, num_layers: int) -> LinkChoice:
+def chosen_links(links: str, num_stages: int, num_layers: int) -> LinkChoice:
     """The links that a user asks for.
 
     Args:
         links: `full`; `alpha` or `beta` of the paper's Table 1; stages with their layers, both counted from 1, as
-            `1:1-3,2:1-2+5`; or a file that `write_links` wrote, with environment variables.
-        num_stages: of the teacher; None where links that name their stages are known to fit it.
+            `1:1-3,2:1-2+5`; or a file that `attention-transfer links` wrote, with environment variables.
+        num_stages: of the teacher.
         num_layers: of the student.
 
     Raises:
         LinksError: for anything else.
     """
     if links == "full":
-        assert num_stages is not None
         return LinkChoice(((LinkGroup(tuple(range(num_layers))),),) * num_stages)
-    if links in _NAMED and (num_stages or 7, num_layers) != (7, 12):
+    if links in _NAMED and (num_stages, num_layers) != (7, 12):
         raise LinksError(
             f"links={links} are between 7 stages and 12 layers (EfficientNet-B3 and DeiT), and these networks have "
             f"{num_stages} and {num_layers}: take links=full and extract their own, or write them as "
@@ -157,7 +156,7 @@ def chosen_links(links: str, num_stages: int | None, num_layers: int) -> LinkCho
     return read_links(links)
 
 
-def _from_text(text: str, num_stages: int | None) -> LinkChoice:
+def _from_text(text: str, num_stages: int) -> LinkChoice:
     found: dict[int, tuple[int, ...]] = {}
     for part in text.split(","):
         stage, _, layers = part.partition(":")
@@ -170,7 +169,6 @@ def _from_text(text: str, num_stages: int | None) -> LinkChoice:
         if not numbers or min(numbers) < 1:
             raise LinksError(f"layers are counted from 1 and ascend; stage {stage} of links {text} has {layers}")
         found[int(stage)] = tuple(sorted(number - 1 for number in numbers))
-    num_stages = max(found) if num_stages is None else num_stages
     wrong = sorted(stage for stage in found if not 1 <= stage <= num_stages)
     if wrong:
         raise LinksError(f"there is no stage {wrong[0]} to link: the teacher has stages 1 to {num_stages}")
@@ -227,17 +225,20 @@ def read_links(links: str | Path) -> LinkChoice:
         numbers = [stage["stage"] for stage in stages]
         if numbers != list(range(1, len(stages) + 1)):
             raise ValueError(f"its stages are numbered {numbers}, not from 1 in order")
-        heads, layers = tuple(int(count) for count in content["heads"]), content.get("layers")
+        heads, layers = tuple(int(count) for count in content["heads"]), content.get("layers") or []
+        if not isinstance(layers, list):
+            raise ValueError(f"its layers are {layers!r}, not a list")
         if layers and len(layers) != len(heads):
             raise ValueError(f"it names {len(layers)} layers and has heads of {len(heads)}")
+        read = tuple(str(stage.get("read") or "") for stage in stages)
         choice = LinkChoice(
             tuple(tuple(_group(link) for link in stage["links"]) for stage in stages),
             tuple(int(stage["channels"]) for stage in stages),
             heads,
-            tuple(str(stage.get("read", "")) for stage in stages),
+            read if any(read) else None,
             tuple(map(str, layers)) if layers else None,
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LinksError(f"{path} holds no links as `attention-transfer links` writes them: {error!r}") from error
     if not choice.linked_stages:
         raise LinksError(f"{path} holds no link at all: extract with a smaller threshold")

@@ -9,9 +9,13 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from attention_transfer.methods.link_choice import LinkChoice, LinkGroup, LinksError
-from attention_transfer.methods.links import from_bytes
+from attention_transfer.methods.links import Places, places_of
 
 PAPERS_THRESHOLD = 0.05
+
+
+class NothingLeftError(LinksError):
+    """A threshold that removes every link."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,13 @@ class TrainedLinks:
         channels: of each stage; 0 for one that nothing is linked to.
         heads: of each layer of the student.
         groups: their weights.
-        places: where each linked stage and then each layer is read, in words; empty where nobody wrote it down.
+        places: where each linked stage, and each layer of the student, is read; empty where nobody wrote it down.
     """
 
     channels: tuple[int, ...]
     heads: tuple[int, ...]
     groups: tuple[LinkWeights, ...]
-    places: tuple[str, ...] = ()
+    places: Places = ((), ())
 
     def means(self, absolute: bool = True) -> tuple[Float[np.ndarray, "c l"], ...]:
         """Mean over heads of the links of each channel to each layer, stage by stage; NaN where there are none.
@@ -89,7 +93,7 @@ def trained_links(parts: Mapping[str, Tensor], name: str = "attention-links") ->
         )
         for prefix in prefixes
     ]
-    places = from_bytes(own["places"]) if "places" in own else ()
+    places = places_of(own["places"]) if "places" in own else ((), ())
     return TrainedLinks(tuple(own["channels"].tolist()), tuple(own["heads"].tolist()), tuple(groups), places)
 
 
@@ -114,7 +118,8 @@ def extracted(
             same; otherwise their magnitudes, so that weak links come near 0.
 
     Raises:
-        LinksError: nothing is left, all weights are the same, or some are not finite.
+        NothingLeftError: no link is above the threshold.
+        LinksError: all weights are the same, or some are not finite.
     """
     if not 0 <= threshold < 1:
         raise LinksError(f"threshold must be 0 ≤ θ < 1, a share of the range of all weights, not {threshold}")
@@ -122,12 +127,14 @@ def extracted(
     kept = [strength > threshold for strength in strengths]
     if not any(each.any() for each in kept):
         strongest = max(float(np.nanmax(strength)) for strength in strengths if not np.isnan(strength).all())
-        raise LinksError(
+        raise NothingLeftError(
             f"a threshold of {threshold} removes every link: the strongest {per} has {strongest:.4f}; take a smaller "
             "one"
         )
-    stages, layers = _places(links)
-    return LinkChoice(tuple(_groups(each) for each in kept), links.channels, links.heads, stages, layers)
+    linked, layers = links.places
+    read = iter(linked)
+    stages = tuple(next(read) if count else "" for count in links.channels) if linked else None
+    return LinkChoice(tuple(_groups(each) for each in kept), links.channels, links.heads, stages, layers or None)
 
 
 def threshold_that_keeps(
@@ -166,15 +173,6 @@ def threshold_that_keeps(
             "take another share, or give a threshold"
         )
     return threshold
-
-
-def _places(links: TrainedLinks) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
-    """Where stages and layers are read, where that is known."""
-    if not links.places:
-        return None, None
-    linked = [number for number, count in enumerate(links.channels) if count]
-    stages = dict(zip(linked, links.places, strict=False))
-    return tuple(stages.get(number, "") for number in range(len(links.channels))), links.places[len(linked) :]
 
 
 def _strengths(

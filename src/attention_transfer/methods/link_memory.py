@@ -33,7 +33,7 @@ def check_memory(bytes_per_image: int, images: int, device: torch.device, channe
         bytes_per_image: from `bytes_of_links`.
         images: in a batch.
         device: where everything lives.
-        channels: of each of them, for the message.
+        channels: of each stage that is read, for the message.
 
     Raises:
         ValueError: a batch needs more than the device has in all.

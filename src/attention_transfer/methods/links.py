@@ -13,7 +13,11 @@ from attention_transfer.methods.link_choice import LinkChoice, LinkGroup, LinksE
 from attention_transfer.methods.link_distance import Form, link_distance
 from attention_transfer.methods.link_memory import check_memory
 
+Places = tuple[tuple[str, ...], tuple[str, ...]]
+"""Where stages of a teacher, and where layers of a student, are read, in words."""
+
 _LEARNED = ("weight", "bias")
+_SAID = "places"
 
 
 class Group(nn.Module):
@@ -60,7 +64,7 @@ class Links(nn.Module):
         choice: which.
         channels: of each linked stage.
         heads: of each layer of the student.
-        places: where each linked stage and then each layer of the student is read, in words.
+        places: where each linked stage, and each layer of the student, is read, in words.
 
     Attributes:
         linked_stages: stages that have links, from 0.
@@ -78,7 +82,7 @@ class Links(nn.Module):
     decays: bool = True
 
     def __init__(
-        self, choice: LinkChoice, channels: Sequence[int], heads: Sequence[int], places: Sequence[str] = ()
+        self, choice: LinkChoice, channels: Sequence[int], heads: Sequence[int], places: Places = ((), ())
     ) -> None:
         super().__init__()
         self.linked_stages, self.linked_layers = choice.linked_stages, choice.linked_layers
@@ -86,7 +90,9 @@ class Links(nn.Module):
         # Of a stage that nothing is linked to none is read.
         self.register_buffer("channels", torch.tensor([found.get(number, 0) for number in range(len(choice.stages))]))
         self.register_buffer("heads", torch.tensor(heads))
-        self.register_buffer("places", as_bytes(places))
+        # A state dict holds tensors alone.
+        written = torch.tensor(list(json.dumps(places).encode()), dtype=torch.uint8)
+        self.register_buffer("places", written)
         read = {layer: heads[layer] for layer in choice.linked_layers}
         self.stages = nn.ModuleDict({
             str(number): nn.ModuleList(Group(group, count, read) for group in choice.stages[number])
@@ -140,8 +146,10 @@ class Links(nn.Module):
         return sum(group.weight.numel() for group in self.groups)
 
 
-def _refuse_weights_of_other_links(links: nn.Module, state: Mapping[str, Any], prefix: str, *others: Any) -> None:
+def _refuse_weights_of_other_links(links: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
     """Compare what rows and columns stand for: a weight of the same shape may belong to other layers."""
+    # The same networks may spell their modules in another way since; these here are those that run.
+    state[prefix + _SAID] = links.get_buffer(_SAID)
     own = {prefix + name: buffer for name, buffer in links.state_dict().items() if not name.endswith(_LEARNED)}
     given = {name: value for name, value in state.items() if name.startswith(prefix) and not name.endswith(_LEARNED)}
     if own.keys() != given.keys() or not all(torch.equal(own[name].cpu(), given[name].cpu()) for name in own):
@@ -151,14 +159,10 @@ def _refuse_weights_of_other_links(links: nn.Module, state: Mapping[str, Any], p
         )
 
 
-def as_bytes(places: Sequence[str]) -> UInt8[Tensor, " n"]:
-    """Words among weights: a state dict holds tensors alone."""
-    return torch.tensor(list(json.dumps(list(places)).encode()), dtype=torch.uint8)
-
-
-def from_bytes(places: UInt8[Tensor, " n"]) -> tuple[str, ...]:
-    """What `as_bytes` was given."""
-    return tuple(json.loads(bytes(places.tolist())))
+def places_of(written: UInt8[Tensor, " n"]) -> Places:
+    """What the buffer `places` says."""
+    stages, layers = json.loads(bytes(written.tolist()))
+    return tuple(stages), tuple(layers)
 
 
 def _span(numbers: Sequence[int]) -> slice | None:

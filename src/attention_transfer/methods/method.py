@@ -202,7 +202,7 @@ class Observed:
         fingerprint: of the weights that it came with, and of how it is read; None where nothing asked for it.
         norms: one per tap, in their order; None where no batch norm makes the value. Empty where nothing asked for
             them.
-        places: where features and then attention were read, in words.
+        taps: where features and then attention were read.
     """
 
     logits: Float[Tensor, "b k"] | None
@@ -213,7 +213,7 @@ class Observed:
     attention: tuple[Attention, ...] = ()
     fingerprint: Fingerprint | None = None
     norms: tuple[Norm | None, ...] = ()
-    places: tuple[str, ...] = ()
+    taps: tuple[Tap, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -63,12 +63,6 @@ def _other_students() -> Iterator[Described]:
     spread = Layers(match="spread")
     cells: list[tuple[str, str, Method, str]] = [
         ("copy-2-heads-mean", TWO_HEADS, AttentionCopy(head_match="mean"), "two heads, the mean of three"),
-        (
-            "copy-2-heads-spread",
-            TWO_HEADS,
-            AttentionCopy(head_match="spread"),
-            "two heads, the first two of three",
-        ),
         ("copy-2-heads-mixed", TWO_HEADS, AttentionCopy(head_match="mixed"), "two heads, mixed of three"),
         ("distil-2-heads-mean", TWO_HEADS, AttentionDistillation(head_match="mean"), "means of two and three heads"),
         ("distil-2-heads-matched", TWO_HEADS, AttentionDistillation(head_match="matched"), "two of three heads"),
