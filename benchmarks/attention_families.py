@@ -175,7 +175,8 @@ _INTRODUCTION = f"""# Transformers whose attention can be read
 Written by `benchmarks/attention_families.py` (torch {torch.__version__.partition("+")[0]}, timm {timm.__version__},
 torchvision {torchvision.__version__.partition("+")[0]}, transformers {transformers.__version__}): every network is
 built with random weights and left as it is. All layers that are listed as read were read in one run; gradients reach
-them, and the network gives the same logits when each is answered with its own query, key and value.
+them, and the network gives the same logits when each is answered with its own query, key and value. Attention
+copy, attention distillation and attention links read them so.
 
 | family | network | blocks | attention layers read | prefix tokens | missing |
 | --- | --- | ---: | --- | ---: | --- |"""

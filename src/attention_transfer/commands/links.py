@@ -68,6 +68,8 @@ def command(arguments: Sequence[str]) -> None:
         args=list(arguments),
         default=Flags(runs=cast("tuple[str, ...]", tyro.MISSING)),
     )
+    if not flags.runs:
+        raise ValueError("give a run folder of attention-links, or several to see them beside each other")
     several = len(flags.runs) > 1
     asked_for = flags.threshold is not None or flags.keep is not None or flags.out is not None
     extracts = asked_for or flags.signed or flags.per != "stage"
@@ -113,6 +115,7 @@ def command(arguments: Sequence[str]) -> None:
     asked = f"{threshold:g}" if flags.keep is None else f"keep-{flags.keep:g}"
     folders[0].write_finding(f"{flags.name}-{asked}-per-{flags.per}{sign}", content)
     if flags.out is not None:
+        flags.out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(flags.out, links_to_json(choice, how).encode())
     if flags.json:
         print(json.dumps(content, indent=2))

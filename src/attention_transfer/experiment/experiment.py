@@ -57,7 +57,8 @@ class Experiment:
         if self.pretraining is not None and (self.methods or self.teacher is not None):
             raise ValueError("a pre-training has neither teacher nor methods: leave them out")
         last = max(self.training.snapshot_epochs or (0,))
-        require(last <= self.epochs, "snapshot_epochs", f"within the {self.epochs} epochs of the run", last)
+        wanted = f"within the {self.epochs} epochs of the run (recipes bring some: --snapshot-epochs None, or others)"
+        require(last <= self.epochs, "snapshot_epochs", wanted, last)
 
     @property
     def epochs(self) -> int:

@@ -171,7 +171,10 @@ def _from_text(text: str, num_stages: int) -> LinkChoice:
         found[int(stage)] = tuple(sorted(number - 1 for number in numbers))
     wrong = sorted(stage for stage in found if not 1 <= stage <= num_stages)
     if wrong:
-        raise LinksError(f"there is no stage {wrong[0]} to link: the teacher has stages 1 to {num_stages}")
+        raise LinksError(
+            f"there is no stage {wrong[0]} to link: of the teacher {num_stages} are read (chosen by stages or "
+            f"teacher_layers, or all), and links count these from 1 to {num_stages}"
+        )
     stages = range(1, num_stages + 1)
     return LinkChoice(tuple((LinkGroup(found[number]),) if number in found else () for number in stages))
 
@@ -215,7 +218,7 @@ def read_links(links: str | Path) -> LinkChoice:
     if not path.is_file():
         raise LinksError(
             f"links must be full, alpha, beta, STAGE:LAYERS,… such as 1:1-3,2:2-4, or a file that `attention-transfer "
-            f"links` wrote; {str(links)!r} is none of these"
+            f"links` wrote; {str(links)!r} is none of these, and there is no file {str(path)!r}"
         )
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
