@@ -1,7 +1,6 @@
 """A student that computes with its teacher's attention."""
 
 import math
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, cast
@@ -19,7 +18,6 @@ from attention_transfer.methods.attention_copy import AttentionCopy
 from attention_transfer.methods.attention_distillation import AttentionDistillation
 from attention_transfer.methods.attention_resampling import resampled_map
 from attention_transfer.methods.layer_choice import Layers
-from attention_transfer.models.build import from_transformers_config
 from attention_transfer.training.holding import held_without_gradient
 
 EXAMPLE = torch.empty(2, 3, 16, 16)
@@ -228,111 +226,6 @@ def test_other_grids_of_as_many_patches_are_refused() -> None:
             method.parts(Observed(None, attention=(theirs,)), Observed(None, attention=(own,)))
 
 
-@pytest.mark.parametrize("match", ["mean", "spread", "mixed"])
-@pytest.mark.parametrize("heads", [(4, 2), (2, 3)])
-def test_numbers_of_heads_may_differ(match: Any, heads: tuple[int, int]) -> None:
-    student, teacher = vit(0, heads=heads[0]), vit(1, heads=heads[1])
-    distiller = Distiller(student, teacher, [AttentionCopy(head_match=match)], example=EXAMPLE)
-    out = distiller(IMAGES, LABELS)
-    out.loss.backward()
-    assert rows_of(student, 0, "query").abs().max() == 0
-    assert rows_of(student, 0, "value").abs().max() > 0
-    learned = [p.grad for p in distiller.parts.parameters()]
-    assert bool(learned) == (match == "mixed")
-    assert all(gradient is not None and gradient.abs().max() > 0 for gradient in learned)
-
-
-def test_heads_are_spread_in_turn() -> None:
-    student, teacher = vit(0, heads=4), vit(1, heads=2)
-    seen: list[Tensor] = []
-    distiller = Distiller(student, teacher, [AttentionCopy(head_match="spread")], example=EXAMPLE)
-    student.blocks[0].attn.proj.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
-    distiller(IMAGES, LABELS)
-    q, k, _ = queries_keys_values(teacher.eval(), IMAGES)[0]
-    attention = torch.softmax(q @ k.mT / math.sqrt(6), -1)
-    value = queries_keys_values(student, IMAGES)[0][2]
-    torch.testing.assert_close(
-        seen[0], (attention[:, [0, 0, 1, 1]] @ value).transpose(1, 2).flatten(2), rtol=1e-4, atol=1e-5
-    )
-
-
-MIXED = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9], [0.1, 0.9]])
-
-
-@pytest.mark.parametrize(
-    ("student", "teacher", "settings", "layer", "wanted"),
-    [
-        ({"heads": 4}, {}, {"head_match": "mean"}, 0, lambda q, k: softmax(q, k).mean(1, keepdim=True)),
-        (
-            {"heads": 4},
-            {},
-            {"head_match": "mixed"},
-            0,
-            lambda q, k: torch.einsum("hg,bgnm->bhnm", MIXED, softmax(q, k)),
-        ),
-        (
-            {"patch_size": 4},
-            {},
-            {"resample": True},
-            0,
-            lambda q, k: resampled_map(softmax(q, k), 1, (2, 2), (4, 4)),
-        ),
-        ({}, {"reg_tokens": 2}, {"resample": True}, 0, lambda q, k: softmax(*(kept(each, [0]) for each in (q, k)))),
-        (
-            {"class_token": False, "global_pool": "avg"},
-            {},
-            {"resample": True},
-            0,
-            lambda q, k: softmax(q[:, :, 1:], k[:, :, 1:]),
-        ),
-        ({}, {"depth": 4}, {"layers": Layers(match="spread")}, 1, lambda q, k: softmax(q, k)),
-        ({}, {"depth": 4}, {"layers": Layers(student=(0,), teacher=(2,))}, 2, lambda q, k: softmax(q, k)),
-    ],
-    ids=["mean of heads", "mixed heads", "other grid", "registers", "no class token", "spread layers", "named layers"],
-)
-def test_a_student_of_another_shape_computes_with_its_teachers_map(
-    student: dict[str, Any],
-    teacher: dict[str, Any],
-    settings: dict[str, Any],
-    layer: int,
-    wanted: Callable[[Tensor, Tensor], Tensor],
-) -> None:
-    ours, theirs = vit(0, **student), vit(1, **teacher)
-    seen: list[Tensor] = []
-    distiller = Distiller(ours, theirs, [AttentionCopy(**settings)], example=EXAMPLE)
-    handle = ours.blocks[0].attn.proj.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
-    distiller(IMAGES, LABELS)
-    handle.remove()
-    distiller.detach()
-    query, key, _ = queries_keys_values(theirs.eval(), IMAGES)[layer]
-    value = queries_keys_values(ours, IMAGES)[0][2]
-    result = (wanted(query, key) @ value).transpose(1, 2).flatten(2)
-    torch.testing.assert_close(seen[0], result, rtol=1e-4, atol=1e-5)
-
-
-def softmax(query: Tensor, key: Tensor) -> Tensor:
-    return torch.softmax(query @ key.mT / math.sqrt(query.shape[-1]), -1)
-
-
-def kept(value: Tensor, prefix: list[int]) -> Tensor:
-    """Some of three tokens before the patches, and these."""
-    return value[:, :, [*prefix, *range(3, value.shape[2])]]
-
-
-@pytest.mark.parametrize(
-    ("student", "teacher"),
-    [({"patch_size": 4}, {}), ({}, {"patch_size": 4}), ({}, {"reg_tokens": 2}), ({"patch_size": 4}, {"reg_tokens": 2})],
-)
-def test_grids_and_prefix_tokens_may_differ(student: dict[str, Any], teacher: dict[str, Any]) -> None:
-    networks = vit(0, **student), vit(1, **teacher)
-    with pytest.raises(ValueError, match="set resample"):
-        Distiller(*networks, [AttentionCopy()], example=EXAMPLE)
-    distiller = Distiller(*networks, [AttentionCopy(resample=True)], example=EXAMPLE)
-    distiller(IMAGES, LABELS).loss.backward()
-    assert rows_of(networks[0], 0, "query").abs().max() == 0
-    assert rows_of(networks[0], 0, "value").abs().max() > 0
-
-
 @pytest.mark.parametrize("hold", [True, False])
 def test_unused_weights_decay_unless_they_are_held(hold: bool) -> None:
     student, before = vit(0), vit(0)
@@ -350,11 +243,6 @@ def test_unused_weights_decay_unless_they_are_held(hold: bool) -> None:
     assert not torch.allclose(now[2], then[2])
     # What is used is left to the optimiser.
     assert not torch.allclose(student.blocks[1].attn.qkv.weight[0], before.blocks[1].attn.qkv.weight[0])
-
-
-def test_it_starts_at_the_teachers_heads_in_turn_when_it_learns_a_mixture() -> None:
-    distiller = Distiller(vit(0, heads=4), vit(1, heads=2), [AttentionCopy(head_match="mixed")], example=EXAMPLE)
-    assert distiller.parts["attention-copy"].order.tolist() == [[0, 0, 1, 1]] * 2
 
 
 @pytest.mark.parametrize(
@@ -422,69 +310,6 @@ def test_a_register_says_nothing_about_a_class_token(count: int) -> None:
 def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AttentionCopy(**settings)
-
-
-@pytest.mark.parametrize("same", [True, False])
-def test_teacher_and_student_drop_the_same_residuals_where_asked(same: bool) -> None:
-    # The rate rises with depth, from none in the first block.
-    student, teacher = (vit(0, depth=3, drop_path_rate=0.6) for _ in range(2))
-    distiller = Distiller(student, teacher, [AttentionCopy(same_drop_path=same)], example=EXAMPLE).train()
-    assert teacher.training == same
-    seen: dict[str, Tensor] = {}
-    student.blocks[2].norm1.register_forward_hook(lambda m, a, out: seen.update(student=out))
-    teacher.blocks[2].norm1.register_forward_hook(lambda m, a, out: seen.update(teacher=out))
-    torch.manual_seed(3)
-    distiller(IMAGES.repeat(4, 1, 1, 1), LABELS.repeat(4))
-    assert torch.allclose(seen["student"], seen["teacher"], atol=1e-5) == same
-    distiller.eval()
-    assert not teacher.training
-
-
-@pytest.mark.parametrize(
-    ("student", "teacher"),
-    [
-        # Drawn after the last residual.
-        ({"drop_rate": 0.3}, {}),
-        # The same numbers of both.
-        ({"proj_drop_rate": 0.3}, {"proj_drop_rate": 0.3}),
-    ],
-)
-def test_other_dropout_may_be_where_it_shifts_no_mask(student: dict[str, Any], teacher: dict[str, Any]) -> None:
-    networks = (vit(0, depth=3, drop_path_rate=0.6, **each) for each in (student, teacher))
-    ours, theirs = networks
-    distiller = Distiller(ours, theirs, [AttentionCopy(same_drop_path=True)], example=EXAMPLE).train()
-    seen: dict[str, Tensor] = {}
-    ours.blocks[2].norm1.register_forward_hook(lambda m, a, out: seen.update(student=out))
-    theirs.blocks[2].norm1.register_forward_hook(lambda m, a, out: seen.update(teacher=out))
-    torch.manual_seed(3)
-    distiller(IMAGES.repeat(4, 1, 1, 1), LABELS.repeat(4))
-    torch.testing.assert_close(seen["student"], seen["teacher"], atol=1e-5, rtol=1e-5)
-
-
-def test_residuals_of_transformers_are_dropped_alike() -> None:
-    pytest.importorskip("transformers")
-    sizes = {"image_size": 16, "patch_size": 8, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2}
-
-    def make(rate: float) -> nn.Module:
-        torch.manual_seed(0)
-        return from_transformers_config({"model_type": "dinov2", "drop_path_rate": rate, **sizes}, 4, None)
-
-    method = AttentionCopy(same_drop_path=True)
-    Distiller(make(0.5), make(0.5), [method], example=EXAMPLE)
-    with pytest.raises(ValueError, match=r"at most 0\.5, the teacher \d, at most 0\.25"):
-        Distiller(make(0.5), make(0.25), [method], example=EXAMPLE)
-
-
-def test_the_same_residuals_want_the_same_rates_and_leave_running_statistics_alone() -> None:
-    method = AttentionCopy(same_drop_path=True)
-    with pytest.raises(ValueError, match=r"the student has 2 drop paths, at most 0.5, the teacher 0"):
-        Distiller(vit(0, drop_path_rate=0.5), vit(1), [method], example=EXAMPLE)
-    teacher = nn.Sequential(nn.BatchNorm2d(3), vit(1))
-    distiller = Distiller(vit(0), teacher, [method], example=EXAMPLE)
-    before = teacher[0].running_mean.clone()
-    distiller(IMAGES, LABELS)
-    assert torch.equal(teacher[0].running_mean, before)
-    assert teacher[1].training
 
 
 @pytest.mark.parametrize("target", ["map", "query", "key", "value"])

@@ -22,9 +22,7 @@ from attention_transfer import (
     SoftTargets,
     build,
 )
-from attention_transfer.methods import link_memory
 from attention_transfer.methods.link_choice import LinkChoice, LinkGroup, links_to_json
-from attention_transfer.methods.link_extraction import extracted, trained_links
 from attention_transfer.methods.links import Links
 from attention_transfer.training.optim import make_optimizer
 
@@ -224,30 +222,6 @@ def test_stages_without_links_are_not_read_and_the_teacher_stops_before_them():
     assert links_of(distiller).get_buffer("channels").tolist() == [0, 32, 0]
 
 
-def test_links_of_some_stages_are_extracted_for_the_same_pair_and_no_other(tmp_path: Path) -> None:
-    distiller = linked(AttentionLinks(links="1:1-3,2:1-2"))
-    state = {f"attention-links.{name}": value for name, value in links_of(distiller).state_dict().items()}
-    path = tmp_path / "links.json"
-    path.write_text(links_to_json(extracted(trained_links(state), 0.0), {}))
-    again = links_of(linked(AttentionLinks(links=str(path))))
-    assert again.num_links == links_of(distiller).num_links
-    with pytest.raises(ValueError, match=r"stage 1 is «input of layer1.0.relu2», and this one's is «input of l"):
-        linked(AttentionLinks(links=str(path)), teacher=build("resnet14", 3))
-    # Written before places were.
-    del state["attention-links.places"]
-    path.write_text(links_to_json(extracted(trained_links(state), 0.0), {}))
-    linked(AttentionLinks(links=str(path)), teacher=build("resnet14", 3))
-
-
-def test_weights_from_before_places_were_written_are_taken() -> None:
-    first, second = linked(AttentionLinks()), linked(AttentionLinks())
-    state = links_of(first).state_dict()
-    del state["places"]
-    links_of(second).load_state_dict(state)
-    for one, other in zip(links_of(first).parameters(), links_of(second).parameters(), strict=True):
-        assert torch.equal(one, other)
-
-
 def linked_distance(full: Distiller, links: str) -> Tensor:
     """What one stage of a full link comes to by itself."""
     alone = linked(AttentionLinks(links=links))
@@ -403,61 +377,6 @@ def test_it_goes_with_what_learns_classes_and_neither_changes_the_other(other: M
 
 
 # ------------------------------------------------------------------ refusals
-
-
-@pytest.mark.parametrize(
-    ("settings", "reason"),
-    [
-        ({"stages": ()}, "at least one"),
-        ({"stages": (0,), "teacher_layers": ("layer1",)}, "either stages"),
-        ({"grid": (1, 4)}, "at least 2 rows"),
-    ],
-)
-def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], reason: str):
-    with pytest.raises(ValueError, match=reason):
-        AttentionLinks(**settings)
-
-
-def test_pairs_that_do_not_fit_are_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="the student has no self-attention layers"):
-        linked(AttentionLinks(), student=build("resnet8", 3))
-    with pytest.raises(ValueError, match="need a teacher"):
-        Distiller(transformer(), None, [AttentionLinks()], example=EXAMPLE)
-    with pytest.raises(ValueError, match="no stage 5"):
-        linked(AttentionLinks(stages=(5,)))
-    with pytest.raises(ValueError, match="no stages were found in the teacher: name modules of it with teacher_layers"):
-        linked(AttentionLinks(), teacher=nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()))
-    with pytest.raises(ValueError, match=r"the student has a grid of 1×1 patches"):
-        linked(AttentionLinks(), student=transformer(patch_size=16))
-    path = tmp_path / "links.json"
-    path.write_text(links_to_json(LinkChoice(((LinkGroup((0,)),),) * 3, (16, 32, 99), (3, 3, 3)), {}))
-    with pytest.raises(ValueError, match="16, 32, 99 channels in its linked stages, and this one has 16, 32, 64"):
-        linked(AttentionLinks(links=str(path)))
-    for twice in ({"stages": (0, -3)}, {"teacher_layers": ("layer1", "layer1")}):
-        with pytest.raises(ValueError, match=r"layer1.* of the teacher is chosen more than once"):
-            linked(AttentionLinks(**twice))
-    with pytest.raises(ValueError, match=r"blocks.0.attn of the student is chosen more than once"):
-        linked(AttentionLinks(student_layers=("blocks.0.attn", "blocks.0.attn")))
-
-
-def test_stages_whose_end_is_not_known_are_refused_with_a_way_out():
-    teacher = build("torchvision:googlenet(aux_logits=False, init_weights=False)", 3)
-    student = transformer(img_size=32, patch_size=8)
-    with pytest.raises(ValueError, match='take activation="post"'):
-        Distiller(student, teacher, [AttentionLinks()], example=torch.empty(2, 3, 32, 32))
-
-
-def test_more_than_memory_holds_is_refused_with_what_to_select(monkeypatch: pytest.MonkeyPatch):
-    needed = links_of(linked(AttentionLinks())).bytes_per_image
-    channels = 16 * 16 * 16 + 32 * 8 * 8 + 64 * 4 * 4
-    assert needed == 4 * channels + 4 * 2 * 112 * 16
-    monkeypatch.setattr(link_memory, "memory_of", lambda device: 2 * needed - 1)
-    with pytest.raises(ValueError, match=r"16, 32, 64 channels hold .* for a batch of 2.*stages=\(-1,\)"):
-        linked(AttentionLinks())
-    # Of what is left the last one is not the last of the teacher.
-    monkeypatch.setattr(link_memory, "memory_of", lambda device: 0)
-    with pytest.raises(ValueError, match=r"16, 32 channels hold .*stages=\(-1,\)"):
-        linked(AttentionLinks(stages=(0, 1)))
 
 
 @pytest.mark.parametrize("decays", [True, False])

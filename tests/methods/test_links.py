@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.methods.test_attention_links import images, linked
+from tests.methods.test_attention_links import images, linked, links_of
 from torch import Tensor
 
-from attention_transfer import AttentionLinks, Distiller
+from attention_transfer import AttentionLinks, Distiller, build
 from attention_transfer.methods.link_choice import LinkChoice, LinkGroup, links_to_json
+from attention_transfer.methods.link_extraction import extracted, trained_links
 
 
 def gradients(distiller: Distiller, compiled: bool) -> tuple[float, dict[str, Tensor]]:
@@ -45,3 +46,27 @@ def test_weights_of_other_links_are_refused_though_they_fit() -> None:
     for links in ("1:2-3,3:3", "1:1-2,3:2-3", "full"):
         with pytest.raises(ValueError, match="other channels and layers than those that are chosen now"):
             linked(AttentionLinks(links=links)).load_state_dict(learned)
+
+
+def test_links_of_some_stages_are_extracted_for_the_same_pair_and_no_other(tmp_path: Path) -> None:
+    distiller = linked(AttentionLinks(links="1:1-3,2:1-2"))
+    state = {f"attention-links.{name}": value for name, value in links_of(distiller).state_dict().items()}
+    path = tmp_path / "links.json"
+    path.write_text(links_to_json(extracted(trained_links(state), 0.0), {}))
+    again = links_of(linked(AttentionLinks(links=str(path))))
+    assert again.num_links == links_of(distiller).num_links
+    with pytest.raises(ValueError, match=r"stage 1 is «input of layer1.0.relu2», and this one's is «input of l"):
+        linked(AttentionLinks(links=str(path)), teacher=build("resnet14", 3))
+    # Written before places were.
+    del state["attention-links.places"]
+    path.write_text(links_to_json(extracted(trained_links(state), 0.0), {}))
+    linked(AttentionLinks(links=str(path)), teacher=build("resnet14", 3))
+
+
+def test_weights_from_before_places_were_written_are_taken() -> None:
+    first, second = linked(AttentionLinks()), linked(AttentionLinks())
+    state = links_of(first).state_dict()
+    del state["places"]
+    links_of(second).load_state_dict(state)
+    for one, other in zip(links_of(first).parameters(), links_of(second).parameters(), strict=True):
+        assert torch.equal(one, other)

@@ -11,6 +11,7 @@ from attention_transfer.capture.gradients import (
 )
 from attention_transfer.capture.recorder import Replacement
 from attention_transfer.capture.running import Capture, Reading, as_logits
+from attention_transfer.capture.same_noise import check_same_noise
 from attention_transfer.capture.tap import CaptureError, Layout, Tap, spatial
 from attention_transfer.capture.undisturbed import noise, own_buffers, undisturbed
 from attention_transfer.capture.written_out import WrittenOutAttention
@@ -29,6 +30,7 @@ __all__ = [
     "WrittenOutAttention",
     "as_logits",
     "can_be_differentiated",
+    "check_same_noise",
     "find_attention",
     "input_gradient",
     "no_recomputation",

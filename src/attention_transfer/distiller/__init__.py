@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import isfinite
 
 import torch
 from jaxtyping import Float, Int64
@@ -12,11 +11,11 @@ from torch.nn import functional
 
 from attention_transfer.capture import CaptureError, Replacement, Tap, noise, undisturbed
 from attention_transfer.data.batch import Batch
-from attention_transfer.distiller.bound import Bound, bind, check_batch, check_methods, described, task_logits
+from attention_transfer.distiller.bound import Bound, bind, check_batch, check_methods, described, part, task_logits
 from attention_transfer.distiller.deployed import Deployed
 from attention_transfer.distiller.memory import TeacherMemory
 from attention_transfer.distiller.network import Network, Seen, Wanted
-from attention_transfer.distiller.reached import check_phases, parameters_reached
+from attention_transfer.distiller.reached import check_finite, check_phases, parameters_reached
 from attention_transfer.distiller.teacher import Teacher
 from attention_transfer.methods import Method, Observed, Phase, Reads, Term
 from attention_transfer.methods.limits import limited_gradients, sum_of
@@ -54,9 +53,9 @@ class Distiller(nn.Module):
     `state_dict()`, but follows the distiller to another device, dtype or memory format. So does what methods learn and
     remember, which never goes below float32.
 
-    `torch.compile(distiller, fullgraph=True)` works, unless a method differentiates inside the step, matches heads (the
-    `matched` and `mixed` of attention distillation) or has the student's noise in the teacher (`same_drop_path`).
-    Compiled, the teacher does not stop after its last tap; what nothing reads is left out of the graph instead.
+    `torch.compile(distiller, fullgraph=True)` works, unless a method differentiates inside the step, matches heads of
+    attention distillation or has `same_drop_path`. Compiled, the teacher does not stop after its last tap; what nothing
+    reads is left out of the graph instead.
 
     Args:
         student: any network that returns logits.
@@ -394,17 +393,6 @@ class Distiller(nn.Module):
         named |= {f"parts.{name}": p for name, p in parts.named_parameters() if p.requires_grad}
         if not named:
             raise ValueError("nothing to train: every parameter of the student is frozen")
-        found = {name: float(term.value.detach()) for name, term in terms.items()}
-        endless = [f"{name} is {value}" for name, value in found.items() if not isfinite(value)]
-        if endless:
-            raise ValueError(
-                f"{', '.join(endless)} on noise, so that nothing can be learned from it: do both networks have finite "
-                "weights, and may the student see all that its teacher sees (masks)?"
-            )
+        check_finite(terms)
         check_phases(self.phases, terms)
         return parameters_reached(terms, named)
-
-
-def part(parts: nn.ModuleDict, name: str) -> nn.Module | None:
-    """What a method learns, if it learns anything."""
-    return dict(parts.items()).get(name)

@@ -143,6 +143,11 @@ def bind(methods: Sequence[Method], teacher: Description | None, student: Descri
     return bound
 
 
+def part(parts: nn.ModuleDict, name: str) -> nn.Module | None:
+    """What a method learns, if it learns anything."""
+    return dict(parts.items()).get(name)
+
+
 def task_logits(bound: Sequence[Bound], reading: Reading) -> Tensor:
     """What the task's cross-entropy is of: the student's logits, or a place that a method names instead.
 

@@ -1,6 +1,7 @@
 """Which parameters each term of a loss moves."""
 
 from collections.abc import Collection, Mapping, Sequence
+from math import isfinite
 from typing import cast
 
 import torch
@@ -8,6 +9,24 @@ from torch import Tensor, nn
 
 from attention_transfer.capture import CaptureError, can_be_differentiated
 from attention_transfer.methods import Phase, Term
+
+
+def check_finite(terms: Mapping[str, Term]) -> None:
+    """Refuse terms from which nothing can be learned.
+
+    Args:
+        terms: by name, of noise.
+
+    Raises:
+        ValueError: for one that is infinite or not a number.
+    """
+    found = {name: float(term.value.detach()) for name, term in terms.items()}
+    endless = [f"{name} is {value}" for name, value in found.items() if not isfinite(value)]
+    if endless:
+        raise ValueError(
+            f"{', '.join(endless)} on noise, so that nothing can be learned from it: do both networks have finite "
+            "weights, and may the student see all that its teacher sees (masks)?"
+        )
 
 
 def parameters_reached(terms: Mapping[str, Term], named: Mapping[str, nn.Parameter]) -> dict[str, frozenset[str]]:

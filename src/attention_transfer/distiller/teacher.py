@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attention_transfer.capture import Folding, FoldingError
+from attention_transfer.capture import Folding, FoldingError, check_same_noise
 from attention_transfer.distiller.memory import TeacherMemory
 from attention_transfer.distiller.network import Network, Seen, Wanted
-from attention_transfer.distiller.same_noise import check_same_noise
 from attention_transfer.methods import Observed
 
 _NOTHING = Observed(None)

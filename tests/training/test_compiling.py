@@ -1,0 +1,19 @@
+"""What `--compile` cannot do is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from attention_transfer import AttentionDistillation
+from attention_transfer.training.fit import fit
+from attention_transfer.training.progress import Reporter
+from tests.training.conftest import Make
+
+VIT = "timm:vit_tiny_patch16_224(img_size=16, patch_size=4, embed_dim=24, depth=2, num_heads=3)"
+
+
+def test_networks_that_must_draw_the_same_numbers_are_not_compiled(make: Make, tmp_path: Path) -> None:
+    methods = (AttentionDistillation(same_drop_path=True),)
+    experiment = make(student=VIT, teacher=VIT, methods=methods, training={"compile": True})
+    with pytest.raises(ValueError, match="has same_drop_path, and compiled networks need not draw the same numbers"):
+        fit(experiment, tmp_path / "run", Reporter(silent=True))
