@@ -6,9 +6,11 @@ import pytest
 import torch
 from tests.methods.test_attention_copy import EXAMPLE, IMAGES, LABELS, vit
 from torch import Tensor, nn
+from torchvision.models import SwinTransformer
 
 from attention_transfer import Distiller
 from attention_transfer.methods.attention_copy import AttentionCopy
+from attention_transfer.methods.attention_distillation import AttentionDistillation
 from attention_transfer.models.build import from_transformers_config
 
 
@@ -47,6 +49,20 @@ def test_other_dropout_may_be_where_it_shifts_no_mask(student: dict[str, Any], t
     torch.manual_seed(3)
     distiller(IMAGES.repeat(4, 1, 1, 1), LABELS.repeat(4))
     torch.testing.assert_close(seen["student"], seen["teacher"], atol=1e-5, rtol=1e-5)
+
+
+def test_a_teacher_that_drops_from_maps_that_it_writes_out_is_refused() -> None:
+    def swin(dropout: float) -> nn.Module:
+        torch.manual_seed(0)
+        sizes: dict[str, Any] = {"patch_size": [4, 4], "embed_dim": 12, "depths": [2], "num_heads": [2]}
+        return SwinTransformer(**sizes, window_size=[4, 4], attention_dropout=dropout, num_classes=4)
+
+    method = AttentionDistillation(same_drop_path=True, form="explicit")
+    Distiller(swin(0.0), swin(0.0), [method], example=EXAMPLE)
+    with pytest.raises(ValueError, match="of the teacher drops 50% of its weights at random"):
+        Distiller(swin(0.5), swin(0.5), [method], example=EXAMPLE)
+    # One that is only evaluated drops nothing.
+    Distiller(swin(0.0), swin(0.5), [AttentionDistillation(form="explicit")], example=EXAMPLE)
 
 
 def test_residuals_of_transformers_are_dropped_alike() -> None:

@@ -121,9 +121,10 @@ class Distiller(nn.Module):
             self.set_epoch(0)
             # Gradients are proved wherever it is built.
             with torch.enable_grad(), undisturbed(*(network for network in (student, teacher) if network is not None)):
-                self.parts, self._reached = self._probe(noise(example), train_labels)
+                images = noise(example)
+                self.parts, self._reached = self._probe(images, train_labels)
                 if self._teacher is not None:
-                    self._teacher.check_noise(student, noise(example))
+                    self._teacher.check_noise(student, images)
         except BaseException:
             self.detach()
             raise
