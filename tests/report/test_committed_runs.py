@@ -1,7 +1,9 @@
 """The runs that the pages of results rest on still group, and come to what the pages say."""
 
+import json
 import re
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import pytest
@@ -39,8 +41,10 @@ PAGES: dict[str, str | tuple[str, ...]] = {
     "open-questions.md": "digits-short/weights/*",
     "tiny-imagenet.md": "tiny-imagenet",
     "vit-cifar100.md": (
+        " ".join(
+            f"vit-cifar100-small/{row}-seed*" for row in ("scratch", "fine-tune", "copy", "distil", "copy-[fhklqv]*")
+        ),
         "vit-cifar100/scratch-seed* vit-cifar100/*-seed*",
-        "vit-cifar100-small/scratch-seed* vit-cifar100-small/fine-tune-seed*",
     ),
 }
 
@@ -98,6 +102,44 @@ def test_every_row_of_a_page_is_what_its_runs_come_to(page: str):
         assert {name: computed.get(name) for name in written} == written
 
 
+# Rows of the table of ensembles: the run beside the fine-tuned one.
+BESIDE_FINE_TUNED = {
+    "from scratch": "scratch",
+    "maps copied": "copy",
+    "queries copied": "copy-query",
+    "keys copied": "copy-key",
+    "values copied": "copy-value",
+    "maps distilled": "distil",
+    "fine-tuned with another seed": "fine-tune",
+}
+
+
+def test_every_ensemble_of_a_page_is_what_was_found_beside_its_runs():
+    shown = next(
+        table
+        for table in tables((RESULTS / "vit-cifar100.md").read_text(encoding="utf-8"))
+        if "with the fine-tuned network" in table
+    )
+    found: dict[str, list[tuple[float, ...]]] = {}
+    for path in (RESULTS / "runs" / "vit-cifar100-small").glob("fine-tune-seed*/findings/ensemble-*.json"):
+        finding = json.loads(path.read_text(encoding="utf-8"))
+        alone, other = finding["members"]
+        assert alone["model"] == path.parents[1].name
+        together = finding["together"]["top1"]
+        row = (other["top1"], finding["agreement"][0]["percent"], together, together - alone["top1"])
+        found.setdefault(other["model"].rpartition("-")[0], []).append(row)
+    assert {len(rows) for rows in found.values()} == {3}
+    assert len(found) == len(BESIDE_FINE_TUNED) == len(shown) - 1  # beside the header
+    written = {
+        name: [
+            f"{mean(column):{sign}.2f} ± {stdev(column):.2f}"
+            for sign, column in zip(["", "", "", "+"], zip(*found[row], strict=True), strict=True)
+        ]
+        for name, row in BESIDE_FINE_TUNED.items()
+    }
+    assert {name: shown[name] for name in BESIDE_FINE_TUNED} == written
+
+
 @pytest.mark.parametrize("page", REPRODUCED)
 def test_every_row_of_a_reproduced_table_is_what_its_runs_come_to(page: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(RESULTS.parents[1])
@@ -116,8 +158,8 @@ def test_a_row_that_is_off_by_the_last_digit_or_split_would_be_seen():
     text = to_markdown(compare(find_runs(sorted((RESULTS / "runs" / "cifar100-methods").glob("cifar100-resnet20_*")))))
     rows = first_table(text)
     assert rows["CE"][0] == "0, 1, 2"
-    mean = rows["CE"][1]
-    assert first_table(text.replace(mean, f"{mean[:-1]}{(int(mean[-1]) + 1) % 10}")) != rows
+    cell = rows["CE"][1]
+    assert first_table(text.replace(cell, f"{cell[:-1]}{(int(cell[-1]) + 1) % 10}")) != rows
 
 
 def test_every_page_of_runs_is_looked_at():

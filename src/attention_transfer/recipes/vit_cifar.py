@@ -59,7 +59,15 @@ def recipes() -> Iterator[Described]:
 
 
 def _other_students() -> Iterator[Described]:
-    """Students of another shape than their teacher, which the paper leaves to future work."""
+    """Students of another shape than their teacher, which the paper leaves to future work, and the same alone."""
+    for name, student, what in (
+        ("2-heads", TWO_HEADS, "two heads in place of three"),
+        ("2-layers", TWO_LAYERS, "two layers in place of four"),
+        ("patch-8", LARGE_PATCHES, "16 patches in place of 64"),
+        ("no-class-token", NO_CLASS_TOKEN, "no class token"),
+    ):
+        yield _run(f"scratch-{name}", student=student), f"the ViT with {what}, from scratch"
+
     spread = Layers(match="spread")
     cells: list[tuple[str, str, Method, str]] = [
         ("copy-2-heads-mean", TWO_HEADS, AttentionCopy(head_match="mean"), "two heads, the mean of three"),
