@@ -140,6 +140,23 @@ def test_every_ensemble_of_a_page_is_what_was_found_beside_its_runs():
     assert {name: shown[name] for name in BESIDE_FINE_TUNED} == written
 
 
+def last_epoch(run: Path) -> float:
+    """Test top-1 in percent after the last epoch."""
+    return json.loads((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])["test"]["top1"]
+
+
+def test_students_of_another_shape_and_untrained_teachers_are_quoted_as_their_runs_ended():
+    page = (RESULTS / "vit-cifar100.md").read_text(encoding="utf-8")
+    section = page.partition("## Students of another shape")[2].partition("## ")[0]
+    shapes = ("2-heads", "2-layers", "patch-8", "no-class-token")
+    runs = [run for shape in shapes for run in (RESULTS / "runs" / "vit-cifar100-small").glob(f"*-{shape}*-seed0")]
+    ends = [f"{last_epoch(run):.2f}" for run in runs]
+    assert len(ends) == 16
+    assert sorted(ends) == sorted(re.findall(r"\d+\.\d\d", section))
+    control = [last_epoch(run) for run in RESULTS.glob("runs/vit-cifar100-small/copy-untrained-seed*")]
+    assert f"{mean(control):.2f} ± {stdev(control):.2f}" in page
+
+
 @pytest.mark.parametrize("page", REPRODUCED)
 def test_every_row_of_a_reproduced_table_is_what_its_runs_come_to(page: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(RESULTS.parents[1])
