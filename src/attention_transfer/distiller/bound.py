@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attention_transfer.capture import Reading, Tap
 from attention_transfer.data.batch import Batch
+from attention_transfer.distiller.batch_checks import checked_labels
 from attention_transfer.distiller.network import Role, Wanted
 from attention_transfer.methods import Method, Observed, Phase, Reads, Term
 from attention_transfer.methods.device_memory import ChecksMemory
@@ -90,7 +91,7 @@ class Bound:
         with _said_by(self.method):
             parts = self.method.parts(teacher, student)
             if self.reads.train_labels or train_labels is not None:
-                self.method.given_labels(parts, _checked_labels(train_labels, self.method.key))
+                self.method.given_labels(parts, checked_labels(train_labels, self.method.key))
             if isinstance(parts, ChecksMemory):
                 parts.check_memory(len(like), like.device)
             return None if parts is None else parts.to(like.device, at_least_float32(like).dtype)
@@ -194,63 +195,6 @@ def described(model: nn.Module, image: Float[Tensor, "b 3 h w"], methods: Sequen
     if any(method.reads_attention for method in methods):
         return with_attention(description, model, image, role)
     return description
-
-
-def check_batch(
-    bound: Sequence[Bound], images: Tensor, labels: Tensor | None, index: Tensor | None, task: bool
-) -> None:
-    """Refuse a batch that lacks what is read of it.
-
-    Args:
-        bound: all methods.
-        images: of the batch.
-        labels: of the batch.
-        index: places of its images.
-        task: whether the labels are learned too.
-
-    Raises:
-        ValueError: if labels or places are missing, places are no numbers of the images, or labels are mixed where
-            class numbers are wanted.
-    """
-    reads = [each.reads for each in bound]
-    if labels is None and (task or any(each.labels or each.class_numbers or each.input_gradient for each in reads)):
-        raise ValueError("labels are needed: task_weight is not 0, or a method reads them")
-    wanting = [each.name for each in bound if each.reads.index]
-    if wanting:
-        if index is None:
-            raise ValueError(
-                f"index is needed by {', '.join(wanting)}: give the images' places in their data set as third argument"
-            )
-        if index.dtype != torch.int64 or index.shape != images.shape[:1]:
-            raise ValueError(
-                f"index must have one whole number (int64) for each of the {len(images)} images, not {index.dtype} of "
-                f"shape {tuple(index.shape)}"
-            )
-    if labels is not None and labels.ndim != 1 and any(each.class_numbers for each in reads):
-        raise ValueError(
-            "a method wants class numbers as labels, not probabilities: do not mix images or smooth labels"
-        )
-
-
-def _checked_labels(labels: Tensor | None, key: str) -> Tensor:
-    if labels is None:
-        raise ValueError(
-            f"{key} needs the labels of all training images: give Distiller(..., train_labels=...), class numbers in "
-            "the order that index counts"
-        )
-    labels = torch.as_tensor(labels)
-    if (
-        labels.ndim != 1
-        or labels.is_floating_point()
-        or labels.dtype == torch.bool
-        or not len(labels)
-        or int(labels.min()) < 0
-    ):
-        raise ValueError(
-            f"train_labels must be a list of class numbers, one for each training image, not {labels.dtype} of shape "
-            f"{tuple(labels.shape)}"
-        )
-    return labels.long()
 
 
 @contextmanager

@@ -1,0 +1,122 @@
+"""Student and teacher, read together for all methods."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from attention_transfer.capture import Replacement, Tap
+from attention_transfer.data.batch import Batch
+from attention_transfer.distiller.bound import Bound, part, task_logits
+from attention_transfer.distiller.network import Network, Seen
+from attention_transfer.distiller.output import TASK
+from attention_transfer.distiller.teacher import Teacher
+from attention_transfer.methods import Observed, Term
+from attention_transfer.methods.maps import at_least_float32
+
+
+@dataclass(frozen=True)
+class Both:
+    """The two networks of a distiller and the methods that read them.
+
+    Args:
+        student: runs with a graph.
+        teacher: runs without one; None where there is none.
+        bound: all methods.
+        task_weight: weight of the cross-entropy with the labels.
+    """
+
+    student: Network
+    teacher: Teacher | None
+    bound: Sequence[Bound]
+    task_weight: float
+
+    def read_teacher(
+        self, images: Tensor, labels: Tensor | None, place: tuple[int, Tensor] | None = None
+    ) -> Seen | None:
+        """Run the teacher once; None where there is none, or nothing is read of it.
+
+        Args:
+            images: as the student receives them.
+            labels: class numbers or probabilities, where its gradients are wanted.
+            place: epoch, and places of the images in the data set, where they are known.
+        """
+        return None if self.teacher is None else self.teacher.read(images, labels, place)
+
+    def read_student(self, images: Tensor, labels: Tensor | None, teacher: Seen | None, parts: nn.ModuleDict) -> Seen:
+        """Run the student once, with what methods give it from the teacher.
+
+        Args:
+            images: as it receives them.
+            labels: class numbers or probabilities, where its gradients are wanted.
+            teacher: what was read of it.
+            parts: what the methods learn.
+        """
+        return self.student.read(images, labels, self.replacements(teacher, parts))
+
+    def replacements(self, teacher: Seen | None, parts: nn.ModuleDict) -> dict[Tap, Replacement]:
+        """What the student is given in place of its own.
+
+        Raises:
+            ValueError: if two methods replace the same.
+        """
+        replaced: dict[Tap, Replacement] = {}
+        for bound in self.bound:
+            given = bound.method.replace(self.observed_teacher(teacher, bound), bound.reads, part(parts, bound.name))
+            twice = sorted(str(tap) for tap in given.keys() & replaced.keys())
+            if twice:
+                raise ValueError(f"two methods replace {', '.join(twice)} of the student: leave one of them out")
+            replaced |= given
+        return replaced
+
+    def observed_teacher(self, seen: Seen | None, bound: Bound) -> Observed:
+        """What one method sees of the teacher."""
+        return Observed(None) if self.teacher is None else self.teacher.observed(seen, bound.of_teacher)
+
+    def observed_student(self, seen: Seen | None, bound: Bound) -> Observed:
+        """What one method sees of the student."""
+        return Observed(None) if seen is None else self.student.observed(seen, bound.of_student)
+
+    def terms(
+        self,
+        batch: Batch,
+        teacher: Seen | None,
+        student: Seen | None,
+        parts: nn.ModuleDict,
+        counts: Callable[[str], bool],
+    ) -> dict[str, Term]:
+        """All terms of the loss, by name.
+
+        Args:
+            batch: of both networks.
+            teacher: what was read of it.
+            student: what was read of it; None where it does not run.
+            parts: what the methods learn.
+            counts: whether a term of this name is minimised.
+
+        Raises:
+            ValueError: if two terms have the same name.
+        """
+        terms: dict[str, Term] = {}
+        # Losses are float32 whatever the networks computed in.
+        with torch.autocast(batch.image.device.type, enabled=False):
+            if self.task_weight and student is not None:
+                assert batch.label is not None
+                logits = task_logits(self.bound, student.reading)
+                value = functional.cross_entropy(at_least_float32(logits), batch.label)
+                terms[TASK] = Term(value, self.task_weight)
+            for bound in filter(lambda bound: bound.counts(counts), self.bound):
+                observed = self.observed_teacher(teacher, bound), self.observed_student(student, bound)
+                found = bound.terms(batch, *observed, part(parts, bound.name))
+                for name in found.keys() & terms.keys():
+                    raise ValueError(f"two terms are called {name!r}: a method's terms begin with its key")
+                terms |= found
+        return {name: term for name, term in terms.items() if counts(name)}
+
+    def release(self) -> None:
+        """Leave both networks without a hook, and the teacher's parameters as trainable as they came."""
+        self.student.close()
+        if self.teacher is not None:
+            self.teacher.release()

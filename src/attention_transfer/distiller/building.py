@@ -1,0 +1,136 @@
+"""What happens when a distiller is built: both networks are hooked, run on noise, and everything read is proved."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attention_transfer.capture import noise, undisturbed
+from attention_transfer.data.batch import Batch
+from attention_transfer.distiller.both import Both
+from attention_transfer.distiller.bound import bind, described
+from attention_transfer.distiller.network import Network, Seen, Wanted
+from attention_transfer.distiller.reached import check_finite, check_phases, parameters_reached
+from attention_transfer.distiller.teacher import Teacher
+from attention_transfer.methods import Method, Phase
+from attention_transfer.models import Renormalise
+
+
+@dataclass(frozen=True)
+class Proved:
+    """What running everything once on noise has shown.
+
+    Args:
+        parts: what the methods learn, sized by what they saw.
+        reached: names of the parameters that each term has a gradient for.
+        replaces: whether a method replaces something in the student.
+    """
+
+    parts: nn.ModuleDict
+    reached: dict[str, frozenset[str]]
+    replaces: bool
+
+
+def hooked(
+    student: nn.Module,
+    teacher: nn.Module | None,
+    methods: Sequence[Method],
+    example: Float[Tensor, "b c h w"],
+    teacher_images: Renormalise,
+    task_weight: float,
+) -> Both:
+    """Both networks with the hooks that the methods need. If it fails, no hook is left.
+
+    Raises:
+        ValueError: for methods that do not fit the networks.
+        CaptureError: for a place that does not exist.
+    """
+    student_description = described(student, example, methods, "student")
+    teacher_description = None if teacher is None else described(teacher, teacher_images(example), methods, "teacher")
+    bound = bind(methods, teacher_description, student_description)
+    of_teacher = Wanted.together([each.of_teacher for each in bound])
+    of_student = Wanted.together([each.of_student for each in bound])
+    network = Network(student, "student", of_student, student_description.head)
+    if teacher is None or teacher_description is None:
+        return Both(network, None, bound, task_weight)
+    try:
+        modes = [each.method.teacher_mode for each in bound]
+        frozen = Teacher(teacher, of_teacher, teacher_description.head, teacher_images, modes)
+    except BaseException:
+        network.close()
+        raise
+    return Both(network, frozen, bound, task_weight)
+
+
+def prove(
+    both: Both, example: Float[Tensor, "b c h w"], train_labels: Tensor | None, phases: Sequence[Phase]
+) -> Proved:
+    """Run everything once on noise, which leaves parameters, buffers, modes and random generators as they were.
+
+    Args:
+        both: networks with their hooks.
+        example: gives shape, dtype and device of the noise.
+        train_labels: class numbers of all training images, where they are known.
+        phases: of the training.
+
+    Raises:
+        ValueError: if nothing can be learned, or shapes do not match.
+        CaptureError: for a tap that never fires, is overwritten or carries no gradient.
+    """
+    networks = [both.student.model, *([] if both.teacher is None else [both.teacher.model])]
+    # Gradients are proved wherever it is built.
+    with torch.enable_grad(), undisturbed(*networks):
+        images = noise(example)
+        proved = _probe(both, images, train_labels, phases)
+        if both.teacher is not None:
+            both.teacher.check_noise(both.student.model, images)
+    return proved
+
+
+def _probe(both: Both, image: Tensor, train_labels: Tensor | None, phases: Sequence[Phase]) -> Proved:
+    if both.teacher is not None:
+        both.teacher.follow(training=True)
+    count = image.shape[0]
+    # Every network has the class 0, whatever the classes of the other.
+    label = torch.zeros(count, dtype=torch.int64, device=image.device)
+    teacher = None if both.teacher is None else both.teacher.probe(image, label)
+    # As it will be trained: some layers are computed otherwise then, such as those that are checkpointed.
+    both.student.model.train()
+    student = both.student.probe(image, label)
+    parts = nn.ModuleDict()
+    for bound in both.bound:
+        observed = both.observed_teacher(teacher, bound), both.observed_student(student, bound)
+        module = bound.parts(*observed, train_labels, image)
+        if module is not None:
+            parts[bound.name] = module
+    # What they remember of noise is forgotten again, and what waits for training waits.
+    with undisturbed(parts):
+        parts.eval()
+        places = torch.arange(count, device=image.device) % (count if train_labels is None else len(train_labels))
+        return _terms_proved(both, parts, Batch(image, label, places), teacher, student, phases)
+
+
+def _terms_proved(
+    both: Both, parts: nn.ModuleDict, batch: Batch, teacher: Seen | None, student: Seen, phases: Sequence[Phase]
+) -> Proved:
+    """Compute every term once: the parameters that each of them reaches."""
+    replaced = both.replacements(teacher, parts)
+    if replaced:
+        student = both.student.probe(batch.image, batch.label, replaced)
+    assert student.reading.logits is not None
+    labels = torch.arange(len(batch.image), device=batch.image.device) % student.reading.logits.shape[1]
+    terms = both.terms(Batch(batch.image, labels, batch.index), teacher, student, parts, lambda term: True)
+    if not terms:
+        raise ValueError(
+            "nothing to learn from: these methods add no term to the loss; give a task_weight above 0, or a method "
+            "that does"
+        )
+    named = {f"student.{name}": p for name, p in both.student.model.named_parameters() if p.requires_grad}
+    named |= {f"parts.{name}": p for name, p in parts.named_parameters() if p.requires_grad}
+    if not named:
+        raise ValueError("nothing to train: every parameter of the student is frozen")
+    check_finite(terms)
+    check_phases(phases, terms)
+    return Proved(parts, parameters_reached(terms, named), bool(replaced))

@@ -1,0 +1,282 @@
+"""The module that people train: teacher, student and methods in one."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from attention_transfer.capture import CaptureError
+from attention_transfer.data.batch import Batch
+from attention_transfer.distiller.batch_checks import check_batch
+from attention_transfer.distiller.bound import check_methods
+from attention_transfer.distiller.building import hooked, prove
+from attention_transfer.distiller.deployed import Deployed
+from attention_transfer.distiller.memory import TeacherMemory
+from attention_transfer.distiller.output import TASK, Output
+from attention_transfer.methods import Method, Phase, Reads, Term
+from attention_transfer.methods.limits import limited_gradients, sum_of
+from attention_transfer.methods.maps import never_halved
+from attention_transfer.models import Input, Renormalise, check_pair
+
+
+class Distiller(nn.Module):
+    """A student that learns from a teacher by any number of methods.
+
+    Building it proves, on noise of the example's shape, that everything the methods want can be read. Parameters,
+    buffers, modes and random generators are left as they were. The forward pass runs the teacher without gradient, then
+    the student, and sums the loss terms in float32.
+
+    The student stays the user's own object. The teacher is frozen; it is neither in `parameters()` nor in
+    `state_dict()`, but follows the distiller to another device, dtype or memory format. So does what methods learn and
+    remember, which never goes below float32.
+
+    `torch.compile(distiller, fullgraph=True)` works, unless a method differentiates inside the step, matches heads of
+    attention distillation or has `same_drop_path`. Compiled, the teacher does not stop after its last tap; what nothing
+    reads is left out of the graph instead.
+
+    Args:
+        student: any network that returns logits.
+        teacher: any other network; may be left out if no method needs one.
+        methods: what is transferred; each brings its weight.
+        task_weight: weight of the cross-entropy with the labels; 0 trains without labels.
+        example: images of the shape, dtype and device of training; their values are not looked at.
+        student_input: how the student's images are normalised. With `teacher_input`, the teacher's are derived from
+            them.
+        teacher_input: how the teacher expects its images, their size included.
+        train_labels: class numbers of all training images, by their places; needed by some methods.
+
+    Attributes:
+        student: the network that learns.
+        reads_teacher_logits: whether the teacher must run to its end.
+        teacher_images: a function of the student's images that gives the teacher's.
+
+    Raises:
+        ValueError: for one network in both roles, a compiled or wrapped network, or methods that do not fit the
+            networks.
+        CaptureError: for a tap that does not exist, never fires, is overwritten or carries no gradient.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module | None = None,
+        methods: Sequence[Method] = (),
+        *,
+        example: Float[Tensor, "b 3 h w"],
+        task_weight: float = 1.0,
+        student_input: Input | None = None,
+        teacher_input: Input | None = None,
+        train_labels: Int64[Tensor, " n"] | None = None,
+    ) -> None:
+        super().__init__()
+        check_pair(student, teacher)
+        if not 0 <= task_weight < float("inf"):
+            raise ValueError(f"task_weight must be a finite number of at least 0, not {task_weight}")
+        if not methods and not task_weight:
+            raise ValueError("nothing to learn from: give at least one method, or a task_weight above 0")
+        self.student = student
+        self.task_weight = task_weight
+        self.phase = Phase("all")
+        self._epoch = self._phase_start = 0
+        self._detached = False
+        check_methods(methods)
+        self.teacher_images = Renormalise(student_input, teacher_input).to(example)
+        self._both = hooked(student, teacher, methods, example, self.teacher_images, task_weight)
+        self._reads = {bound.name: bound.reads for bound in self._both.bound}
+        self.reads_teacher_logits = any(reads.teacher_logits for reads in self.reads)
+        try:
+            self.set_epoch(0)
+            proved = prove(self._both, example, train_labels, self.phases)
+        except BaseException:
+            self.detach()
+            raise
+        self.parts, self._reached, self._replaces = proved.parts, proved.reached, proved.replaces
+        self._trainable = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        self._follow()
+
+    # ------------------------------------------------------------------ the step
+
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        labels: Int64[Tensor, " b"] | Float[Tensor, "b k"] | None = None,
+        index: Int64[Tensor, " b"] | None = None,
+    ) -> Output:
+        """One step: loss, its terms, and both networks' logits.
+
+        Args:
+            images: as the student expects them.
+            labels: class numbers or class probabilities; needed unless `task_weight` is 0 and no method reads them.
+            index: place of each image in its data set; needed by some methods.
+
+        Raises:
+            ValueError: if labels or index are needed and missing.
+        """
+        if self._detached:
+            raise ValueError("this distiller was detached from its networks: build a new one")
+        check_batch(self._reads, images, labels, index, self.task_weight > 0)
+        return self._step(images, labels, index)
+
+    def predict(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
+        """Logits of the student as it is used after training: by itself, or where a method replaces something in it,
+        with what the teacher gives for these images.
+
+        Args:
+            images: as the student expects them.
+        """
+        teacher = self._both.read_teacher(images, None) if self._replaces else None
+        logits = self._both.read_student(images, None, teacher, self.parts).reading.logits
+        assert logits is not None
+        return logits
+
+    def backward(self, out: Output) -> None:
+        """Accumulate the gradient of a step; the same as `out.loss.backward()` unless a term limits its gradient."""
+        if all(term.limit is None for term in out.terms.values()):
+            out.loss.backward()
+            return
+        named, epochs = {n: p for n, p in self.named_parameters() if p.requires_grad}, self._epoch - self._phase_start
+        gradients = limited_gradients(out.terms, TASK, named, self._reached.get(TASK, frozenset[str]()), epochs)
+        for parameter, gradient in zip(named.values(), gradients, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+    def remember_teacher(self, memory: TeacherMemory) -> None:
+        """Ask a memory for what the teacher gives in training steps that know their images' places, see
+        `attention_transfer.training.cache`. The images of a place and an epoch must be the same each time.
+
+        Raises:
+            ValueError: if what the teacher gives depends on more than its images, or nothing is read of it.
+        """
+        if self._both.teacher is None:
+            raise ValueError("there is no teacher")
+        self._both.teacher.remember(memory)
+
+    # ------------------------------------------------------------------ what is trained
+
+    def trainable_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters that the optimiser should have: the student's and those of the methods, as the phase says."""
+        for module in self.trained_modules().values():
+            yield from (p for p in module.parameters() if p.requires_grad)
+
+    def trained_modules(self) -> dict[str, nn.Module]:
+        """The modules that the phase trains, by name."""
+        modules: dict[str, nn.Module] = {"student": self.student, "parts": self.parts}
+        return modules if self.phase.trains == "both" else {self.phase.trains: modules[self.phase.trains]}
+
+    def unused_parameters(self) -> tuple[str, ...]:
+        """Names of trained parameters that no term of the phase reaches, for DistributedDataParallel."""
+        reached = self._reached_in_phase()
+        return tuple(name for name, p in self.named_parameters() if p.requires_grad and name not in reached)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Move the schedules of the weights to an epoch of the whole training, counted from 0."""
+        self._epoch = epoch
+        of_phase = max(0, epoch - self._phase_start)
+        for bound in self._both.bound:
+            bound.set_epoch(of_phase)
+
+    def set_phase(self, phase: Phase, first_epoch: int = 0) -> None:
+        """Enter a phase of training: which parameters move, and which terms count.
+
+        What rests is in evaluation mode and needs no gradient.
+
+        Args:
+            phase: to enter.
+            first_epoch: epoch in which it begins.
+        """
+        self.phase, self._phase_start = phase, first_epoch
+        self.set_epoch(max(self._epoch, first_epoch))
+        moving, reached = self.trained_modules(), self._reached_in_phase()
+        for name, parameter in self._trainable:
+            module = name.partition(".")[0]
+            parameter.requires_grad_(module in moving and (module == "student" or name in reached))
+        self.train(self.training)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases that the methods ask for, in order; one that trains everything if they ask for none."""
+        return tuple(phase for bound in self._both.bound for phase in bound.phases) or (Phase("all"),)
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """What is transferred, with every setting that depended on the two networks decided."""
+        return tuple(bound.method for bound in self._both.bound)
+
+    @property
+    def reads(self) -> tuple[Reads, ...]:
+        """What each of the methods reads."""
+        return tuple(bound.reads for bound in self._both.bound)
+
+    @property
+    def replaces(self) -> bool:
+        """Whether a method replaces something in the student, which then needs its teacher for ever."""
+        return self._replaces
+
+    @property
+    def teacher(self) -> nn.Module | None:
+        """The frozen teacher."""
+        return None if self._both.teacher is None else self._both.teacher.model
+
+    @property
+    def deployed(self) -> nn.Module:
+        """The network as it is used after training: the student itself, or where a method replaces something in it,
+        one module that runs student and teacher. Good for measuring only; it gives logits and no terms."""
+        return Deployed(self, self.predict) if self._replaces else self.student
+
+    def detach(self) -> None:
+        """Leave both networks without a hook, and the teacher's parameters as trainable as they came."""
+        self._both.release()
+        self._detached = True
+
+    # ------------------------------------------------------------------ nn.Module
+
+    def train(self, mode: bool = True) -> "Distiller":
+        """Switch the student (and learned parts) to training or evaluation; the teacher as the methods want it."""
+        super().train(mode)
+        for name in {"student", "parts"} - self.trained_modules().keys():
+            self.get_submodule(name).eval()
+        self._follow()
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Distiller":
+        self.student._apply(fn, recurse)
+        self.parts._apply(partial(never_halved, fn), recurse)
+        if self.teacher is not None:
+            self.teacher._apply(fn, recurse)
+        return self
+
+    # ------------------------------------------------------------------ inside
+
+    def _step(self, images: Tensor, labels: Tensor | None, index: Tensor | None) -> Output:
+        both = self._both
+        teacher = both.read_teacher(images, labels, None if index is None else (self._epoch, index))
+        student, logits = None, images.new_zeros(len(images), 0)
+        if self.phase.runs_student:
+            student = both.read_student(images, labels, teacher, self.parts)
+            assert student.reading.logits is not None
+            logits = student.reading.logits
+        terms = both.terms(Batch(images, labels, index), teacher, student, self.parts, self.phase.counts)
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            self._check_gradients(terms)
+        teacher_logits = teacher.reading.logits if teacher is not None and self.reads_teacher_logits else None
+        loss = sum_of([term.weighted for term in terms.values()])
+        return Output(loss, terms, logits, teacher_logits)
+
+    def _check_gradients(self, terms: Mapping[str, Term]) -> None:
+        trained = {name for name, p in self._trainable if p.requires_grad}
+        for name, term in terms.items():
+            if not term.value.requires_grad and self._reached[name] & trained:
+                raise CaptureError(
+                    f"the term {name!r} had a gradient when the distiller was built and has none now: the student is "
+                    "checkpointed with use_reentrant=True (use False), or was changed after it was built"
+                )
+
+    def _follow(self) -> None:
+        if self._both.teacher is not None:
+            self._both.teacher.follow(self.training)
+
+    def _reached_in_phase(self) -> frozenset[str]:
+        """Names of the parameters that some term of the phase has a gradient for."""
+        return frozenset[str]().union(*(names for term, names in self._reached.items() if self.phase.counts(term)))
