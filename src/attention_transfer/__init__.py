@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from attention_transfer.capture import CaptureError, Tap
     from attention_transfer.distiller import Distiller, Output
+    from attention_transfer.errors import InputError
     from attention_transfer.experiment import Data, Experiment, Optimisation, Training
     from attention_transfer.methods import (
         METHODS,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 _ROOMS = {
     "capture": ("CaptureError", "Tap"),
     "distiller": ("Distiller", "Output"),
+    "errors": ("InputError",),
     "experiment": ("Data", "Experiment", "Optimisation", "Training"),
     "methods": (
         "METHODS",
@@ -87,6 +89,7 @@ __all__ = [
     "FitNet",
     "GradientAttention",
     "Input",
+    "InputError",
     "Method",
     "MultiHeadGraph",
     "Optimisation",

@@ -7,6 +7,7 @@ from torch import nn
 
 from attention_transfer.capture import Capture, spatial
 from attention_transfer.data import DataSet, Split, loader
+from attention_transfer.errors import InputError
 from attention_transfer.methods.maps import attention_map
 from attention_transfer.models import describe
 
@@ -26,7 +27,7 @@ def stage_maps(model: nn.Module, dataset: DataSet, split: Split, stage: int = -1
     """
     stages = describe(model).stages
     if not -len(stages) <= stage < len(stages):
-        raise ValueError(f"the network has {len(stages)} stages; there is no stage {stage}")
+        raise InputError(f"the network has {len(stages)} stages; there is no stage {stage}")
     tap = stages[stage].output
     capture = Capture(model.eval(), [tap], "network")
     try:

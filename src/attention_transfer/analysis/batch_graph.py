@@ -13,6 +13,7 @@ from attention_transfer.analysis.subject import Subject, open_subjects
 from attention_transfer.capture import Capture, Tap, spatial, undisturbed
 from attention_transfer.data import DataSet, Split
 from attention_transfer.distiller.fingerprint import fingerprint, fingerprint_of_reading
+from attention_transfer.errors import InputError
 from attention_transfer.experiment import Experiment, Training, from_json
 from attention_transfer.methods import Fingerprint, MultiHeadGraph, Observed
 from attention_transfer.methods.graph_heads import GraphParts
@@ -58,7 +59,7 @@ def batch_graphs(run: RunFolder, dataset: DataSet, split: Split, settings: Train
     experiment = from_json(run.experiment)
     method, key = _method(run, experiment)
     if not run.finished:
-        raise ValueError(f"{run.path} is not finished: its student and heads are kept at the end of training")
+        raise InputError(f"{run.path} is not finished: its student and heads are kept at the end of training")
     assert experiment.teacher is not None
     teacher, student = (
         open_subjects([spec], dataset, settings, *colours)[0]
@@ -98,7 +99,7 @@ def images_of_classes(split: Split, count: int | None = None, classes: int | Non
     classes = min(_CLASSES, len(known)) if classes is None else classes
     count = max(1, _IMAGES // max(1, classes)) * classes if count is None else count
     if not 1 <= classes <= len(known) or count < 2 or count % classes:
-        raise ValueError(
+        raise InputError(
             f"images must be at least 2 and a multiple of classes, which must be between 1 and {len(known)}; not "
             f"{count} images of {classes} classes"
         )
@@ -107,7 +108,7 @@ def images_of_classes(split: Split, count: int | None = None, classes: int | Non
     places = [np.flatnonzero(split.labels == label)[:each] for label in chosen]
     few = [int(label) for label, found in zip(chosen, places, strict=True) if len(found) < each]
     if few:
-        raise ValueError(f"class {few[0]} has fewer than {each} images here: ask for fewer images")
+        raise InputError(f"class {few[0]} has fewer than {each} images here: ask for fewer images")
     return np.concatenate(places).astype(np.int64)
 
 
@@ -117,7 +118,7 @@ def _method(run: RunFolder, experiment: Experiment) -> tuple[MultiHeadGraph, str
             # Its heads lie in the run itself by now.
             return replace(method, graph_from=None), method.key
     methods = ", ".join(method.key for method in experiment.methods) or "nothing"
-    raise ValueError(f"{run.path} was trained with {methods}: give a run of {MultiHeadGraph.key}, which has graphs")
+    raise InputError(f"{run.path} was trained with {methods}: give a run of {MultiHeadGraph.key}, which has graphs")
 
 
 def _features(subject: Subject, taps: Sequence[Tap], split: Split, role: str) -> tuple[Tensor, ...]:
@@ -147,7 +148,7 @@ def _parts(
     assert run.parts is not None
     kept = safetensors.torch.load_file(run.parts)
     if kept[f"{key}.teacher"].tolist() != list(mark.weights):
-        raise ValueError(
+        raise InputError(
             f"the teacher of {run.path} is another one now than when its heads were trained: put its weights back"
         )
     parts.load_state_dict({name.removeprefix(f"{key}."): v for name, v in kept.items() if name.startswith(f"{key}.")})

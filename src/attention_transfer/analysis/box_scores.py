@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch.nn import functional
 
 from attention_transfer.analysis.regions import NUM_THRESHOLDS, Regions, level_regions
+from attention_transfer.errors import InputError
 
 OVERLAPS = (0.3, 0.5, 0.7)
 
@@ -62,7 +63,7 @@ def at_image_size(maps: Float[np.ndarray, "n r c"], height: int, width: int) -> 
         ValueError: a map holds values that are not finite.
     """
     if not np.isfinite(maps).all():
-        raise ValueError("a map holds values that are not finite: the network gives infinite or undefined values")
+        raise InputError("a map holds values that are not finite: the network gives infinite or undefined values")
     lowest, highest = maps.min((1, 2), keepdims=True), maps.max((1, 2), keepdims=True)
     flat = highest - lowest <= _FLAT * np.maximum(abs(lowest), abs(highest))
     values = torch.from_numpy(maps.astype(np.float32))[:, None]

@@ -13,6 +13,7 @@ from torch.nn import functional
 from attention_transfer.analysis.subject import Subject
 from attention_transfer.capture import Capture, spatial, undisturbed
 from attention_transfer.data import DataSet, Split, loader
+from attention_transfer.errors import InputError
 from attention_transfer.methods.maps import binarised, class_maps
 from attention_transfer.models.class_maps import class_map_tap, prove_class_maps
 
@@ -44,7 +45,7 @@ class Evidence:
         """
         num_classes = self.probabilities.shape[1]
         if not 1 <= count <= num_classes:
-            raise ValueError(f"top must be between 1 and the {num_classes} classes of {self.name}, not {count}")
+            raise InputError(f"top must be between 1 and the {num_classes} classes of {self.name}, not {count}")
         return self.probabilities.topk(count, dim=1).indices.numpy()
 
     def of(
@@ -70,7 +71,7 @@ class Evidence:
         if resolution is not None:
             rows, columns = maps.shape[2:]
             if not 1 <= resolution <= min(rows, columns):
-                raise ValueError(
+                raise InputError(
                     f"resolution must be between 1 and {min(rows, columns)}, as the maps of {self.name} are "
                     f"{rows}×{columns}, not {resolution}"
                 )
@@ -102,7 +103,7 @@ def evidence(subject: Subject, split: Split, network_layer: str | None = None, n
         return _evidence(subject, split, network_layer, num_workers)
     except ValueError as error:
         # Which of several networks it is.
-        raise ValueError(f"{subject.name}: {error}") from error
+        raise InputError(f"{subject.name}: {error}") from error
 
 
 def pictures(dataset: DataSet, split: Split, num_workers: int = 0) -> UInt8[np.ndarray, "n h w 3"]:
@@ -134,13 +135,13 @@ def chosen_images(split: Split, count: int | None, index: Sequence[int] | None) 
     if index is None:
         wanted = 6 if count is None else count
         if wanted < 1:
-            raise ValueError(f"images must be at least 1, not {wanted}")
+            raise InputError(f"images must be at least 1, not {wanted}")
         return np.linspace(0, size - 1, min(wanted, size)).round().astype(np.int64)
     if count is not None:
-        raise ValueError("give --images or --index, not both")
+        raise InputError("give --images or --index, not both")
     wrong = [place for place in index if not 0 <= place < size]
     if wrong or not index:
-        raise ValueError(f"index must name images from 0 to {size - 1}, not {', '.join(map(str, wrong)) or 'none'}")
+        raise InputError(f"index must name images from 0 to {size - 1}, not {', '.join(map(str, wrong)) or 'none'}")
     return np.array(index, dtype=np.int64)
 
 

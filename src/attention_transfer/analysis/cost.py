@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from attention_transfer.analysis.memory import peak_bytes
 from attention_transfer.analysis.turns import seconds_in_turns
 from attention_transfer.capture import as_logits
+from attention_transfer.errors import InputError
 from attention_transfer.models import OpenedModel, save_model
 from attention_transfer.runs import STUDENT_WEIGHTS
 from attention_transfer.training.device import Place
@@ -90,9 +91,9 @@ def measure_costs(candidates: Sequence[Candidate], batch_size: int = 64, repeats
         ValueError: nothing to measure, a number out of its range, or a network that cannot run on such images.
     """
     if not candidates:
-        raise ValueError("give at least one model")
+        raise InputError("give at least one model")
     if batch_size < 2 or repeats < 1:
-        raise ValueError(f"batch_size must be at least 2 and repeats at least 1, not {batch_size} and {repeats}")
+        raise InputError(f"batch_size must be at least 2 and repeats at least 1, not {batch_size} and {repeats}")
     # Batch norm may leave denormals, which slow a CPU down.
     torch.set_flush_denormal(True)
     for candidate in candidates:
@@ -196,7 +197,7 @@ def _refuse_unfit(candidate: Candidate) -> None:
     except (RuntimeError, ValueError, AssertionError, TypeError) as error:
         # Whatever a network objects to: mostly a size that it was not built for.
         side = candidate.image_size
-        raise ValueError(
+        raise InputError(
             f"{candidate.name} cannot run on images of {side}×{side}: {error}; give another --image-size"
         ) from error
 

@@ -14,6 +14,7 @@ from attention_transfer.analysis.measure import SplitName, chosen_split
 from attention_transfer.analysis.subject import Colours, Subject, open_subjects
 from attention_transfer.capture import as_logits
 from attention_transfer.data import DataSet
+from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, Training
 from attention_transfer.runs import STUDENT_CONFIG, RunFolder, is_run
 from attention_transfer.runs.places import expand
@@ -87,10 +88,10 @@ def measure_together(
             the data, or the split does not exist.
     """
     if len(models) < 2:
-        raise ValueError("an ensemble needs at least two models")
+        raise InputError("an ensemble needs at least two models")
     twice = next((name for place, name in enumerate(models) if name in models[:place]), None)
     if twice is not None:
-        raise ValueError(f"{twice} is given twice: an ensemble is of different models")
+        raise InputError(f"{twice} is given twice: an ensemble is of different models")
     dataset = load_data(data, seed)
     chosen = chosen_split(dataset, split)
     subjects = open_subjects(models, dataset, settings, mean, std)
@@ -144,7 +145,7 @@ def _logits(subject: Subject, images: Tensor) -> Tensor:
 def _require_classes(subject: Subject, dataset: DataSet) -> None:
     """Refuse a network of other classes: by their number, and by their names where a run says them."""
     if subject.opened.num_classes != dataset.num_classes:
-        raise ValueError(
+        raise InputError(
             f"{subject.name} has {subject.opened.num_classes} classes, {dataset.name} has {dataset.num_classes}: the "
             "members of an ensemble have those of the data"
         )
@@ -155,6 +156,6 @@ def _require_classes(subject: Subject, dataset: DataSet) -> None:
     strange = None if names is None else next((name for name in names if name not in dataset.classes), None)
     if strange is not None or (names is not None and tuple(names) != dataset.classes):
         what = f"has a class {strange!r}, which is none of" if strange is not None else "orders its classes unlike"
-        raise ValueError(
+        raise InputError(
             f"{subject.name} {what} {dataset.name}: the members of an ensemble have the classes of the data"
         )

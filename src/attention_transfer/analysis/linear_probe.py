@@ -14,6 +14,7 @@ from attention_transfer.analysis.subject import Subject
 from attention_transfer.capture import Capture, CaptureError, Tap, noise, spatial, undisturbed
 from attention_transfer.data import Split
 from attention_transfer.data.order import permutation
+from attention_transfer.errors import InputError
 from attention_transfer.training.evaluate import Score
 from attention_transfer.training.metrics import NonFiniteLossError, scores
 
@@ -58,7 +59,7 @@ class ProbeSettings:
             (0 <= self.weight_decay < math.inf, "weight_decay", "at least 0"),
         ):
             if not holds:
-                raise ValueError(f"{name} of the probe must be {wanted}, not {getattr(self, name)}")
+                raise InputError(f"{name} of the probe must be {wanted}, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def probe(
     that their features need be read but once.
     """
     if not seeds:
-        raise ValueError("give at least one seed")
+        raise InputError("give at least one seed")
     dataset = subject.dataset
     tap = features_tap(subject, module)
     started = time.perf_counter()
@@ -159,7 +160,7 @@ def features_tap(subject: Subject, module: str | None = None) -> Tap:
     if module is not None:
         return description.tap(module)
     if description.head is None:
-        raise ValueError(
+        raise InputError(
             f"{subject.name} has no single linear layer between pooled features and logits: name the module whose "
             "output, averaged over positions, shall be probed (--features MODULE)"
         )

@@ -20,6 +20,7 @@ from attention_transfer.analysis.map_kinds import MapKind, MapReader, MapRequest
 from attention_transfer.analysis.rank_correlation import RankCorrelation, rank_correlation
 from attention_transfer.analysis.subject import Subject
 from attention_transfer.data import Split
+from attention_transfer.errors import InputError
 
 # Fields of `BoxScores` that are set against accuracy. Energy over area ranks networks as energy does.
 RANKED = (
@@ -172,7 +173,7 @@ def known_boxes(split: Split, name: str) -> Bool[np.ndarray, " n"]:
     if split.boxes is not None:
         known |= np.isfinite(split.boxes).all(axis=1)
     if not known.any():
-        raise ValueError(
+        raise InputError(
             f"{name} has no boxes around its objects: use cluttered-digits, cub200 or tiny-imagenet, which have some, "
             "or an npz:PATH with boxes"
         )
@@ -182,7 +183,7 @@ def known_boxes(split: Split, name: str) -> Bool[np.ndarray, " n"]:
 def _reader(subject: Subject, request: MapRequest) -> MapReader:
     classes, wanted = subject.opened.num_classes, subject.dataset.num_classes
     if classes != wanted:
-        raise ValueError(f"{subject.name} has {classes} classes, {subject.dataset.name} has {wanted}")
+        raise InputError(f"{subject.name} has {classes} classes, {subject.dataset.name} has {wanted}")
     return MapReader(subject, request)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from attention_transfer.analysis.subject import Subject
 from attention_transfer.capture import Capture, Reading, Tap, input_gradient, noise, spatial, undisturbed
+from attention_transfer.errors import InputError
 from attention_transfer.methods.maps import attention_map, class_maps
 from attention_transfer.methods.patch_attention import finest, on_one_grid, patch_attention
 from attention_transfer.models.attention import attention_layers, with_attention
@@ -49,9 +50,9 @@ class MapRequest:
 
     def __post_init__(self) -> None:
         if not self.kinds or len(set(self.kinds)) < len(self.kinds) or not set(self.kinds) <= set(get_args(MapKind)):
-            raise ValueError(f"maps must be some of {', '.join(get_args(MapKind))}, each once, not {self.kinds}")
+            raise InputError(f"maps must be some of {', '.join(get_args(MapKind))}, each once, not {self.kinds}")
         if not 1 <= self.power < float("inf"):
-            raise ValueError(f"power must be at least 1, not {self.power}")
+            raise InputError(f"power must be at least 1, not {self.power}")
 
 
 class MapReader:
@@ -150,7 +151,7 @@ def _tap(kind: MapKind, description: Description, request: MapRequest, role: str
         return class_map_tap(description, role, request.layer)
     stages, stage = description.stages, request.stage
     if not stages:
-        raise ValueError(f"nobody knows the stages of {role}, which {kind} maps need: ask for gradient maps instead")
+        raise InputError(f"nobody knows the stages of {role}, which {kind} maps need: ask for gradient maps instead")
     if not -len(stages) <= stage < len(stages):
-        raise ValueError(f"{role} has {len(stages)} stages: give a stage from 0 to {len(stages) - 1}, not {stage}")
+        raise InputError(f"{role} has {len(stages)} stages: give a stage from 0 to {len(stages) - 1}, not {stage}")
     return stages[stage].output

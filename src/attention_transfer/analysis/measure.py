@@ -4,6 +4,7 @@ from typing import Literal
 
 from attention_transfer.analysis.subject import Colours, open_subjects
 from attention_transfer.data import DataSet, Split
+from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, Training
 from attention_transfer.training.evaluate import Score, evaluate
 from attention_transfer.training.prepare import load_data
@@ -48,7 +49,7 @@ def measure(
     chosen = chosen_split(dataset, split)
     (subject,) = open_subjects([model], dataset, settings, mean, std)
     if subject.opened.num_classes != dataset.num_classes:
-        raise ValueError(f"{model} has {subject.opened.num_classes} classes, {dataset.name} has {dataset.num_classes}")
+        raise InputError(f"{model} has {subject.opened.num_classes} classes, {dataset.name} has {dataset.num_classes}")
     images = subject.loader(chosen, settings.batch_size, data.num_workers)
     return evaluate(subject.module, images, subject.place, subject.prepare), subject.notes
 
@@ -60,5 +61,5 @@ def chosen_split(dataset: DataSet, name: SplitName) -> Split:
         ValueError: the data set has none of that name as it was loaded.
     """
     if name not in dataset.splits:
-        raise ValueError(_NOT_THERE[name])
+        raise InputError(_NOT_THERE[name])
     return dataset.splits[name]

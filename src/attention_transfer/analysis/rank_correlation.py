@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
+from attention_transfer.errors import InputError
+
 FEWEST = 3
 # So many things can still be put into all their orders (8! = 40,320).
 _ALL_ORDERS = 8
@@ -54,7 +56,7 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> RankCor
         ValueError: the two are not equally long.
     """
     if len(first) != len(second):
-        raise ValueError(f"{len(first)} numbers cannot be paired with {len(second)}")
+        raise InputError(f"{len(first)} numbers cannot be paired with {len(second)}")
     count = len(first)
     if count < FEWEST:
         return RankCorrelation(count, note=f"{count} of the {FEWEST} that a rank correlation needs at least")

@@ -10,6 +10,7 @@ from torch import Tensor
 from attention_transfer.analysis.memory import peak_bytes
 from attention_transfer.analysis.turns import seconds_in_turns
 from attention_transfer.distiller import Distiller
+from attention_transfer.errors import InputError
 from attention_transfer.experiment import Experiment
 from attention_transfer.training.optim import make_optimizer
 from attention_transfer.training.prepare import Prepared, prepare
@@ -53,9 +54,9 @@ def measure_step_cost(experiment: Experiment, rounds: int = 10) -> StepCost:
         ValueError: for less than one round, a pre-training, or whatever training would refuse.
     """
     if rounds < 1:
-        raise ValueError(f"rounds must be at least 1, not {rounds}")
+        raise InputError(f"rounds must be at least 1, not {rounds}")
     if experiment.pretraining is not None:
-        raise ValueError("a pre-training has no methods whose cost could be measured: give a recipe of train")
+        raise InputError("a pre-training has no methods whose cost could be measured: give a recipe of train")
     # Batch norm may leave denormals, which slow a CPU down.
     torch.set_flush_denormal(True)
     threads = torch.get_num_threads()

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from attention_transfer.data import DataSet, Loader, Split, loader
+from attention_transfer.errors import InputError
 from attention_transfer.experiment import Training
 from attention_transfer.models import Input, OpenedModel, Renormalise
 from attention_transfer.training.device import Place, choose_place
@@ -94,19 +95,19 @@ def open_subjects(
         ValueError: no names, a network without weights, or a mean that no network needs.
     """
     if not names:
-        raise ValueError("give at least one model: a run folder, or a name with @FILE or @pretrained behind it")
+        raise InputError("give at least one model: a run folder, or a name with @FILE or @pretrained behind it")
     if (mean is None) != (std is None):
-        raise ValueError("give --mean and --std together, or neither")
+        raise InputError("give --mean and --std together, or neither")
     subjects = tuple(_open(name, dataset, settings, mean, std) for name in names)
     if mean is not None and all(subject.opened.input for subject in subjects):
-        raise ValueError("the weights of these models say how their images are normalised: leave out --mean and --std")
+        raise InputError("the weights of these models say how their images are normalised: leave out --mean and --std")
     return subjects
 
 
 def _open(name: str, dataset: DataSet, settings: Training, mean: Colours | None, std: Colours | None) -> Subject:
     opened = open_at_its_size(name, dataset)
     if not opened.trained:
-        raise ValueError(f"{name!r} names a network without weights: write NAME@FILE, NAME@pretrained or a run folder")
+        raise InputError(f"{name!r} names a network without weights: write NAME@FILE, NAME@pretrained or a run folder")
     given = Input(dataset.mean, dataset.std)
     expected = expected_input(opened, given) if opened.input else expected_input(opened, given, mean, std)
     place = choose_place(settings, opened.description.convolutional)

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import torch
 
+from attention_transfer.errors import InputError
+
 Clock = Literal["wall", "cpu"]
 _CLOCKS: Mapping[Clock, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -32,7 +34,7 @@ def seconds_in_turns(
         ValueError: for less than one round.
     """
     if rounds < 1:
-        raise ValueError(f"rounds must be at least 1, not {rounds}")
+        raise InputError(f"rounds must be at least 1, not {rounds}")
     now, accelerated = _CLOCKS[clock], device.type != "cpu"
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for number in range(-warm_ups, rounds):

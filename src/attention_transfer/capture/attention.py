@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from attention_transfer.errors import InputError
+
 
 @dataclass(frozen=True)
 class Attention:
@@ -51,7 +53,7 @@ class Attention:
             ValueError: where only the map was read.
         """
         if self.query is None or self.key is None:
-            raise ValueError("only the map of this layer was read, not what its softmax is taken of")
+            raise InputError("only the map of this layer was read, not what its softmax is taken of")
         query, key = _precise(self.query), _precise(self.key)
         # Under autocast the product would be in half precision again.
         with torch.autocast(query.device.type, enabled=False):
@@ -69,11 +71,11 @@ class Attention:
             ValueError: without values, or with neither a map nor query and key.
         """
         if self.value is None:
-            raise ValueError("the values of this layer were not read")
+            raise InputError("the values of this layer were not read")
         if self.weights is not None:
             return functional.dropout(self.weights.to(self.value.dtype), self.dropout) @ self.value
         if self.query is None or self.key is None:
-            raise ValueError("attention needs its map, or query and key")
+            raise InputError("attention needs its map, or query and key")
         kind = self.value.dtype
         return functional.scaled_dot_product_attention(
             self.query.to(kind),

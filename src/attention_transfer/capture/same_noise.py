@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attention_transfer.errors import InputError
+
 # timm, torchvision, and transformers, which puts the name of the network before it.
 _KINDS = ("DropPath", "StochasticDepth")
 
@@ -25,14 +27,14 @@ def check_same_noise(
     ours, theirs = _drawn(student, images), _drawn(teacher, of_teacher)
     rates = [[rate for rate, _ in each] for each in (ours, theirs)]
     if rates[0] != rates[1]:
-        raise ValueError(
+        raise InputError(
             f"same_drop_path wants two networks that drop the same residuals: the student has {len(ours)} drop "
             f"paths, at most {max(rates[0], default=0.0)}, the teacher {len(theirs)}, at most "
             f"{max(rates[1], default=0.0)}; build the teacher with the student's drop_path_rate"
         )
     for number, ((_, mine), (_, other)) in enumerate(zip(ours, theirs, strict=True)):
         if not torch.equal(mine, other):
-            raise ValueError(
+            raise InputError(
                 "same_drop_path wants two networks that draw the same random numbers, and before drop path "
                 f"{number} of {len(ours)} they have drawn others: put what else they drop (patches, positions, "
                 "attention, projections) to 0, or give both networks the same of it"

@@ -7,11 +7,13 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from attention_transfer.errors import InputError
+
 Site = Literal["output", "input", "attention", "softmax", "map"]
 Layout = Literal["nchw", "nhwc", "tokens", "raw"]
 
 
-class CaptureError(ValueError):
+class CaptureError(InputError):
     """A network cannot be read as asked; raised when a distiller is built, never in a step."""
 
 

@@ -11,6 +11,7 @@ from attention_transfer.analysis.batch_graph import batch_graphs, images_of_clas
 from attention_transfer.analysis.class_maps import chosen_images, pictures
 from attention_transfer.analysis.measure import chosen_split
 from attention_transfer.commands.own_data import own_data
+from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, Training
 from attention_transfer.report.batch_graph import batch_graph_figure
 from attention_transfer.runs import RunFolder
@@ -72,12 +73,12 @@ def command(arguments: Sequence[str]) -> None:
     else:
         index = chosen_images(split, flags.images, flags.index)
     if len(index) < 2:
-        raise ValueError("a graph needs at least two images: give --index two positions or more")
+        raise InputError("a graph needs at least two images: give --index two positions or more")
     shown = split.subset(index)
     found = batch_graphs(run, dataset, shown, Training(device=flags.device))
     count = len(found.teacher)
     if not 0 <= flags.graph <= count:
-        raise ValueError(f"the run has the graphs 1 to {count}; there is no graph {flags.graph}")
+        raise InputError(f"the run has the graphs 1 to {count}; there is no graph {flags.graph}")
     # 0 is the last one.
     graphs = {"teacher": found.teacher[flags.graph - 1], "student": found.student[flags.graph - 1]}
     heads = flags.heads or range(1, len(graphs["teacher"]) + 1)

@@ -8,6 +8,7 @@ from typing import Any
 from attention_transfer.commands.grid import method_of, without_flags_of_others
 from attention_transfer.commands.side_by_side import PlannedRun
 from attention_transfer.commands.train import parse
+from attention_transfer.errors import InputError
 from attention_transfer.experiment import Experiment, to_json
 from attention_transfer.methods import Method
 from attention_transfer.models.naming import split_weights
@@ -98,7 +99,7 @@ def plan_cells(
     cells = _chosen(table, wanted)
     seeds = wanted.seeds or table.seeds
     if len(set(seeds)) < len(seeds):
-        raise ValueError(f"a seed comes twice in --seeds {' '.join(map(str, seeds))}")
+        raise InputError(f"a seed comes twice in --seeds {' '.join(map(str, seeds))}")
     given = _given_teachers(wanted.teachers)
     tiny = any(_is(word, "tiny") for word in fixed)
     teachers: dict[str, PlannedRun] = {}
@@ -120,7 +121,7 @@ def plan_cells(
         planned.append(PlannedCell(cell.row, cell.column, recipe, _runs(cell, recipe, words, seeds)))
     _refuse_unused(fixed, used)
     for name in given.keys() - asked_for if not tiny else ():
-        raise ValueError(
+        raise InputError(
             f"--teachers {name}=…: no teacher of these cells is called that; they are {', '.join(sorted(asked_for))}"
         )
     return tuple(planned), tuple(teachers.values())
@@ -179,14 +180,14 @@ def _chosen(table: Table, wanted: Wanted) -> list[Cell]:
     for kind, asked, known in (("row", wanted.rows, table.rows), ("column", wanted.columns, table.columns)):
         for name in asked:
             if name not in known:
-                raise ValueError(f"the table has no {kind} {name!r}; it has {', '.join(known)}")
+                raise InputError(f"the table has no {kind} {name!r}; it has {', '.join(known)}")
     cells = [
         cell
         for cell in table.cells
         if (not wanted.rows or cell.row in wanted.rows) and (not wanted.columns or cell.column in wanted.columns)
     ]
     if not cells:
-        raise ValueError("these rows and columns have no cell in common")
+        raise InputError("these rows and columns have no cell in common")
     return cells
 
 
@@ -195,9 +196,9 @@ def _given_teachers(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         name, separator, model = text.partition("=")
         if not separator or not name or not model:
-            raise ValueError(f"--teachers {text}: write NETWORK=MODEL, as in resnet56=resnet56@FILE")
+            raise InputError(f"--teachers {text}: write NETWORK=MODEL, as in resnet56=resnet56@FILE")
         if name in given:
-            raise ValueError(f"--teachers gives {name} twice")
+            raise InputError(f"--teachers gives {name} twice")
         given[name] = model
     return given
 
@@ -206,7 +207,7 @@ def _runs(cell: Cell, recipe: Experiment, words: Sequence[str], seeds: Sequence[
     try:
         experiment, _ = parse(recipe, words)
     except ValueError as error:
-        raise ValueError(f"{cell.recipe} is refused: {error}") from error
+        raise InputError(f"{cell.recipe} is refused: {error}") from error
     return tuple(
         PlannedRun(
             f"{cell.recipe}_seed{seed}",
@@ -274,11 +275,11 @@ def _is(word: str, flag: str) -> bool:
 def _refuse_chosen(fixed: Sequence[str]) -> None:
     for flag, way_out in _CHOSEN_HERE.items():
         if any(_is(word, flag) for word in fixed):
-            raise ValueError(f"--{flag} cannot be given for a whole table: {way_out}")
+            raise InputError(f"--{flag} cannot be given for a whole table: {way_out}")
 
 
 def _refuse_unused(fixed: Sequence[str], used: set[str]) -> None:
     for word in fixed:
         key = method_of(word.removeprefix("--")) if word.startswith("--") else None
         if key is not None and key not in used:
-            raise ValueError(f"{word} is given, but no chosen row uses the method {key}")
+            raise InputError(f"{word} is given, but no chosen row uses the method {key}")

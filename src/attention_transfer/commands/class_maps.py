@@ -15,6 +15,7 @@ from attention_transfer.commands.drawn_images import drawn_images
 from attention_transfer.commands.own_data import own_data
 from attention_transfer.commands.titles import titles
 from attention_transfer.data import DataSet, Split
+from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, Training
 from attention_transfer.report.class_maps import MapColumns, class_maps_figure
 from attention_transfer.runs import RunFolder, is_run
@@ -103,9 +104,9 @@ def command(arguments: Sequence[str]) -> None:
 
 def _refuse_contradictions(flags: Flags) -> None:
     if flags.along_training and (flags.top is not None or flags.same_classes):
-        raise ValueError("--along-training draws one class at every moment: leave out --top and --same-classes")
+        raise InputError("--along-training draws one class at every moment: leave out --top and --same-classes")
     if not flags.along_training and flags.class_of is not None:
-        raise ValueError("--class-of goes with --along-training; without it, --top says how many classes are drawn")
+        raise InputError("--class-of goes with --along-training; without it, --top says how many classes are drawn")
 
 
 def _moments(models: Sequence[str]) -> dict[str, str]:
@@ -115,11 +116,11 @@ def _moments(models: Sequence[str]) -> dict[str, str]:
         ValueError: this is not one run, or it kept no snapshots.
     """
     if len(models) != 1 or not is_run(expand(models[0])):
-        raise ValueError("--along-training draws one run: give one run folder")
+        raise InputError("--along-training draws one run: give one run folder")
     run = RunFolder(expand(models[0]))
     moments = {str(path): f"epoch {epoch}" for epoch, path in run.snapshots.items()}
     if not moments:
-        raise ValueError(f"{models[0]} kept no snapshots: train with --snapshot-epochs, such as 1 5 20")
+        raise InputError(f"{models[0]} kept no snapshots: train with --snapshot-epochs, such as 1 5 20")
     summary = run.summary
     if summary is not None and summary["epochs"] not in run.snapshots:
         moments[str(run.path)] = f"epoch {summary['epochs']}"
@@ -130,7 +131,7 @@ def _of_models(found: Sequence[Evidence], shown: Split, dataset: DataSet, flags:
     """The classes with the highest scores of each model."""
     sizes = {each.probabilities.shape[1] for each in found}
     if flags.same_classes and len(sizes) > 1:
-        raise ValueError(f"--same-classes needs models of the same classes, not of {' and '.join(map(str, sizes))}")
+        raise InputError(f"--same-classes needs models of the same classes, not of {' and '.join(map(str, sizes))}")
     count = min(_TOP, *sizes) if flags.top is None else flags.top
     headers = titles([each.name for each in found])
     chosen = [(found[0] if flags.same_classes else each).ranked(count) for each in found]
@@ -149,7 +150,7 @@ def _along_training(
     else:
         num_classes = found[-1].probabilities.shape[1]
         if num_classes != dataset.num_classes:
-            raise ValueError(
+            raise InputError(
                 f"the run has {num_classes} classes and {dataset.name} {dataset.num_classes}: an image's own class is "
                 "none of the run's; give --class-of predicted, or the data it was trained on"
             )

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from attention_transfer.errors import InputError
+
 
 @dataclass(frozen=True)
 class Flags:
@@ -36,11 +38,11 @@ def command(arguments: Sequence[str]) -> None:
     """Run `compare`."""
     flags = tyro.cli(Flags, prog="attention-transfer compare", args=list(arguments))
     if not flags.runs:
-        raise ValueError("give at least one run folder, or a folder of runs")
+        raise InputError("give at least one run folder, or a folder of runs")
     if bool(flags.over) != bool(flags.plot):
-        raise ValueError("give --over and --plot together: what to draw over, and into which file")
+        raise InputError("give --over and --plot together: what to draw over, and into which file")
     if flags.reach and flags.format == "json":
-        raise ValueError("--reach prints a table in Markdown: leave out --format json")
+        raise InputError("--reach prints a table in Markdown: leave out --format json")
     from attention_transfer.report.compare import compare
     from attention_transfer.report.table import to_json, to_markdown
     from attention_transfer.runs import find_runs

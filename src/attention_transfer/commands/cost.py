@@ -10,6 +10,7 @@ import tyro
 
 from attention_transfer.analysis.cost import Candidate, measure_costs
 from attention_transfer.data import OWN_SIDES
+from attention_transfer.errors import InputError
 from attention_transfer.experiment import Training, from_json
 from attention_transfer.models import MODELS, OpenedModel, open_model
 from attention_transfer.report.cost import cost_markdown
@@ -57,7 +58,7 @@ def command(arguments: Sequence[str]) -> None:
         default=Flags(models=cast("tuple[str, ...]", tyro.MISSING)),
     )
     if flags.image_size is not None and flags.image_size < 1:
-        raise ValueError(f"image_size must be at least 1, not {flags.image_size}")
+        raise InputError(f"image_size must be at least 1, not {flags.image_size}")
     settings = Training(batch_size=flags.batch_size, device=flags.device, threads=flags.threads)
     candidates: list[Candidate] = []
     assumed: dict[int, list[str]] = {}

@@ -13,6 +13,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from attention_transfer.commands.train import flags_of, parse
+from attention_transfer.errors import InputError
 from attention_transfer.experiment import Experiment
 from attention_transfer.methods import METHODS
 
@@ -81,9 +82,9 @@ def grid(recipe: Experiment, fixed: Sequence[str], over: Sequence[str]) -> Grid:
     axes = [read_axis(text, kinds) for text in over]
     swept = [name for axis in axes for name in axis.fields]
     for name in (name for name, count in Counter(swept).items() if count > 1):
-        raise ValueError(f"{name} is swept twice: give all its values in one --over")
+        raise InputError(f"{name} is swept twice: give all its values in one --over")
     for name in sorted({_flag(word) for word in fixed if word.startswith("--")} & {*swept, *_negated(swept)}):
-        raise ValueError(f"--{name} is both fixed and swept: leave one of the two away")
+        raise InputError(f"--{name} is both fixed and swept: leave one of the two away")
     cells: list[Cell] = []
     for combination in product(*(axis.values for axis in axes)):
         values = dict(zip(swept, (value for each in combination for value in each), strict=True))
@@ -93,7 +94,7 @@ def grid(recipe: Experiment, fixed: Sequence[str], over: Sequence[str]) -> Grid:
     names = Counter(cell.name for cell in cells)
     for name in (name for name, count in names.items() if count > 1):
         both = [str(cell.values) for cell in cells if cell.name == name]
-        raise ValueError(f"{' and '.join(both)} would share the folder {name}: write one of the values differently")
+        raise InputError(f"{' and '.join(both)} would share the folder {name}: write one of the values differently")
     return Grid(tuple(swept), tuple(cells))
 
 
@@ -114,28 +115,28 @@ def read_axis(text: str, kinds: Mapping[str, Any]) -> Axis:
     """
     left, separator, right = text.partition("=")
     if not separator or not left:
-        raise ValueError(f"--over {text}: write FIELD=V1,V2,… as in --over at.weight=0,100,1000")
+        raise InputError(f"--over {text}: write FIELD=V1,V2,… as in --over at.weight=0,100,1000")
     names = tuple(name.strip().removeprefix("--").replace("_", "-") for name in left.split(":"))
     for name in names:
         if name in _CHOSEN_BY_THE_SWEEP:
-            raise ValueError(f"{name} cannot be swept: {_CHOSEN_BY_THE_SWEEP[name]}")
+            raise InputError(f"{name} cannot be swept: {_CHOSEN_BY_THE_SWEEP[name]}")
         if name not in kinds:
             near = difflib.get_close_matches(name, kinds, n=3) or [
                 known for known in kinds if known.endswith(f".{name}")
             ]
             hint = f"did you mean {' or '.join(near)}?" if near else "see the flags of train RECIPE --help"
-            raise ValueError(f"--over {text}: train has no flag {name!r}; {hint}")
+            raise InputError(f"--over {text}: train has no flag {name!r}; {hint}")
     items = [item.strip() for item in right.split(",")]
     if not all(items):
-        raise ValueError(f"--over {text}: there is an empty value; write FIELD=V1,V2,… (none for no value)")
+        raise InputError(f"--over {text}: there is an empty value; write FIELD=V1,V2,… (none for no value)")
     values = [(item,) if len(names) == 1 else tuple(item.split(":")) for item in items]
     for value in values:
         if len(value) != len(names):
-            raise ValueError(f"--over {text}: {len(names)} fields need values like A:B, not {':'.join(value)!r}")
+            raise InputError(f"--over {text}: {len(names)} fields need values like A:B, not {':'.join(value)!r}")
     meanings = [[_meaning(name, word, kinds[name]) for name, word in zip(names, each, strict=True)] for each in values]
     same = [":".join(each) for each, meaning in zip(values, meanings, strict=True) if meanings.count(meaning) > 1]
     if same:
-        raise ValueError(f"--over {text}: one value comes twice, as {' and '.join(same)}")
+        raise InputError(f"--over {text}: one value comes twice, as {' and '.join(same)}")
     return Axis(names, tuple(values))
 
 
@@ -179,7 +180,7 @@ def _words(name: str, value: str, kind: Any) -> list[str]:
     kinds = list(get_args(kind)) if get_origin(kind) in (Union, UnionType) else [kind]
     if kinds == [bool]:
         if value.lower() not in ("true", "false"):
-            raise ValueError(f"{name} is true or false, not {value!r}")
+            raise InputError(f"{name} is true or false, not {value!r}")
         return [f"--{name}" if value.lower() == "true" else f"--{_negated([name])[0]}"]
     if NoneType in kinds and value.lower() == "none":
         return [f"--{name}", "None"]
@@ -221,11 +222,11 @@ def _cell(recipe: Experiment, fixed: Sequence[str], values: Mapping[str, str], k
         with contextlib.redirect_stderr(said):
             experiment, _ = parse(recipe, words)
     except ValueError as error:
-        raise ValueError(f"the cell {label or '(all fixed)'} is refused: {error}") from error
+        raise InputError(f"the cell {label or '(all fixed)'} is refused: {error}") from error
     except SystemExit as stopped:
         if not stopped.code:
             raise
-        raise ValueError(f"the cell {label or '(all fixed)'} is refused: {_boxed(said.getvalue())}") from stopped
+        raise InputError(f"the cell {label or '(all fixed)'} is refused: {_boxed(said.getvalue())}") from stopped
     return Cell(_folder_name(kept), kept, tuple(words), experiment)
 
 
@@ -233,7 +234,7 @@ def _refuse_unused(cells: Sequence[Cell], fixed: Sequence[str], swept: Sequence[
     used = {method.key for cell in cells for method in cell.experiment.methods}
     for name in [*swept, *(_flag(word) for word in fixed if word.startswith("--"))]:
         if method_of(name) is not None and method_of(name) not in used:
-            raise ValueError(f"--{name} is given, but no cell uses the method {method_of(name)}: name it in methods")
+            raise InputError(f"--{name} is given, but no cell uses the method {method_of(name)}: name it in methods")
 
 
 def _merged(cells: Sequence[Cell]) -> list[Cell]:

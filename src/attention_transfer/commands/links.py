@@ -12,6 +12,7 @@ from jaxtyping import Bool
 
 from attention_transfer.analysis.attention_links import links_along_training, links_of_run
 from attention_transfer.commands.titles import titles
+from attention_transfer.errors import InputError
 from attention_transfer.methods.link_choice import LinkChoice, links_to_json
 from attention_transfer.methods.link_extraction import (
     PAPERS_THRESHOLD,
@@ -69,18 +70,18 @@ def command(arguments: Sequence[str]) -> None:
         default=Flags(runs=cast("tuple[str, ...]", tyro.MISSING)),
     )
     if not flags.runs:
-        raise ValueError("give a run folder of attention-links, or several to see them beside each other")
+        raise InputError("give a run folder of attention-links, or several to see them beside each other")
     several = len(flags.runs) > 1
     asked_for = flags.threshold is not None or flags.keep is not None or flags.out is not None
     extracts = asked_for or flags.signed or flags.per != "stage"
     if several and (extracts or flags.along_training):
-        raise ValueError(
+        raise InputError(
             "--threshold, --keep, --per, --signed, --out and --along-training are about one run: give one run folder"
         )
     if flags.along_training and flags.figure is None:
-        raise ValueError("--along-training draws: give --figure FILE")
+        raise InputError("--along-training draws: give --figure FILE")
     if flags.threshold is not None and flags.keep is not None:
-        raise ValueError("--keep finds the threshold that keeps as many links: give it or --threshold, not both")
+        raise InputError("--keep finds the threshold that keeps as many links: give it or --threshold, not both")
     runs = list(dict.fromkeys(flags.runs))
     folders = [RunFolder(expand(run)) for run in runs]
     if several:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, from_json
 from attention_transfer.runs import RunFolder, is_run
 from attention_transfer.runs.places import expand
@@ -55,7 +56,7 @@ def _refuse_differences(runs: Sequence[Data], names: Sequence[str], arguments: S
     if differing:
         each = "; ".join(f"{name} is {' or '.join(values[name])}" for name in differing)
         wanted = ", ".join(flags[name] for name in differing)
-        raise ValueError(
+        raise InputError(
             f"these runs were trained on different data ({each}): say with {wanted} what to measure all of them on"
         )
 

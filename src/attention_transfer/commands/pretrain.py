@@ -8,6 +8,7 @@ from typing import Annotated, cast
 import tyro
 
 from attention_transfer.cli import PROGRAM
+from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, Experiment, Optimisation, Training
 from attention_transfer.pretraining import MaskedAutoencoding
 
@@ -83,12 +84,12 @@ def parse(arguments: Sequence[str]) -> tuple[Experiment, Path]:
     )
     given = {argument.partition("=")[0].replace("_", "-") for argument in arguments}
     if {"--learning-rate", "--base-learning-rate"} <= given:
-        raise ValueError("give --base-learning-rate (for 256 images) or --learning-rate (for the batch), not both")
+        raise InputError("give --base-learning-rate (for 256 images) or --learning-rate (for the batch), not both")
     optimisation = flags.optimisation
     if flags.tiny:
         optimisation = replace(optimisation, warmup_epochs=0)
     elif optimisation.warmup_epochs >= flags.training.epochs:
-        raise ValueError(
+        raise InputError(
             f"a warm-up of {optimisation.warmup_epochs:g} epochs leaves nothing of {flags.training.epochs}: give fewer "
             "--warmup-epochs"
         )

@@ -11,6 +11,7 @@ import tyro
 from attention_transfer.analysis.linear_probe import Probe, ProbeSettings, features_tap, probe
 from attention_transfer.analysis.subject import open_subjects
 from attention_transfer.data import DataSet
+from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, Training
 from attention_transfer.report.compare import spread
 from attention_transfer.report.table import duration, markdown_table, percent
@@ -60,7 +61,7 @@ def command(arguments: Sequence[str]) -> None:
         config=(tyro.conf.AvoidSubcommands,),
     )
     if flags.data.augment not in ("auto", "none"):
-        raise ValueError(f"a probe reads every image once, as it is: leave out --augment {flags.data.augment}")
+        raise InputError(f"a probe reads every image once, as it is: leave out --augment {flags.data.augment}")
     dataset = load_data(flags.data, seed=0)
     subjects = open_subjects(flags.models, dataset, Training(device=flags.device), flags.mean, flags.std)
     for subject in subjects:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import tyro
 
+from attention_transfer.errors import InputError
 from attention_transfer.experiment import Experiment
 from attention_transfer.recipes import RECIPES
 
@@ -32,7 +33,7 @@ def command(arguments: Sequence[str]) -> None:
     """Run `quickstart`."""
     flags = tyro.cli(Flags, prog="attention-transfer quickstart", args=list(arguments))
     if not flags.seeds:
-        raise ValueError("give at least one seed")
+        raise InputError("give at least one seed")
     started = time.perf_counter()
     folder = flags.folder / "tiny" if flags.tiny else flags.folder
     from attention_transfer.report.compare import compare

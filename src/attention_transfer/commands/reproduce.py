@@ -20,6 +20,7 @@ from attention_transfer.commands.side_by_side import (
     refuse_unfit_folder,
     run_all,
 )
+from attention_transfer.errors import InputError
 from attention_transfer.recipes.tables import TABLES, Table
 from attention_transfer.runs import RunFolder, is_run, write_whole
 
@@ -121,13 +122,13 @@ def plan(name: str, flags: Flags, fixed: Sequence[str]) -> Plan:
             uses, a folder that is taken, and within torchrun.
     """
     if name not in TABLES:
-        raise ValueError(f"there is no table {name!r}; there are {', '.join(TABLES)}")
+        raise InputError(f"there is no table {name!r}; there are {', '.join(TABLES)}")
     if flags.only_table and flags.cost:
-        raise ValueError(
+        raise InputError(
             "--only-table measures nothing: leave it out to measure --cost, which trains nothing that is finished"
         )
     if flags.processes < 1:
-        raise ValueError(f"processes must be at least 1, not {flags.processes}")
+        raise InputError(f"processes must be at least 1, not {flags.processes}")
     refuse_torchrun("a table")
     folder = flags.folder or Path("runs", "reproduce", name)
     refuse_unfit_folder(folder, "table")
@@ -190,7 +191,7 @@ def table_of(planned: Plan) -> "Reproduction":
         for cell in planned.cells
     ]
     if not any(run.finished for entry in entries for run in entry.runs):
-        raise ValueError(f"no run of this table is finished in {folder}: run it without --only-table first")
+        raise InputError(f"no run of this table is finished in {folder}: run it without --only-table first")
     return reproduction(
         table.title,
         entries,

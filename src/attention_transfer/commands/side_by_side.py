@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from attention_transfer.errors import InputError
 from attention_transfer.experiment import Experiment, from_json, to_json
 from attention_transfer.runs import RunFolder, differing_fields, is_run
 
@@ -43,7 +44,7 @@ def refuse_torchrun(what: str) -> None:
         ValueError: within torchrun.
     """
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise ValueError(f"{what} starts its own processes: run it without torchrun, with --processes N")
+        raise InputError(f"{what} starts its own processes: run it without torchrun, with --processes N")
 
 
 def refuse_unfit_folder(folder: Path, what: str) -> None:
@@ -53,7 +54,7 @@ def refuse_unfit_folder(folder: Path, what: str) -> None:
         ValueError: for a run, or a file.
     """
     if is_run(folder) or (folder.exists() and not folder.is_dir()):
-        raise ValueError(f"{folder} is {'a run' if is_run(folder) else 'a file'}: give another --folder for the {what}")
+        raise InputError(f"{folder} is {'a run' if is_run(folder) else 'a file'}: give another --folder for the {what}")
 
 
 def refuse_other_experiment(folder: Path, experiment: Experiment, what: str) -> None:
@@ -74,11 +75,11 @@ def refuse_other_experiment(folder: Path, experiment: Experiment, what: str) -> 
         # Settings that have come since have their defaults; what a recipe is called changes nothing that is computed.
         recorded = to_json(replace(from_json(recorded), recipe=experiment.recipe))
     except ValueError as error:
-        raise ValueError(f"{folder} holds a run that this version cannot read: {error}") from error
+        raise InputError(f"{folder} holds a run that this version cannot read: {error}") from error
     differing = differing_fields(recorded, wanted)
     if differing:
         listed = "; ".join(f"{field} is {there!r} there, {now!r} now" for field, (there, now) in differing.items())
-        raise ValueError(
+        raise InputError(
             f"{folder} holds a run of another {what}: {listed}. Give another --folder, or the same settings"
         )
 

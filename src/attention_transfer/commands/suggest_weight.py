@@ -10,6 +10,7 @@ from rich.console import Console
 
 from attention_transfer.cli import PROGRAM
 from attention_transfer.commands.train import parse, recipe_of
+from attention_transfer.errors import InputError
 from attention_transfer.report.table import markdown_table
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def command(arguments: Sequence[str]) -> None:
         Flags, prog=f"{PROGRAM} suggest-weight {recipe.recipe}", args=list(arguments[1:]), return_unknown_args=True
     )
     if any(word.replace("_", "-").startswith("--run-folder") for word in words):
-        raise ValueError("nothing is kept: leave --run-folder away")
+        raise InputError("nothing is kept: leave --run-folder away")
     experiment, _ = parse(recipe, words)
     from attention_transfer.training.progress import Reporter
     from attention_transfer.training.suggest import suggest_weights

@@ -19,6 +19,7 @@ from attention_transfer.commands.side_by_side import (
     run_all,
 )
 from attention_transfer.commands.train import recipe_of
+from attention_transfer.errors import InputError
 from attention_transfer.experiment import Experiment
 from attention_transfer.runs import RunFolder, is_run, write_whole
 
@@ -76,12 +77,12 @@ def plan(recipe: Experiment, flags: Flags, fixed: Sequence[str]) -> tuple[Grid, 
         ValueError: as `grid` says, for a folder that is taken, and within torchrun.
     """
     if not flags.over:
-        raise ValueError("nothing is swept: give --over FIELD=V1,V2,… at least once")
+        raise InputError("nothing is swept: give --over FIELD=V1,V2,… at least once")
     if flags.processes < 1:
-        raise ValueError(f"processes must be at least 1, not {flags.processes}")
+        raise InputError(f"processes must be at least 1, not {flags.processes}")
     refuse_torchrun("a sweep")
     if any(word.replace("_", "-").startswith("--run-folder") for word in fixed):
-        raise ValueError("each run has a folder of its own: give --folder for all of them instead of --run-folder")
+        raise InputError("each run has a folder of its own: give --folder for all of them instead of --run-folder")
     planned = grid(recipe, fixed, flags.over)
     tiny = "tiny-" if "--tiny" in fixed else ""
     folder = flags.folder or Path("runs", recipe.recipe, f"{tiny}sweep-{'+'.join(planned.fields)}")
@@ -125,7 +126,7 @@ def report(planned: Grid, folder: Path, words: Sequence[str], failed: FailedRuns
 
     runs = [(cell.values, RunFolder(folder / cell.name)) for cell in planned.cells if is_run(folder / cell.name)]
     if not any(run.finished for _, run in runs):
-        raise failed or ValueError(f"no run of this sweep is finished in {folder}: run it without --only-table first")
+        raise failed or InputError(f"no run of this sweep is finished in {folder}: run it without --only-table first")
     table = tabulate(planned.fields, runs, len(planned.cells))
     markdown = to_markdown(table)
     print(f"\n{markdown}")

@@ -10,6 +10,7 @@ import tyro
 
 from attention_transfer.cli import PROGRAM
 from attention_transfer.commands.catalogue import first_line, grouped, lines
+from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, Experiment, Optimisation, Training
 from attention_transfer.methods import METHODS, Method
 from attention_transfer.recipes import RECIPES
@@ -79,7 +80,7 @@ def recipe_of(command: str, arguments: Sequence[str]) -> Experiment | None:
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"{PROGRAM} list recipes shows them"
-        raise ValueError(f"there is no recipe {name!r}; {hint}")
+        raise InputError(f"there is no recipe {name!r}; {hint}")
     return RECIPES[name]()
 
 
@@ -112,15 +113,15 @@ def _read(recipe: Experiment, arguments: Sequence[str]) -> tuple[Experiment, Com
     common: Common = flags.common
     unknown = [key for key in common.methods if key not in METHODS]
     if unknown:
-        raise ValueError(f"there is no method {', '.join(unknown)}; there are {', '.join(METHODS)}")
+        raise InputError(f"there is no method {', '.join(unknown)}; there are {', '.join(METHODS)}")
     if len(set(common.methods)) != len(common.methods):
-        raise ValueError(f"each method can be named once, not {' '.join(common.methods)}")
+        raise InputError(f"each method can be named once, not {' '.join(common.methods)}")
     for key, default in available.items():
         if key not in common.methods and getattr(flags, _column(key)) != default:
-            raise ValueError(f"flags of {key} are given, but it is not among --methods {' '.join(common.methods)}")
+            raise InputError(f"flags of {key} are given, but it is not among --methods {' '.join(common.methods)}")
     said = any(argument.replace("_", "-").startswith("--task-weight") for argument in arguments)
     if set(common.methods) != set(chosen) and recipe.task_weight != 1 and not said:
-        raise ValueError(
+        raise InputError(
             f"the recipe's task_weight of {recipe.task_weight} goes with its methods ({' '.join(chosen)}): give "
             "--task-weight for yours (1 for the student alone or with attention transfer, 0.1 with kd)"
         )

@@ -29,6 +29,7 @@ from attention_transfer.data.stl10 import SIDE as STL10_SIDE
 from attention_transfer.data.stl10 import stl10
 from attention_transfer.data.tiny_imagenet import SIDE as TINY_IMAGENET_SIDE
 from attention_transfer.data.tiny_imagenet import tiny_imagenet
+from attention_transfer.errors import InputError
 
 __all__ = ["DATA", "OWN_SIDES", "Batch", "DataSet", "Loader", "Split", "load", "loader"]
 
@@ -93,10 +94,10 @@ def load(
     """
     kind, colon, path = name.partition(":")
     if kind not in DATA:
-        raise ValueError(f"there is no data set '{name}': choose one of {', '.join(DATA)} (npz:PATH, folder:PATH)")
+        raise InputError(f"there is no data set '{name}': choose one of {', '.join(DATA)} (npz:PATH, folder:PATH)")
     if bool(path) != (kind in ("npz", "folder")):
         wanted = f"{kind}:PATH" if not path else kind
-        raise ValueError(f"data set '{name}' should be written {wanted}")
+        raise InputError(f"data set '{name}' should be written {wanted}")
     check_validation_fraction(validation_fraction)
     selection = Selection(train_classes, train_fraction, train_limit)
     dataset = DATA[kind](Request(Path(path) if colon else None, root, image_size, selection))

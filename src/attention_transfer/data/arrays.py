@@ -7,6 +7,7 @@ from jaxtyping import Float32, Int64, UInt8
 
 from attention_transfer.data.dataset import PHOTOGRAPH_SIDE, DataSet, Split, scaled_boxes
 from attention_transfer.data.request import Request
+from attention_transfer.errors import InputError
 
 _SMALLEST = 8
 
@@ -26,7 +27,7 @@ def npz(request: Request) -> DataSet:
     test_file = next((path for path in (folder / "test.npz", folder / "val.npz") if path.is_file()), None)
     if test_file is None or not train_file.is_file():
         found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
-        raise ValueError(f"{folder} must hold train.npz and test.npz or val.npz, but holds {found[:300]}")
+        raise InputError(f"{folder} must hold train.npz and test.npz or val.npz, but holds {found[:300]}")
     train, names = _split(train_file)
     test, _ = _split(test_file)
     classes = names or tuple(str(label) for label in range(int(train.labels.max()) + 1))
@@ -34,7 +35,7 @@ def npz(request: Request) -> DataSet:
         _check_labels(path, split.labels, len(classes), named=bool(names))
     side = _images(train).shape[1]
     if _images(test).shape[1] != side:
-        raise ValueError(
+        raise InputError(
             f"{test_file} holds images of side {_images(test).shape[1]}, but {train_file.name} of {side}: resize one"
         )
     size = request.image_size or side
@@ -57,24 +58,24 @@ def _split(path: Path) -> tuple[Split, tuple[str, ...]]:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {key: file[key] for key in ("images", "labels", "classes", "boxes") if key in file}
     except Exception as error:  # numpy passes on whatever zip, zlib and its own parser raise
-        raise ValueError(f"{path} is not a readable npz file without pickled objects: {error}") from error
+        raise InputError(f"{path} is not a readable npz file without pickled objects: {error}") from error
     for key in ("images", "labels"):
         if key not in arrays:
-            raise ValueError(f"{path} has no array '{key}': save one with numpy.savez(path, images=..., labels=...)")
+            raise InputError(f"{path} has no array '{key}': save one with numpy.savez(path, images=..., labels=...)")
     images, labels = arrays["images"], arrays["labels"]
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
-        raise ValueError(
+        raise InputError(
             f"'images' of {path} must be uint8, N×H×W×3 or N×H×W, but are {images.dtype}, {_times(images.shape)}"
         )
     if images.shape[1] != images.shape[2] or images.shape[1] < _SMALLEST:
-        raise ValueError(
+        raise InputError(
             f"'images' of {path} must be square, at least {_SMALLEST} pixels a side, "
             f"but are {_times(images.shape[1:3])}"
         )
     if not len(images):
-        raise ValueError(f"{path} holds no images")
+        raise InputError(f"{path} holds no images")
     if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
-        raise ValueError(
+        raise InputError(
             f"'labels' of {path} must be one integer for each of {len(images)} images, but are {labels.dtype}, "
             f"{_times(labels.shape)}"
         )
@@ -87,7 +88,7 @@ def _split(path: Path) -> tuple[Split, tuple[str, ...]]:
 
 def _boxes(path: Path, boxes: np.ndarray, num_images: int) -> Float32[np.ndarray, "n 4"]:
     if boxes.shape != (num_images, 4) or boxes.dtype.kind not in "iuf":
-        raise ValueError(
+        raise InputError(
             f"'boxes' of {path} must be four numbers for each of {num_images} images, but are {boxes.dtype}, "
             f"{_times(boxes.shape)}"
         )
@@ -98,7 +99,7 @@ def _check_labels(path: Path, labels: Int64[np.ndarray, " n"], num_classes: int,
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(wrong):
         what = "'classes' names" if named else "the training labels use"
-        raise ValueError(
+        raise InputError(
             f"label {labels[wrong[0]]} of image {wrong[0]} in {path} is outside 0…{num_classes - 1}: "
             f"{what} {num_classes} classes, numbered from 0; {len(wrong)} labels do not fit"
         )

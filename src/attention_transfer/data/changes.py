@@ -17,6 +17,7 @@ from torchvision.transforms import ColorJitter
 
 from attention_transfer.data.draws import hashed
 from attention_transfer.data.forks import forked, seed_generators
+from attention_transfer.errors import InputError
 
 _COLOURS, _ERASING = 5, 6  # streams of the hash
 
@@ -53,11 +54,11 @@ class Changes:
         if self.auto_augment is not None:
             _check_policy(self.auto_augment)
         if self.colour_jitter is not None and not 0 < self.colour_jitter < math.inf:
-            raise ValueError(f"colour_jitter must be above 0, not {self.colour_jitter}; None leaves colours alone")
+            raise InputError(f"colour_jitter must be above 0, not {self.colour_jitter}; None leaves colours alone")
         if self.random_erasing is not None and not 0 < self.random_erasing <= 1:
-            raise ValueError(f"random_erasing must be a probability 0 < p ≤ 1, not {self.random_erasing}")
+            raise InputError(f"random_erasing must be a probability 0 < p ≤ 1, not {self.random_erasing}")
         if self.auto_augment is not None and self.colour_jitter is not None:
-            raise ValueError(
+            raise InputError(
                 "auto_augment changes colours itself, and timm leaves colour_jitter out beside it: give one of them"
             )
 
@@ -153,14 +154,14 @@ def _posterize(image: Image.Image, bits: int, **settings: Any) -> Image.Image:
 def _check_policy(policy: str) -> None:
     name, *sections = policy.split("-")
     if name not in _POLICIES:
-        raise ValueError(
+        raise InputError(
             f"auto_augment {policy!r} is none of timm's policies: begin with {', '.join(_POLICIES)}, as in "
             "rand-m9-mstd0.5-inc1"
         )
     # timm passes over what it does not understand.
     strange = [section for section in sections if not re.fullmatch(_POLICIES[name][0], section)]
     if strange:
-        raise ValueError(
+        raise InputError(
             f"auto_augment {policy!r} has parts that timm does not know for {name}: {', '.join(strange)}; write it as "
             "in rand-m9-mstd0.5-inc1"
         )

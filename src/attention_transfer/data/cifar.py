@@ -7,6 +7,7 @@ from torchvision import datasets
 
 from attention_transfer.data.dataset import DataSet, Split
 from attention_transfer.data.request import Request
+from attention_transfer.errors import InputError
 
 SIDE = 32
 _MEAN = {10: (0.4914, 0.4822, 0.4465), 100: (0.5071, 0.4867, 0.4408)}
@@ -51,7 +52,7 @@ def _downloaded(source: type[datasets.CIFAR10], root: str, *, train: bool) -> da
     try:
         return source(root, train=train, download=True)
     except (OSError, RuntimeError) as error:
-        raise ValueError(
+        raise InputError(
             f"{source.filename} is not in {root} and could not be downloaded from {source.url} ({error}): "
             f"put the file there, or give the root that holds it"
         ) from error

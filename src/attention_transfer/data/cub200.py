@@ -7,6 +7,7 @@ import numpy as np
 from attention_transfer.data.dataset import DataSet, interleaved
 from attention_transfer.data.files import Listing, photographs
 from attention_transfer.data.request import Request
+from attention_transfer.errors import InputError
 
 SIDE = 224
 
@@ -31,13 +32,13 @@ def cub200(request: Request) -> DataSet:
     for name, table in (("image_class_labels", labels), ("train_test_split", in_train), ("bounding_boxes", bounds)):
         missing = [key for key in images if key not in table]
         if missing:
-            raise ValueError(
+            raise InputError(
                 f"{place / (name + '.txt')} says nothing of image {missing[0]} and {len(missing) - 1} others"
             )
     number = {key: label for label, key in enumerate(names)}
     stranger = next((key for key in images if labels[key] not in number), None)
     if stranger is not None:
-        raise ValueError(
+        raise InputError(
             f"{place / 'image_class_labels.txt'} gives image {stranger} class {labels[stranger]}, "
             f"which {place / 'classes.txt'} does not list"
         )
@@ -59,6 +60,6 @@ def cub200(request: Request) -> DataSet:
 def _table(path: Path) -> dict[str, str]:
     """Lines of a number and a value."""
     if not path.is_file():
-        raise ValueError(f"there is no file {path}: the folder should be as CUB_200_2011.tgz unpacks it")
+        raise InputError(f"there is no file {path}: the folder should be as CUB_200_2011.tgz unpacks it")
     rows = (line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     return {key: value.strip() for key, value in rows}

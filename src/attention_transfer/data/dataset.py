@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float32, Int32, Int64, UInt8
 
 from attention_transfer.data.draws import uniform
+from attention_transfer.errors import InputError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -105,7 +106,7 @@ def check_validation_fraction(fraction: float) -> None:
         ValueError: it is not in 0 ≤ f < 1.
     """
     if not 0 <= fraction < 1:
-        raise ValueError(f"validation_fraction must be 0 ≤ f < 1, a share of the training images, not {fraction}")
+        raise InputError(f"validation_fraction must be 0 ≤ f < 1, a share of the training images, not {fraction}")
 
 
 def with_validation(dataset: DataSet, fraction: float, seed: int) -> DataSet:
@@ -124,7 +125,7 @@ def with_validation(dataset: DataSet, fraction: float, seed: int) -> DataSet:
         return dataset
     chosen = (uniform(seed, _VALIDATION, torch.arange(num_images)) < fraction).numpy()
     if chosen.all() or not chosen.any():
-        raise ValueError(
+        raise InputError(
             f"validation_fraction={fraction} of the {num_images} training images of {dataset.name} puts all of them "
             f"on one side: choose another fraction, or 0 to do without validation"
         )

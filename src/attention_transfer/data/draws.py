@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from attention_transfer.errors import InputError
+
 _GOLDEN = -0x61C8864680B583EB  # 2^64 / golden ratio, as a signed number
 
 
@@ -24,7 +26,7 @@ def hashed(seed: int, *counters: int | Int64[Tensor, "..."]) -> Int64[Tensor, ".
     for counter in counters:
         state = _mixed_in(state, counter)
     if isinstance(state, int):
-        raise ValueError("hashed() needs at least one counter that is a tensor")
+        raise InputError("hashed() needs at least one counter that is a tensor")
     return state
 
 

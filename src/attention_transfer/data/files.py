@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 from PIL import Image
 
 from attention_transfer.data.dataset import IMAGENET_MEAN, IMAGENET_STD, DataSet, Split
+from attention_transfer.errors import InputError
 
 MEMORY_BUDGET = 2 << 30  # bytes of decoded images that a split may take; larger ones are decoded anew in every epoch
 UNREADABLE_SHARE = 0.01  # of the files of a split that may be skipped
@@ -60,7 +61,7 @@ class Form:
             with Image.open(path) as file:
                 image = file.convert("RGB")
         except _BROKEN as error:
-            raise ValueError(f"{path} is not a complete image: {error}") from error
+            raise InputError(f"{path} is not a complete image: {error}") from error
         size = self.scaled(*image.size)
         if size != image.size:
             image = image.resize(size, Image.Resampling.BILINEAR)
@@ -150,7 +151,7 @@ def read(listing: Listing, form: Form, *, image_size: int, photographs: bool, wh
         ValueError: more than `UNREADABLE_SHARE` of the files cannot be decoded, or there are none.
     """
     if not listing.paths:
-        raise ValueError(f"there are no {what}")
+        raise InputError(f"there are no {what}")
     with ThreadPoolExecutor() as pool:
         shapes = np.array(list(pool.map(_shape, listing.paths)))
         known = shapes[:, 0] > 0
@@ -212,7 +213,7 @@ def _report(listing: Listing, readable: Bool[np.ndarray, " n"], what: str) -> No
     names = ", ".join(broken[:_NAMED]) + (f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else "")
     count = f"{len(broken)} of {len(readable)} {what} cannot be decoded"
     if len(broken) > UNREADABLE_SHARE * len(readable):
-        raise ValueError(f"{count}, more than {UNREADABLE_SHARE:.0%}: replace or remove {names}")
+        raise InputError(f"{count}, more than {UNREADABLE_SHARE:.0%}: replace or remove {names}")
     print(f"{count} and are left out: {names}", file=sys.stderr)
 
 

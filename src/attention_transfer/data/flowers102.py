@@ -9,6 +9,7 @@ from jaxtyping import Int64
 from attention_transfer.data.dataset import DataSet, interleaved
 from attention_transfer.data.files import Listing, photographs
 from attention_transfer.data.request import Request
+from attention_transfer.errors import InputError
 
 SIDE = 224
 SOURCE = "102flowers.tgz, imagelabels.mat and setid.mat of https://www.robots.ox.ac.uk/~vgg/data/flowers/102"
@@ -32,7 +33,7 @@ def flowers102(request: Request) -> DataSet:
         # Images and classes count from 1.
         index = np.sort(np.concatenate([_numbers(place / "setid.mat", name) for name in names]))
         if index.min() < 1 or index.max() > len(labels):
-            raise ValueError(f"{place / 'setid.mat'} names images that {place / 'imagelabels.mat'} knows nothing of")
+            raise InputError(f"{place / 'setid.mat'} names images that {place / 'imagelabels.mat'} knows nothing of")
         paths = [place / "jpg" / f"image_{number:05}.jpg" for number in index]
         return Listing(paths, labels[index - 1] - 1)
 
@@ -48,18 +49,18 @@ def _place(request: Request) -> Path:
         return request.cache
     place = request.folder("flowers-102", "flowers102", "oxford-flowers-102", source=SOURCE)
     if not (place / "jpg").is_dir():
-        raise ValueError(f"{place} should hold the folder jpg, imagelabels.mat and setid.mat: {SOURCE}")
+        raise InputError(f"{place} should hold the folder jpg, imagelabels.mat and setid.mat: {SOURCE}")
     return place
 
 
 def _numbers(file: Path, name: str) -> Int64[np.ndarray, " n"]:
     """A row of whole numbers from a file of MATLAB."""
     if not file.is_file():
-        raise ValueError(f"there is no file {file}: get {SOURCE} and put it beside the folder jpg")
+        raise InputError(f"there is no file {file}: get {SOURCE} and put it beside the folder jpg")
     from scipy.io import loadmat
 
     try:
         content: dict[str, Any] = loadmat(file)
         return np.asarray(content[name]).reshape(-1).astype(np.int64)
     except (ValueError, KeyError, TypeError, NotImplementedError) as error:
-        raise ValueError(f"{file} holds no row {name!r} as {SOURCE} has it: {error!r}") from error
+        raise InputError(f"{file} holds no row {name!r} as {SOURCE} has it: {error!r}") from error

@@ -7,6 +7,7 @@ import numpy as np
 from attention_transfer.data.dataset import IMAGENET_MEAN, IMAGENET_STD, PHOTOGRAPH_SIDE, DataSet, interleaved
 from attention_transfer.data.files import SUFFIXES, Listing, delivered, read, stored
 from attention_transfer.data.request import Request
+from attention_transfer.errors import InputError
 
 SIDE = 224
 
@@ -36,7 +37,7 @@ def folder(request: Request) -> DataSet:
             for part, other in (("train", "val"), ("val", "train"))
             if set(names[part]) - set(names[other])
         ]
-        raise ValueError(f"train and val of {place} hold different classes ({'; '.join(only)}): give both the same")
+        raise InputError(f"train and val of {place} hold different classes ({'; '.join(only)}): give both the same")
     train, test = (_listing(place / part, names[part]) for part in ("train", "val"))
     train = request.selection.of(train.subset(interleaved(train.labels)), len(names["train"]))
     return DataSet(
@@ -93,12 +94,12 @@ def _images(place: Path) -> list[Path]:
 
 def _classes(place: Path) -> tuple[str, ...]:
     if not place.is_dir():
-        raise ValueError(
+        raise InputError(
             f"there is no folder {place}: a data folder holds train/ and val/, each with a folder per class"
         )
     names = tuple(sorted(entry.name for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
     if not names:
-        raise ValueError(f"{place} is empty: it should hold one folder of images for each class")
+        raise InputError(f"{place} is empty: it should hold one folder of images for each class")
     return names
 
 
@@ -108,7 +109,7 @@ def _listing(place: Path, names: tuple[str, ...]) -> Listing:
     for label, name in enumerate(names):
         files = _images(place / name)
         if not files:
-            raise ValueError(f"{place / name} holds no images: add some, or remove the class from train and val")
+            raise InputError(f"{place / name} holds no images: add some, or remove the class from train and val")
         paths += files
         labels += [label] * len(files)
     return Listing(paths, np.array(labels, dtype=np.int64))

@@ -10,6 +10,7 @@ import numpy as np
 from attention_transfer.data.dataset import DataSet, interleaved
 from attention_transfer.data.files import Listing, photographs
 from attention_transfer.data.request import Request
+from attention_transfer.errors import InputError
 
 SIDE = 224
 # What the folder of images is called in the archive of each year; torchvision calls it after the year.
@@ -42,7 +43,7 @@ def inaturalist(year: int) -> Callable[[Request], DataSet]:
         train, classes = _read(place, f"train{year}.json")
         test, others = _read(place, f"val{year}.json")
         if classes != others:
-            raise ValueError(
+            raise InputError(
                 f"train{year}.json and val{year}.json of {place.parent} list different categories: take both from the "
                 "same archive"
             )
@@ -58,7 +59,7 @@ def _read(place: Path, name: str) -> tuple[Listing, tuple[str, ...]]:
     """The images of one file of annotations, and the names of all categories."""
     path = next((folder / name for folder in (place.parent, place) if (folder / name).is_file()), None)
     if path is None:
-        raise ValueError(
+        raise InputError(
             f"there is no file {name} beside {place}: put the competition's annotations there, which say what is to be "
             "learned from"
         )
@@ -68,14 +69,14 @@ def _read(place: Path, name: str) -> tuple[Listing, tuple[str, ...]]:
         files = {int(each["id"]): str(each["file_name"]) for each in content["images"]}
         labels = {int(each["image_id"]): int(each["category_id"]) for each in content["annotations"]}
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path} is no file of annotations, with lists of images, annotations and categories: {error!r}"
         ) from error
     if sorted(names) != list(range(len(names))):
-        raise ValueError(f"the categories of {path} are not numbered 0…{len(names) - 1}: it is not the official file")
+        raise InputError(f"the categories of {path} are not numbered 0…{len(names) - 1}: it is not the official file")
     unlabelled = next((image for image in files if labels.get(image) not in names), None)
     if unlabelled is not None:
-        raise ValueError(
+        raise InputError(
             f"{path} gives image {unlabelled} ({files[unlabelled]}) the category {labels.get(unlabelled)}, which it "
             "does not list: is it the file of test images?"
         )

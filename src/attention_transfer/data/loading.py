@@ -16,6 +16,7 @@ from attention_transfer.data.mixing import Mixing
 from attention_transfer.data.order import Plan
 from attention_transfer.data.preparation import Augmentation, Cut, Preparation
 from attention_transfer.data.sources import Files, Memory
+from attention_transfer.errors import InputError
 
 
 def loader(
@@ -62,12 +63,12 @@ def loader(
     """
     least = 2 if train else 1
     if batch_size < least:
-        raise ValueError(f"{'training' if train else 'evaluation'} needs batches of at least {least}, not {batch_size}")
+        raise InputError(f"{'training' if train else 'evaluation'} needs batches of at least {least}, not {batch_size}")
     if not 0 <= rank < world_size:
-        raise ValueError(f"rank {rank} is not one of {world_size} processes: ranks go from 0 to world_size − 1")
+        raise InputError(f"rank {rank} is not one of {world_size} processes: ranks go from 0 to world_size − 1")
     plan = Plan(len(split), batch_size, train, seed, rank, world_size)
     if train and not plan.num_batches:
-        raise ValueError(
+        raise InputError(
             f"{len(split)} training images of {dataset.name} do not give each of {world_size} processes a batch of 2: "
             f"use more images"
         )

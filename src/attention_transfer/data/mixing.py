@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attention_transfer.data.draws import hashed
 from attention_transfer.data.forks import forked, seed_generators
+from attention_transfer.errors import InputError
 
 _MIXING = 7  # the stream of the hash
 
@@ -38,9 +39,9 @@ class Mixing:
     def __post_init__(self) -> None:
         for name, alpha in (("mixup", self.mixup), ("cutmix", self.cutmix)):
             if alpha is not None and not 0 < alpha < math.inf:
-                raise ValueError(f"{name} must be a number α above 0, of Beta(α, α), not {alpha}; None leaves it out")
+                raise InputError(f"{name} must be a number α above 0, of Beta(α, α), not {alpha}; None leaves it out")
         if self.label_smoothing is not None and not 0 < self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be 0 < s < 1, not {self.label_smoothing}; None leaves labels alone")
+            raise InputError(f"label_smoothing must be 0 < s < 1, not {self.label_smoothing}; None leaves labels alone")
 
     @property
     def mixes(self) -> bool:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from attention_transfer.data.selection import Selection
+from attention_transfer.errors import InputError
 
 SMALLEST_SIDE = 8
 
@@ -31,7 +32,7 @@ class Request:
 
     def __post_init__(self) -> None:
         if self.image_size is not None and self.image_size < SMALLEST_SIDE:
-            raise ValueError(f"image_size must be at least {SMALLEST_SIDE} pixels, not {self.image_size}")
+            raise InputError(f"image_size must be at least {SMALLEST_SIDE} pixels, not {self.image_size}")
 
     def folder(self, *names: str, source: str) -> Path:
         """The folder of a named data set: the root itself or one of these folders in it, whichever holds it.
@@ -49,7 +50,7 @@ class Request:
         for name in names:
             if (root / name).is_dir():
                 return root / name
-        raise ValueError(
+        raise InputError(
             f"there is no folder {names[0]} in {root}: unpack {source} there, or give the root that holds it"
         )
 
@@ -61,8 +62,8 @@ class Request:
     def place(self) -> Path:
         """The path after the colon, which must be a folder."""
         if self.path is None:
-            raise ValueError("this kind of data set needs a path: write it after a colon, as in folder:PATH")
+            raise InputError("this kind of data set needs a path: write it after a colon, as in folder:PATH")
         folder = self.path.expanduser()
         if not folder.is_dir():
-            raise ValueError(f"{folder} is not a folder: give the path of one, as in folder:PATH or npz:PATH")
+            raise InputError(f"{folder} is not a folder: give the path of one, as in folder:PATH or npz:PATH")
         return folder

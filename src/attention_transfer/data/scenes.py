@@ -7,6 +7,7 @@ import numpy as np
 from attention_transfer.data.dataset import DataSet, interleaved
 from attention_transfer.data.files import Listing, photographs
 from attention_transfer.data.request import Request
+from attention_transfer.errors import InputError
 
 SIDE = 224
 SOURCE = "https://web.mit.edu/torralba/www/indoor.html"
@@ -28,7 +29,7 @@ def scenes(request: Request) -> DataSet:
     number = {name: label for label, name in enumerate(classes)}
     stranger = next((path for path in rows["Test"] if path.split("/")[0] not in number), None)
     if stranger is not None:
-        raise ValueError(f"{place / 'TestImages.txt'} lists {stranger}, of a class without training images")
+        raise InputError(f"{place / 'TestImages.txt'} lists {stranger}, of a class without training images")
     train, test = (
         Listing(
             [place / "Images" / path for path in rows[name]],
@@ -46,18 +47,18 @@ def _place(request: Request) -> Path:
         return request.cache
     place = request.folder("scenes", "indoorCVPR_09", source=f"indoorCVPR_09.tar and the two lists of {SOURCE}")
     if not (place / "Images").is_dir():
-        raise ValueError(f"{place} should hold the folder Images, TrainImages.txt and TestImages.txt of {SOURCE}")
+        raise InputError(f"{place} should hold the folder Images, TrainImages.txt and TestImages.txt of {SOURCE}")
     return place
 
 
 def _rows(file: Path) -> list[str]:
     """Paths below `Images`, as CLASS/FILE."""
     if not file.is_file():
-        raise ValueError(f"there is no file {file}: get it from {SOURCE} and put it beside the folder Images")
+        raise InputError(f"there is no file {file}: get it from {SOURCE} and put it beside the folder Images")
     rows = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     wrong = next((row for row in rows if row.count("/") != 1), None)
     if wrong is not None:
-        raise ValueError(f"{file} should list CLASS/FILE in each line, but has {wrong!r}")
+        raise InputError(f"{file} should list CLASS/FILE in each line, but has {wrong!r}")
     if not rows:
-        raise ValueError(f"{file} lists no images: get it from {SOURCE} again")
+        raise InputError(f"{file} lists no images: get it from {SOURCE} again")
     return rows

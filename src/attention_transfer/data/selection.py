@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from attention_transfer.data.dataset import turns
+from attention_transfer.errors import InputError
 
 
 class Labelled(Protocol):
@@ -45,11 +46,11 @@ class Selection:
 
     def __post_init__(self) -> None:
         if self.fraction is not None and not 0 < self.fraction <= 1:
-            raise ValueError(
+            raise InputError(
                 f"train_fraction must be 0 < f ≤ 1, a share of every class's training images, not {self.fraction}"
             )
         if self.limit is not None and self.limit < 1:
-            raise ValueError(f"train_limit must be at least 1, not {self.limit}")
+            raise InputError(f"train_limit must be at least 1, not {self.limit}")
 
     def positions(self, labels: Int64[np.ndarray, " n"], num_classes: int) -> Int64[np.ndarray, " m"]:
         """Where the selected images are, ascending.
@@ -62,7 +63,7 @@ class Selection:
             ValueError: the data set has not so many classes, or nothing is left.
         """
         if self.classes is not None and not 1 <= self.classes <= num_classes:
-            raise ValueError(
+            raise InputError(
                 f"train_classes must be 1…{num_classes}, the number of classes of the data set, not {self.classes}: "
                 "give one of these, or leave it out to learn from all"
             )
@@ -74,7 +75,7 @@ class Selection:
             wanted = np.maximum(np.floor(self.fraction * np.bincount(left, minlength=num_classes) + 0.5), 1)
             chosen = chosen[turns(left) < wanted[left]]
         if len(labels) and not len(chosen):
-            raise ValueError(f"no training image belongs to the first {self.classes} classes: raise train_classes")
+            raise InputError(f"no training image belongs to the first {self.classes} classes: raise train_classes")
         return chosen[: self.limit]
 
     def of(self, images: Images, num_classes: int) -> Images:

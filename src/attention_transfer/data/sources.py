@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from attention_transfer.data.dataset import Split
 from attention_transfer.data.files import Form
+from attention_transfer.errors import InputError
 
 Finish = Callable[[UInt8[Tensor, "b h w 3"], Int64[Tensor, "b 2"] | None, Int64[Tensor, " b"]], Tensor]
 Pixels = tuple[UInt8[Tensor, "_ _ _ 3"], Int64[Tensor, "_ 2"] | None]
@@ -22,7 +23,7 @@ class Memory:
 
     def __init__(self, split: Split, device: torch.device) -> None:
         if isinstance(split.images, tuple):
-            raise ValueError("these images are files: read them with Files")
+            raise InputError("these images are files: read them with Files")
         self._images = torch.from_numpy(split.images).to(device)
         self._sizes = None if split.sizes is None else torch.from_numpy(split.sizes).to(device, torch.int64)
 

@@ -8,6 +8,7 @@ from torchvision.datasets import STL10
 
 from attention_transfer.data.dataset import IMAGENET_MEAN, IMAGENET_STD, DataSet, Split
 from attention_transfer.data.request import Request
+from attention_transfer.errors import InputError
 
 SIDE = 96
 NUM_CLASSES = 10
@@ -25,7 +26,7 @@ def stl10(request: Request) -> DataSet:
     place = request.folder(STL10.base_folder, "stl10", source=f"{STL10.filename} of {STL10.url}")
     names = tuple(_present(place / STL10.class_names_file).read_text(encoding="utf-8").split())
     if len(names) != NUM_CLASSES:
-        raise ValueError(f"{place / STL10.class_names_file} should name {NUM_CLASSES} classes, but names {len(names)}")
+        raise InputError(f"{place / STL10.class_names_file} should name {NUM_CLASSES} classes, but names {len(names)}")
     # torchvision's own reader first checks the 2.7 GB of unlabelled images, which nothing here needs.
     train, test = (_split(place, name) for name in ("train", "test"))
     return DataSet(
@@ -44,7 +45,7 @@ def stl10(request: Request) -> DataSet:
 def _split(place: Path, name: str) -> Split:
     images, labels = _images(place / f"{name}_X.bin"), _labels(place / f"{name}_y.bin")
     if len(images) != len(labels):
-        raise ValueError(
+        raise InputError(
             f"{place / name}_X.bin holds {len(images)} images, but {name}_y.bin {len(labels)} labels: unpack "
             f"{STL10.filename} again"
         )
@@ -54,7 +55,7 @@ def _split(place: Path, name: str) -> Split:
 def _images(file: Path) -> UInt8[np.ndarray, "n 96 96 3"]:
     values = np.fromfile(_present(file), dtype=np.uint8)
     if not len(values) or len(values) % (3 * SIDE * SIDE):
-        raise ValueError(
+        raise InputError(
             f"{file} has {len(values)} bytes, which are no images of 3 × {SIDE} × {SIDE}: unpack {STL10.filename} again"
         )
     # Channel by channel, and within each column by column.
@@ -65,7 +66,7 @@ def _labels(file: Path) -> Int64[np.ndarray, " n"]:
     labels = np.fromfile(_present(file), dtype=np.uint8).astype(np.int64) - 1
     wrong = np.flatnonzero((labels < 0) | (labels >= NUM_CLASSES))
     if len(wrong):
-        raise ValueError(
+        raise InputError(
             f"label {labels[wrong[0]] + 1} of image {wrong[0]} in {file} is outside 1…{NUM_CLASSES}: unpack "
             f"{STL10.filename} again"
         )
@@ -74,5 +75,5 @@ def _labels(file: Path) -> Int64[np.ndarray, " n"]:
 
 def _present(file: Path) -> Path:
     if not file.is_file():
-        raise ValueError(f"there is no file {file}: the folder should be as {STL10.filename} unpacks it")
+        raise InputError(f"there is no file {file}: the folder should be as {STL10.filename} unpacks it")
     return file

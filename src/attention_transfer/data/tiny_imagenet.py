@@ -13,6 +13,7 @@ from attention_transfer.data.dataset import (
 )
 from attention_transfer.data.files import Form, Listing, read
 from attention_transfer.data.request import Request
+from attention_transfer.errors import InputError
 
 SIDE = 64
 
@@ -32,7 +33,7 @@ def tiny_imagenet(request: Request) -> DataSet:
     wnids = [line.strip() for line in _lines(place / "wnids.txt") if line.strip()]
     wnids = [wnid for wnid in wnids if (place / "train" / wnid / "images").is_dir()]
     if not wnids:
-        raise ValueError(f"{place / 'train'} holds images of no class that {place / 'wnids.txt'} lists")
+        raise InputError(f"{place / 'train'} holds images of no class that {place / 'wnids.txt'} lists")
     words = dict(line.split("\t", 1) for line in _lines(place / "words.txt") if "\t" in line)
     number = {wnid: label for label, wnid in enumerate(wnids)}
     train = _listing([row for wnid in wnids for row in _train_rows(place, wnid)], number)
@@ -77,7 +78,7 @@ def _table(path: Path, columns: int) -> list[list[str]]:
     rows = [line.split("\t") for line in _lines(path) if line.strip()]
     for i, row in enumerate(rows):
         if len(row) != columns or not all(side.strip().isdigit() for side in row[-4:]):
-            raise ValueError(
+            raise InputError(
                 f"row {i} of {path} should end with the four sides of a box, {columns} columns in all: {row}"
             )
     return rows
@@ -93,5 +94,5 @@ def _listing(rows: list[Row], number: dict[str, int]) -> Listing:
 
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
-        raise ValueError(f"there is no file {path}: the folder should be as tiny-imagenet-200.zip unpacks it")
+        raise InputError(f"there is no file {path}: the folder should be as tiny-imagenet-200.zip unpacks it")
     return path.read_text(encoding="utf-8").splitlines()

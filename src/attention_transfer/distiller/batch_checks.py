@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from attention_transfer.errors import InputError
 from attention_transfer.methods import Reads
 
 
@@ -26,20 +27,20 @@ def check_batch(
     """
     reads = methods.values()
     if labels is None and (task or any(each.labels or each.class_numbers or each.input_gradient for each in reads)):
-        raise ValueError("labels are needed: task_weight is not 0, or a method reads them")
+        raise InputError("labels are needed: task_weight is not 0, or a method reads them")
     wanting = [name for name, each in methods.items() if each.index]
     if wanting:
         if index is None:
-            raise ValueError(
+            raise InputError(
                 f"index is needed by {', '.join(wanting)}: give the images' places in their data set as third argument"
             )
         if index.dtype != torch.int64 or index.shape != images.shape[:1]:
-            raise ValueError(
+            raise InputError(
                 f"index must have one whole number (int64) for each of the {len(images)} images, not {index.dtype} of "
                 f"shape {tuple(index.shape)}"
             )
     if labels is not None and labels.ndim != 1 and any(each.class_numbers for each in reads):
-        raise ValueError(
+        raise InputError(
             "a method wants class numbers as labels, not probabilities: do not mix images or smooth labels"
         )
 
@@ -55,7 +56,7 @@ def checked_labels(labels: Tensor | None, key: str) -> Tensor:
         ValueError: if they are missing, or no class numbers.
     """
     if labels is None:
-        raise ValueError(
+        raise InputError(
             f"{key} needs the labels of all training images: give Distiller(..., train_labels=...), class numbers in "
             "the order that index counts"
         )
@@ -67,7 +68,7 @@ def checked_labels(labels: Tensor | None, key: str) -> Tensor:
         or not len(labels)
         or int(labels.min()) < 0
     ):
-        raise ValueError(
+        raise InputError(
             f"train_labels must be a list of class numbers, one for each training image, not {labels.dtype} of shape "
             f"{tuple(labels.shape)}"
         )

@@ -13,6 +13,7 @@ from attention_transfer.distiller.bound import Bound, part, task_logits
 from attention_transfer.distiller.network import Network, Seen
 from attention_transfer.distiller.output import TASK
 from attention_transfer.distiller.teacher import Teacher
+from attention_transfer.errors import InputError
 from attention_transfer.methods import Observed, Term
 from attention_transfer.methods.maps import at_least_float32
 
@@ -67,7 +68,7 @@ class Both:
             given = bound.method.replace(self.observed_teacher(teacher, bound), bound.reads, part(parts, bound.name))
             twice = sorted(str(tap) for tap in given.keys() & replaced.keys())
             if twice:
-                raise ValueError(f"two methods replace {', '.join(twice)} of the student: leave one of them out")
+                raise InputError(f"two methods replace {', '.join(twice)} of the student: leave one of them out")
             replaced |= given
         return replaced
 
@@ -111,7 +112,7 @@ class Both:
                 observed = self.observed_teacher(teacher, bound), self.observed_student(student, bound)
                 found = bound.terms(batch, *observed, part(parts, bound.name))
                 for name in found.keys() & terms.keys():
-                    raise ValueError(f"two terms are called {name!r}: a method's terms begin with its key")
+                    raise InputError(f"two terms are called {name!r}: a method's terms begin with its key")
                 terms |= found
         return {name: term for name, term in terms.items() if counts(name)}
 

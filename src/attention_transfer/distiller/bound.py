@@ -12,6 +12,7 @@ from attention_transfer.capture import Reading, Tap
 from attention_transfer.data.batch import Batch
 from attention_transfer.distiller.batch_checks import checked_labels
 from attention_transfer.distiller.network import Role, Wanted
+from attention_transfer.errors import InputError
 from attention_transfer.methods import Method, Observed, Phase, Reads, Term
 from attention_transfer.methods.device_memory import ChecksMemory
 from attention_transfer.methods.maps import at_least_float32
@@ -157,7 +158,7 @@ def task_logits(bound: Sequence[Bound], reading: Reading) -> Tensor:
     """
     named = list(dict.fromkeys(each.reads.task_logits for each in bound if each.reads.task_logits is not None))
     if len(named) > 1:
-        raise ValueError(f"two methods want the labels learned at {' and '.join(map(str, named))}: leave one out")
+        raise InputError(f"two methods want the labels learned at {' and '.join(map(str, named))}: leave one out")
     logits = reading.values[named[0]] if named else reading.logits
     assert logits is not None
     return logits
@@ -176,7 +177,7 @@ def check_methods(methods: Sequence[Method]) -> None:
         )
     phased = [method.key for method in methods if any(phase.epochs is None for phase in method.phases)]
     if len(phased) > 1:
-        raise ValueError(
+        raise InputError(
             f"{' and '.join(phased)} each divide the training into phases of their own: leave one out, or have it "
             "learn in one stage if it can (fitnet without hint_epochs)"
         )

@@ -14,6 +14,7 @@ from attention_transfer.distiller.bound import bind, described
 from attention_transfer.distiller.network import Network, Seen, Wanted
 from attention_transfer.distiller.reached import check_finite, check_phases, parameters_reached
 from attention_transfer.distiller.teacher import Teacher
+from attention_transfer.errors import InputError
 from attention_transfer.methods import Method, Phase
 from attention_transfer.models import Renormalise
 
@@ -123,14 +124,14 @@ def _terms_proved(
     labels = torch.arange(len(batch.image), device=batch.image.device) % student.reading.logits.shape[1]
     terms = both.terms(Batch(batch.image, labels, batch.index), teacher, student, parts, lambda term: True)
     if not terms:
-        raise ValueError(
+        raise InputError(
             "nothing to learn from: these methods add no term to the loss; give a task_weight above 0, or a method "
             "that does"
         )
     named = {f"student.{name}": p for name, p in both.student.model.named_parameters() if p.requires_grad}
     named |= {f"parts.{name}": p for name, p in parts.named_parameters() if p.requires_grad}
     if not named:
-        raise ValueError("nothing to train: every parameter of the student is frozen")
+        raise InputError("nothing to train: every parameter of the student is frozen")
     check_finite(terms)
     check_phases(phases, terms)
     return Proved(parts, parameters_reached(terms, named), bool(replaced))

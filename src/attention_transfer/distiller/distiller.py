@@ -15,6 +15,7 @@ from attention_transfer.distiller.building import hooked, prove
 from attention_transfer.distiller.deployed import Deployed
 from attention_transfer.distiller.memory import TeacherMemory
 from attention_transfer.distiller.output import TASK, Output
+from attention_transfer.errors import InputError
 from attention_transfer.methods import Method, Phase, Reads, Term
 from attention_transfer.methods.limits import limited_gradients, sum_of
 from attention_transfer.methods.maps import never_halved
@@ -73,9 +74,9 @@ class Distiller(nn.Module):
         super().__init__()
         check_pair(student, teacher)
         if not 0 <= task_weight < float("inf"):
-            raise ValueError(f"task_weight must be a finite number of at least 0, not {task_weight}")
+            raise InputError(f"task_weight must be a finite number of at least 0, not {task_weight}")
         if not methods and not task_weight:
-            raise ValueError("nothing to learn from: give at least one method, or a task_weight above 0")
+            raise InputError("nothing to learn from: give at least one method, or a task_weight above 0")
         self.student = student
         self.task_weight = task_weight
         self.phase = Phase("all")
@@ -115,7 +116,7 @@ class Distiller(nn.Module):
             ValueError: if labels or index are needed and missing.
         """
         if self._detached:
-            raise ValueError("this distiller was detached from its networks: build a new one")
+            raise InputError("this distiller was detached from its networks: build a new one")
         check_batch(self._reads, images, labels, index, self.task_weight > 0)
         return self._step(images, labels, index)
 
@@ -150,7 +151,7 @@ class Distiller(nn.Module):
             ValueError: if what the teacher gives depends on more than its images, or nothing is read of it.
         """
         if self._both.teacher is None:
-            raise ValueError("there is no teacher")
+            raise InputError("there is no teacher")
         self._both.teacher.remember(memory)
 
     # ------------------------------------------------------------------ what is trained

@@ -23,6 +23,7 @@ from attention_transfer.capture import (
     twice_differentiable,
 )
 from attention_transfer.distiller.fingerprint import fingerprint, fingerprint_of_reading
+from attention_transfer.errors import InputError
 from attention_transfer.methods import Fingerprint, Head, Norm, Observed
 from attention_transfer.models.class_maps import prove_class_maps
 from attention_transfer.models.norms import batch_norm_before
@@ -207,7 +208,7 @@ class Network:
     @torch.compiler.disable
     def _run_differentiated(self, image: Tensor, label: Tensor, run: Callable[[Tensor], Reading]) -> Seen:
         if torch.is_inference_mode_enabled():
-            raise ValueError(
+            raise InputError(
                 "gradient attention cannot be computed in inference mode: use torch.no_grad() to measure it"
             )
         twice = self.role == "student" and torch.is_grad_enabled()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attention_transfer.capture import CaptureError, can_be_differentiated
+from attention_transfer.errors import InputError
 from attention_transfer.methods import Phase, Term
 
 
@@ -23,7 +24,7 @@ def check_finite(terms: Mapping[str, Term]) -> None:
     found = {name: float(term.value.detach()) for name, term in terms.items()}
     endless = [f"{name} is {value}" for name, value in found.items() if not isfinite(value)]
     if endless:
-        raise ValueError(
+        raise InputError(
             f"{', '.join(endless)} on noise, so that nothing can be learned from it: do both networks have finite "
             "weights, and may the student see all that its teacher sees (masks)?"
         )
@@ -69,7 +70,7 @@ def check_phases(phases: Sequence[Phase], terms: Collection[str]) -> None:
     """
     for phase in phases:
         if not any(phase.counts(term) for term in terms):
-            raise ValueError(
+            raise InputError(
                 f"nothing is learned in the phase {phase.name!r}, which leaves out {', '.join(sorted(terms))}: give a "
                 "task_weight above 0, or another method"
             )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from attention_transfer.capture import Folding, FoldingError, check_same_noise
 from attention_transfer.distiller.memory import TeacherMemory
 from attention_transfer.distiller.network import Network, Seen, Wanted
+from attention_transfer.errors import InputError
 from attention_transfer.methods import Observed
 
 _NOTHING = Observed(None)
@@ -85,12 +86,12 @@ class Teacher:
             ValueError: if nothing is read of it, or what it gives depends on more than its images.
         """
         if self._network is None:
-            raise ValueError("nothing is read of the teacher")
+            raise InputError("nothing is read of the teacher")
         if self._network.wanted.differentiated:
-            raise ValueError("its gradients are read")
+            raise InputError("its gradients are read")
         others = self._wanted_modes - {"eval"}
         if others:
-            raise ValueError(f"a method runs it in mode {', '.join(map(repr, sorted(others)))}")
+            raise InputError(f"a method runs it in mode {', '.join(map(repr, sorted(others)))}")
         self._memory = memory
 
     def read(self, images: Tensor, labels: Tensor | None, place: tuple[int, Tensor] | None = None) -> Seen | None:

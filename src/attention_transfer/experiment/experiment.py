@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field, replace
 
+from attention_transfer.errors import InputError
 from attention_transfer.experiment.data import Data
 from attention_transfer.experiment.optimisation import Optimisation
 from attention_transfer.experiment.requirement import require
@@ -49,13 +50,13 @@ class Experiment:
     def __post_init__(self) -> None:
         require(0 <= self.task_weight < math.inf, "task_weight", "at least 0", self.task_weight)
         if (self.teacher_mean is None) != (self.teacher_std is None):
-            raise ValueError("give teacher_mean and teacher_std together, or neither")
+            raise InputError("give teacher_mean and teacher_std together, or neither")
         if not self.methods and self.task_weight != 1:
-            raise ValueError(
+            raise InputError(
                 f"without methods a task_weight of {self.task_weight} only scales the learning rate: give 1"
             )
         if self.pretraining is not None and (self.methods or self.teacher is not None):
-            raise ValueError("a pre-training has neither teacher nor methods: leave them out")
+            raise InputError("a pre-training has neither teacher nor methods: leave them out")
         last = max(self.training.snapshot_epochs or (0,))
         wanted = f"within the {self.epochs} epochs of the run (recipes bring some: --snapshot-epochs None, or others)"
         require(last <= self.epochs, "snapshot_epochs", wanted, last)

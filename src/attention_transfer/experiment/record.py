@@ -6,6 +6,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
+from attention_transfer.errors import InputError
 from attention_transfer.experiment.experiment import Experiment
 from attention_transfer.methods import METHODS, Method
 
@@ -51,14 +52,14 @@ def _from_json(kind: Any, value: Any) -> Any:
         return None if value is None else _from_json(kinds[0], value)
     if kind is Method:
         if value["name"] not in METHODS:
-            raise ValueError(f"there is no method {value['name']!r}; there are {', '.join(METHODS)}")
+            raise InputError(f"there is no method {value['name']!r}; there are {', '.join(METHODS)}")
         return _from_json(METHODS[value["name"]], {k: v for k, v in value.items() if k != "name"})
     if is_dataclass(kind):
         hints = get_type_hints(kind)
         known = {f.name for f in fields(kind)}
         strange = sorted(set(value) - known)
         if strange:
-            raise ValueError(
+            raise InputError(
                 f"{cast(type, kind).__name__} has no {', '.join(strange)}; was it written by another version?"
             )
         return cast(Any, kind)(**{name: _from_json(hints[name], item) for name, item in value.items()})

@@ -1,5 +1,7 @@
 """How settings that are out of range are refused."""
 
+from attention_transfer.errors import InputError
+
 
 def require(holds: bool, name: str, wanted: str, value: object) -> None:
     """Refuse a setting.
@@ -14,4 +16,4 @@ def require(holds: bool, name: str, wanted: str, value: object) -> None:
         ValueError: it does not hold.
     """
     if not holds:
-        raise ValueError(f"{name} must be {wanted}, not {value}")
+        raise InputError(f"{name} must be {wanted}, not {value}")

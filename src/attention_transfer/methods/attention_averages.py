@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attention_transfer.capture import Attention
+from attention_transfer.errors import InputError
 
 Axis = Literal["examples", "layers", "heads", "queries"]
 _DIMENSIONS = {"examples": 0, "heads": 1, "queries": 2}
@@ -42,12 +43,12 @@ def check_same_in_all_layers(what: str, student: Sequence[Attention], teacher: S
     """
     for role, layers in (("student", student), ("teacher", teacher)):
         if len({(each.window_shift, each.padded) for each in layers}) > 1:
-            raise ValueError(
+            raise InputError(
                 f"{what} wants windows at the same place in all layers; those of the {role} lie elsewhere in some: "
                 "choose layers whose windows are shifted alike"
             )
         if len({each.shape for each in layers}) > 1:
-            raise ValueError(
+            raise InputError(
                 f"{what} wants the same heads and tokens in all layers; those of the {role} differ: choose layers of "
                 "one stage"
             )

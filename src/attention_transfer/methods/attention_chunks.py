@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from attention_transfer.errors import InputError
+
 # Elements of the piece of a map that is made at a time. On a CPU it should stay in the cache of a core (2¹⁸ to 2²⁰ are
 # equally fast from 65 to 1,370 tokens); an accelerator wants more work per kernel.
 _CPU_PIECE = 2**18
@@ -232,5 +234,5 @@ def _place(value: Tensor, piece: tuple[slice, ...]) -> tuple[slice, ...]:
 
 def _both(softmax: Softmax) -> tuple[Tensor, Tensor]:
     if softmax.query is None or softmax.key is None:
-        raise ValueError("the student's query and key are needed, not its map")
+        raise InputError("the student's query and key are needed, not its map")
     return softmax.query, softmax.key

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from attention_transfer.capture import Attention, Replacement, Tap
 from attention_transfer.data.batch import Batch
+from attention_transfer.errors import InputError
 from attention_transfer.methods.attention_averages import Axis, averaged, check_same_in_all_layers, only_map
 from attention_transfer.methods.attention_matching import HeadMatching, in_turn, select_heads
 from attention_transfer.methods.attention_resampling import (
@@ -79,9 +80,9 @@ class AttentionCopy(Method):
         of_maps = [name for name in ("average", "resample") if getattr(self, name)]
         of_maps += ["head_match"] if self.head_match != "same" else []
         if self.target != "map" and of_maps:
-            raise ValueError(f'{", ".join(of_maps)} can only be had with target="map", not "{self.target}"')
+            raise InputError(f'{", ".join(of_maps)} can only be had with target="map", not "{self.target}"')
         if "heads" in self.average and self.head_match != "same":
-            raise ValueError(f'average over heads leaves nothing to match: leave out head_match="{self.head_match}"')
+            raise InputError(f'average over heads leaves nothing to match: leave out head_match="{self.head_match}"')
 
     @property
     def teacher_mode(self) -> Literal["eval", "train", "same noise"]:
@@ -89,7 +90,7 @@ class AttentionCopy(Method):
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
         if teacher is None:
-            raise ValueError("attention copy needs a teacher")
+            raise InputError("attention copy needs a teacher")
         ours, theirs = self.layers.pairs(
             attention_layers(student, "student", self.layers.student_modules),
             attention_layers(teacher, "teacher", self.layers.teacher_modules),
@@ -106,7 +107,7 @@ class AttentionCopy(Method):
             return None
         sizes = {(ours.num_heads, theirs.num_heads) for theirs, ours in pairs}
         if len(sizes) > 1:
-            raise ValueError('head_match="mixed" wants the same number of heads in all layers of a network')
+            raise InputError('head_match="mixed" wants the same number of heads in all layers of a network')
         mixing = HeadMatching(len(pairs), *sizes.pop(), mixed=True)
         mixing.order.copy_(in_turn(mixing.order.shape[1], mixing.teacher_heads).expand_as(mixing.order))
         return mixing
@@ -195,9 +196,9 @@ class AttentionCopy(Method):
         if self.target != "map":
             wanted, given = getattr(ours, self.target), getattr(theirs, self.target)
             if wanted is None or given is None:
-                raise ValueError(f'{where}: only a map can be read there, not its {self.target}: take target="map"')
+                raise InputError(f'{where}: only a map can be read there, not its {self.target}: take target="map"')
             if wanted.shape != given.shape:
-                raise ValueError(
+                raise InputError(
                     f"{where}: the student's {self.target} is {tuple(wanted.shape)}, the teacher's "
                     f"{tuple(given.shape)} (images, heads, tokens, size); copying it wants equal networks: take "
                     'target="map"'
@@ -205,14 +206,14 @@ class AttentionCopy(Method):
             check_same_tokens(ours, theirs, where, 'take target="map" with resample')
             return
         if ours.num_heads != theirs.num_heads and self.head_match == "same" and "heads" not in self.average:
-            raise ValueError(
+            raise InputError(
                 f"{where}: the student has {ours.num_heads} heads, the teacher {theirs.num_heads}: set head_match to "
                 '"mean", "spread" or "mixed"'
             )
         if self.resample:
             kept = min(class_tokens(ours), class_tokens(theirs))
             if not same_prefix(ours, theirs) and kept != ours.prefix_tokens:
-                raise ValueError(
+                raise InputError(
                     f"{where}: the student has {ours.prefix_tokens} tokens before its patches, the teacher "
                     f"{theirs.prefix_tokens}, {kept} of them the same, which says nothing about where the others "
                     "should look; use a student without them"

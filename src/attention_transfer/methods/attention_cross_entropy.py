@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from attention_transfer.capture import Attention
+from attention_transfer.errors import InputError
 from attention_transfer.methods.attention_chunks import Softmax, chunked_cross_entropy, log_normaliser, only_once
 from attention_transfer.methods.maps import at_least_float32
 
@@ -46,7 +47,7 @@ def attention_cross_entropy(
         ValueError: for shapes that do not fit, or a form that cannot do what is asked.
     """
     if not 0 < temperature < float("inf"):
-        raise ValueError(f"temperature must be a finite number above 0, not {temperature}")
+        raise InputError(f"temperature must be a finite number above 0, not {temperature}")
     _check_shapes(student, teacher)
     chosen = form
     if form == "auto":
@@ -186,18 +187,18 @@ def _check_shapes(student: Attention, teacher: Attention) -> None:
     )):
         ours, theirs = student.shape[i], teacher.shape[i]
         if ours != theirs and not (given and theirs == 1 and name != "keys"):
-            raise ValueError(
+            raise InputError(
                 f"attention maps must have the same {name}: the student has {ours}, the teacher {theirs}; {way}"
             )
 
 
 def _check_form(student: Attention, teacher: Attention, form: Form) -> None:
     if is_learned(teacher):
-        raise ValueError(f'the form "{form}" gives the teacher no gradient; use "explicit"')
+        raise InputError(f'the form "{form}" gives the teacher no gradient; use "explicit"')
     if student.weights is not None:
-        raise ValueError(
+        raise InputError(
             f'the form "{form}" needs query and key of the student, of which only the map is known; use "explicit"'
         )
     if form == "fused" and (student.bias is not None or teacher.weights is not None):
         what = "a bias of the student" if student.bias is not None else "a teacher of which only the map is known"
-        raise ValueError(f'the form "fused" cannot take {what}; use "chunked"')
+        raise InputError(f'the form "fused" cannot take {what}; use "chunked"')

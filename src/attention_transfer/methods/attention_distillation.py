@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from attention_transfer.capture import Attention
 from attention_transfer.data.batch import Batch
+from attention_transfer.errors import InputError
 from attention_transfer.methods.attention_averages import Axis, averaged, check_same_in_all_layers, only_map
 from attention_transfer.methods.attention_cross_entropy import Form, attention_cross_entropy, tempered
 from attention_transfer.methods.attention_matching import HeadMatching, LayerMixing, Matching, head_costs, select_heads
@@ -86,18 +87,18 @@ class AttentionDistillation(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.temperature < float("inf"):
-            raise ValueError(f"temperature must be a finite number above 0, not {self.temperature}")
+            raise InputError(f"temperature must be a finite number above 0, not {self.temperature}")
         check_heads(self.first_heads, self.heads)
         of_maps = [name for name in ("average", "mix_layers", "resample") if getattr(self, name)]
         of_maps += ["head_match"] if self.head_match != "same" else []
         if self.target != "map" and of_maps:
-            raise ValueError(f'{", ".join(of_maps)} can only be had with target="map", not "{self.target}"')
+            raise InputError(f'{", ".join(of_maps)} can only be had with target="map", not "{self.target}"')
         if "heads" in self.average and self.head_match != "same":
-            raise ValueError(f'average over heads leaves nothing to match: leave out head_match="{self.head_match}"')
+            raise InputError(f'average over heads leaves nothing to match: leave out head_match="{self.head_match}"')
         if "layers" in self.average and self.mix_layers:
-            raise ValueError("average over layers leaves nothing to mix: leave out mix_layers")
+            raise InputError("average over layers leaves nothing to mix: leave out mix_layers")
         if self._learns_target and self.form not in ("auto", "explicit"):
-            raise ValueError(f'a learned mixture of maps needs the form "explicit" (or "auto"), not "{self.form}"')
+            raise InputError(f'a learned mixture of maps needs the form "explicit" (or "auto"), not "{self.form}"')
 
     @property
     def teacher_mode(self) -> Literal["eval", "train", "same noise"]:
@@ -105,7 +106,7 @@ class AttentionDistillation(Method):
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
         if teacher is None:
-            raise ValueError("attention distillation needs a teacher")
+            raise InputError("attention distillation needs a teacher")
         ours = attention_layers(student, "student", self.layers.student_modules)
         theirs = attention_layers(teacher, "teacher", self.layers.teacher_modules)
         chosen, partners = self.layers.pairs(ours, theirs)
@@ -135,7 +136,7 @@ class AttentionDistillation(Method):
             pairs = zip(student.attention, partners, strict=True)
             sizes = {(len(self._heads(ours)), theirs.num_heads) for ours, theirs in pairs}
             if len(sizes) > 1:
-                raise ValueError(
+                raise InputError(
                     f'head_match="{self.head_match}" wants the same number of heads in all layers of a network; choose '
                     "layers of one stage"
                 )
@@ -210,7 +211,7 @@ class AttentionDistillation(Method):
     def _vectors(self, attention: Attention) -> Tensor:
         found = getattr(attention, self.target)
         if not isinstance(found, Tensor):
-            raise ValueError(f'the {self.target} of a layer was not read, only its map: take target="map"')
+            raise InputError(f'the {self.target} of a layer was not read, only its map: take target="map"')
         vectors = at_least_float32(found)
         if self._some_heads:
             vectors = vectors[:, self._heads(attention)]
@@ -240,7 +241,7 @@ class AttentionDistillation(Method):
         if self.target != "map":
             shapes = [tuple(self._vectors(attention).shape) for attention in (ours, theirs)]
             if shapes[0] != shapes[1]:
-                raise ValueError(
+                raise InputError(
                     f"{where}: the student's {self.target} is {shapes[0]}, the teacher's {shapes[1]} (images, heads, "
                     'tokens, size); where they differ, take target="map" with head_match, resample or heads'
                 )
@@ -252,7 +253,7 @@ class AttentionDistillation(Method):
             and not self._some_heads
             and "heads" not in self.average
         ):
-            raise ValueError(
+            raise InputError(
                 f"{where}: the student has {ours.num_heads} heads, the teacher {theirs.num_heads}: set head_match to "
                 '"mean", "matched" or "mixed", or choose heads that both have'
             )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attention_transfer.capture import Attention, Tap
 from attention_transfer.data.batch import Batch
+from attention_transfer.errors import InputError
 from attention_transfer.methods.bicubic import resized
 from attention_transfer.methods.link_choice import chosen_links
 from attention_transfer.methods.link_distance import Form
@@ -85,9 +86,9 @@ class AttentionLinks(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.grid is not None and min(self.grid) < 2:
-            raise ValueError(f"grid must be at least 2 rows and 2 columns, not {self.grid}")
+            raise InputError(f"grid must be at least 2 rows and 2 columns, not {self.grid}")
         if self.stages is not None and (self.teacher_layers or not self.stages):
-            raise ValueError("give either stages (at least one) or teacher_layers")
+            raise InputError("give either stages (at least one) or teacher_layers")
 
     def resolved(self, teacher: Description | None, student: Description) -> "AttentionLinks":
         """With its stages by number."""
@@ -98,7 +99,7 @@ class AttentionLinks(Method):
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
         if teacher is None:
-            raise ValueError("attention links need a teacher, such as a network of convolutions with its weights")
+            raise InputError("attention links need a teacher, such as a network of convolutions with its weights")
         layers = attention_layers(student, "student", self.student_layers)
         stages = self._stage_taps(teacher)
         _refuse_twice("teacher", stages)
@@ -122,7 +123,7 @@ class AttentionLinks(Method):
         links.to(maps[0].dtype)
         links.grid, links.decays = self.grid or finest(maps), self.decay_links
         if min(links.grid) < 2:
-            raise ValueError(
+            raise InputError(
                 f"the student has a grid of {links.grid[0]}×{links.grid[1]} patches: where a map has so few positions, "
                 "nothing can be learned from its unit norm; take larger images, smaller patches, or layers with more "
                 "patches by student_layers"
@@ -148,14 +149,14 @@ class AttentionLinks(Method):
             site = "input" if self.activation == "pre" else "output"
             return tuple(teacher.tap(layer, site) for layer in self.teacher_layers)
         if not teacher.stages:
-            raise ValueError("no stages were found in the teacher: name modules of it with teacher_layers")
+            raise InputError("no stages were found in the teacher: name modules of it with teacher_layers")
         outputs = stage_taps(teacher, "teacher", "post", self.stages)
         if self.activation == "post" or (self.activation == "auto" and not teacher.normalised):
             return outputs
         before = {stage.output: stage.pre_activation for stage in teacher.stages}
         unknown = [tap.module for tap in outputs if before[tap] is None]
         if unknown:
-            raise ValueError(
+            raise InputError(
                 f"where the teacher's stages {', '.join(unknown)} are between their last norm and the activation that "
                 'follows it is not known: take activation="post", which reads them after it, or name modules with '
                 "teacher_layers"
@@ -173,4 +174,4 @@ def _refuse_twice(role: str, taps: Sequence[Tap]) -> None:
     """Refuse a place that is named twice: its links would be learned and counted twice."""
     twice = sorted({str(tap) for tap in taps if taps.count(tap) > 1})
     if twice:
-        raise ValueError(f"{', '.join(twice)} of the {role} is chosen more than once: name each place once")
+        raise InputError(f"{', '.join(twice)} of the {role} is chosen more than once: name each place once")

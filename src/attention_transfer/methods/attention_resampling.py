@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from attention_transfer.capture import Attention
+from attention_transfer.errors import InputError
 
 Grid = tuple[int, int]
 
@@ -75,19 +76,19 @@ def check_same_windows(where: str, student: Attention, teacher: Attention) -> No
         ValueError: for other numbers of windows, or windows that lie elsewhere.
     """
     if student.shape[0] != teacher.shape[0]:
-        raise ValueError(
+        raise InputError(
             f"{where}: the student attends within {student.shape[0]} windows or images, the teacher within "
             f"{teacher.shape[0]}; only networks with the same windows fit each other"
         )
     ours, theirs = student.window_shift, teacher.window_shift
     if student.padded != teacher.padded:
         reaches, fits = ("student", "teacher") if student.padded else ("teacher", "student")
-        raise ValueError(
+        raise InputError(
             f"{where}: the {reaches}'s windows reach beyond the image and the {fits}'s do not, so that they hold other "
             "patches; take images that a whole number of windows covers"
         )
     if ours != theirs:
-        raise ValueError(
+        raise InputError(
             f"{where}: the student's windows are shifted by {ours}, the teacher's by {theirs}, so that they hold other "
             "patches; pair layers of the same shift (every other layer of Swin transformers is shifted)"
         )
@@ -108,7 +109,7 @@ def check_same_tokens(student: Attention, teacher: Attention, where: str, remedy
     """
     ours, theirs = ((each.shape[2:], _grid(each)) for each in (student, teacher))
     if ours != theirs or not same_prefix(student, teacher):
-        raise ValueError(
+        raise InputError(
             f"{where}: the student has {_tokens(student)}, the teacher {_tokens(teacher)}: {remedy}, which "
             "keeps the class token and resamples maps to the student's grid"
         )
@@ -123,7 +124,7 @@ def patch_grid(attention: Attention) -> Grid:
     patches = attention.num_tokens - attention.prefix_tokens
     rows, columns = _grid(attention)
     if patches < 1 or rows * columns != patches or attention.num_keys != attention.num_tokens:
-        raise ValueError(
+        raise InputError(
             f"attention of {attention.num_tokens} queries and {attention.num_keys} keys, {attention.prefix_tokens} of "
             f"them before the patches, does not fill a grid of {rows}×{columns} patches and cannot be resampled"
         )

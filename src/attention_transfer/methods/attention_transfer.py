@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attention_transfer.data.batch import Batch
+from attention_transfer.errors import InputError
 from attention_transfer.methods.maps import MapKind, attention_map, same_size
 from attention_transfer.methods.method import Method, Observed, Reads, Term
 from attention_transfer.methods.stage_choice import Activation, check_stages, paired_layers
@@ -65,12 +66,12 @@ class AttentionTransfer(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 1 <= self.power < float("inf"):
-            raise ValueError(f"power must be a finite number of at least 1, not {self.power}")
+            raise InputError(f"power must be a finite number of at least 1, not {self.power}")
         check_stages(self.stages, self.student_layers, self.teacher_layers)
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
         if teacher is None:
-            raise ValueError("attention transfer needs a teacher")
+            raise InputError("attention transfer needs a teacher")
         theirs, ours = paired_layers(teacher, student, self, self.activation, self.activation)
         return Reads(teacher=theirs, student=ours)
 
@@ -78,7 +79,7 @@ class AttentionTransfer(Method):
         for i, (theirs, ours) in enumerate(zip(teacher.features, student.features, strict=True)):
             sizes = [tuple(features.shape[2:]) for features in (theirs, ours)]
             if min(sizes[0][0], sizes[1][0]) * min(sizes[0][1], sizes[1][1]) == 1:
-                raise ValueError(
+                raise InputError(
                     f"the maps of pair {i} have one position ({sizes[0]} in the teacher, {sizes[1]} in the student), "
                     "where every unit-norm map is the same: leave it out with stages=, or take larger images"
                 )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attention_transfer.data.batch import Batch
+from attention_transfer.errors import InputError
 from attention_transfer.methods.maps import at_least_float32, binarised, class_maps, unit
 from attention_transfer.methods.method import Head, Method, Observed, Reads, Term, require_same_classes
 from attention_transfer.models.class_maps import class_map_tap
@@ -104,12 +105,12 @@ class ClassAttention(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.resolution is not None and self.resolution < 1:
-            raise ValueError(f"resolution must be at least 1, not {self.resolution}")
+            raise InputError(f"resolution must be at least 1, not {self.resolution}")
         if self.top is not None and self.lowest is not None:
-            raise ValueError("give top or lowest, not both")
+            raise InputError("give top or lowest, not both")
         for name, count in (("top", self.top), ("lowest", self.lowest)):
             if count is not None and count < 1:
-                raise ValueError(f"{name} must be between 1 and the number of classes, not {count}")
+                raise InputError(f"{name} must be between 1 and the number of classes, not {count}")
 
     def resolved(self, teacher: Description | None, student: Description) -> "ClassAttention":
         if self.normalise != "auto" or teacher is None:
@@ -118,7 +119,7 @@ class ClassAttention(Method):
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
         if teacher is None:
-            raise ValueError("class attention needs a teacher")
+            raise InputError("class attention needs a teacher")
         return Reads(
             teacher=(class_map_tap(teacher, "teacher", self.teacher_layer),),
             student=(class_map_tap(student, "student", self.student_layer),),
@@ -134,18 +135,18 @@ class ClassAttention(Method):
         require_same_classes("class attention needs", classes[0], classes[1], without)
         for role, features in (("teacher", theirs), ("student", ours)):
             if self.resolution is not None and self.resolution > min(features.shape[2:]):
-                raise ValueError(
+                raise InputError(
                     f"resolution {self.resolution} is larger than the {role}'s maps of {features.shape[2]}×"
                     f"{features.shape[3]}: give at most {min(min(f.shape[2:]) for f in (theirs, ours))}, or None"
                 )
         if self._size(theirs, ours) == (1, 1) and self.normalise in ("l1", "l2"):
-            raise ValueError(
+            raise InputError(
                 "a normalised map of one position says nothing but its sign: give a resolution of 2 or more, larger "
                 "images, or normalise='none'"
             )
         for name, count in (("top", self.top), ("lowest", self.lowest)):
             if count is not None and count > classes[0]:
-                raise ValueError(f"{name} must be between 1 and the {classes[0]} classes, not {count}")
+                raise InputError(f"{name} must be between 1 and the {classes[0]} classes, not {count}")
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
         del batch, parts

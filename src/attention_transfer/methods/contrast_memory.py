@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attention_transfer.data.batch import Batch
 from attention_transfer.data.draws import uniform
+from attention_transfer.errors import InputError
 from attention_transfer.methods.device_memory import memory_of
 from attention_transfer.methods.gathering import agreed, gathered
 from attention_transfer.methods.maps import unit
@@ -119,14 +120,14 @@ class Bank(nn.Module):
         assert batch.index is not None
         lowest, highest = int(batch.index.min()), int(batch.index.max())
         if lowest < 0 or highest >= self.num_images:
-            raise ValueError(
+            raise InputError(
                 f"index has places from {lowest} to {highest}, and train_labels are those of {self.num_images} images: "
                 "give each image's place among these, from 0"
             )
         # Smoothed labels are shares of all classes.
         numbers = batch.label is not None and batch.label.ndim == 1
         if numbers and bool((self.labels[batch.index] != batch.label).any()):
-            raise ValueError(
+            raise InputError(
                 "the labels of this batch are not those that train_labels has in the places that index gives: both "
                 "must count the training images in the same order"
             )
@@ -193,7 +194,7 @@ def check_classes(labels: Int64[Tensor, " n"]) -> None:
     classes: Sequence[int] = labels.unique().tolist()
     if len(classes) < 2:
         which = f"class {classes[0]}" if classes else "no class"
-        raise ValueError(
+        raise InputError(
             f"contrastive transfer compares images with those of other classes, and all {len(labels)} training images "
             f"are of {which}, which has no negatives: train on two classes or more, or use another method"
         )
@@ -212,7 +213,7 @@ def check_memory(count: int, dimensions: int, device: torch.device) -> None:
     """
     wanted, there = len(ROLES) * count * dimensions * _BYTES, memory_of(device)
     if there is not None and wanted > _LARGEST_SHARE * there:
-        raise ValueError(
+        raise InputError(
             f"a bank of two embeddings of {dimensions} numbers for each of {count:,} training images takes "
             f"{_size(wanted)}, twice that while it is built, and {device} has {_size(there)} in all: use "
             "memory='queue', which keeps the latest embeddings only, or fewer dimensions"

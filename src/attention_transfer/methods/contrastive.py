@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from attention_transfer.data.batch import Batch
+from attention_transfer.errors import InputError
 from attention_transfer.methods.contrast_memory import Bank, Others, Queue, Role, check_classes
 from attention_transfer.methods.embedding import embedding, embedding_tap
 from attention_transfer.methods.gathering import gathered
@@ -164,17 +165,17 @@ class Contrastive(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_negatives < 1 or self.dimensions < 1:
-            raise ValueError(
+            raise InputError(
                 f"num_negatives and dimensions must be at least 1, not {self.num_negatives} and {self.dimensions}"
             )
         if not 0 < self.temperature < float("inf"):
-            raise ValueError(f"temperature must be a finite number above 0, not {self.temperature}")
+            raise InputError(f"temperature must be a finite number above 0, not {self.temperature}")
         if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must be 0 ≤ m < 1, not {self.momentum}")
+            raise InputError(f"momentum must be 0 ≤ m < 1, not {self.momentum}")
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
         if teacher is None:
-            raise ValueError("contrastive transfer needs a teacher")
+            raise InputError("contrastive transfer needs a teacher")
         bank = self.memory == "bank"
         return Reads(
             teacher=(embedding_tap(teacher, "teacher", self.teacher_layer),),

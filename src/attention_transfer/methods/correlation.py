@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attention_transfer.data.batch import Batch
+from attention_transfer.errors import InputError
 from attention_transfer.methods.embedding import embedding, embedding_tap
 from attention_transfer.methods.gathering import gathered
 from attention_transfer.methods.maps import unit
@@ -69,7 +70,7 @@ class Correlation(Method):
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
         if teacher is None:
-            raise ValueError("probabilistic knowledge transfer needs a teacher")
+            raise InputError("probabilistic knowledge transfer needs a teacher")
         return Reads(
             teacher=(embedding_tap(teacher, "teacher", self.teacher_layer),),
             student=(embedding_tap(student, "student", self.student_layer),),

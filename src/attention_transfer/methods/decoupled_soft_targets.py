@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attention_transfer.data.batch import Batch
+from attention_transfer.errors import InputError
 from attention_transfer.methods.maps import at_least_float32
 from attention_transfer.methods.method import Method, Observed, Reads, Schedule, Term, require_same_classes
 from attention_transfer.models.description import Description
@@ -76,14 +77,14 @@ class DecoupledSoftTargets(Method):
         super().__post_init__()
         for name, weight in (("target_weight", self.target_weight), ("other_weight", self.other_weight)):
             if not 0 <= weight < float("inf"):
-                raise ValueError(f"{name} must be a finite number of at least 0, not {weight}")
+                raise InputError(f"{name} must be a finite number of at least 0, not {weight}")
         if not 0 < self.temperature < float("inf"):
-            raise ValueError(f"temperature must be a finite number above 0, not {self.temperature}")
+            raise InputError(f"temperature must be a finite number above 0, not {self.temperature}")
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
         del student
         if teacher is None:
-            raise ValueError("decoupled soft targets need a teacher")
+            raise InputError("decoupled soft targets need a teacher")
         return Reads(teacher_logits=True, class_numbers=True)
 
     def parts(self, teacher: Observed, student: Observed) -> None:
@@ -92,7 +93,7 @@ class DecoupledSoftTargets(Method):
         classes = teacher.logits.shape[1], student.logits.shape[1]
         require_same_classes("decoupled soft targets need", *classes, "a method without logits")
         if classes[0] < 3:
-            raise ValueError(
+            raise InputError(
                 f"decoupled soft targets rank the classes beside the right one, and of {classes[0]} classes there is "
                 "nothing to rank: use soft targets (kd)"
             )

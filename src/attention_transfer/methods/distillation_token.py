@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from attention_transfer.capture import Tap
 from attention_transfer.data.batch import Batch
+from attention_transfer.errors import InputError
 from attention_transfer.methods.maps import at_least_float32
 from attention_transfer.methods.method import Method, Observed, Reads, Term, require_same_classes
 from attention_transfer.methods.soft_targets import soft_target_divergence
@@ -70,13 +71,13 @@ class DistillationToken(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.temperature < float("inf"):
-            raise ValueError(f"temperature must be a finite number above 0, not {self.temperature}")
+            raise InputError(f"temperature must be a finite number above 0, not {self.temperature}")
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
         if teacher is None:
-            raise ValueError("a distillation token needs a teacher")
+            raise InputError("a distillation token needs a teacher")
         if student.token_heads is None:
-            raise ValueError(f"the student has no head of a distillation token: {_HOW}")
+            raise InputError(f"the student has no head of a distillation token: {_HOW}")
         of_class, of_distillation = (Tap(path, layout="raw") for path in student.token_heads)
         return Reads(student=(of_class, of_distillation), teacher_logits=True, task_logits=of_class)
 
@@ -89,7 +90,7 @@ class DistillationToken(Method):
         if of_class.shape != student.logits.shape or not torch.allclose(
             (of_class + of_distillation) / 2, student.logits, rtol=1e-3, atol=1e-4
         ):
-            raise ValueError(f"the student's logits are not the mean of its two heads: {_HOW}")
+            raise InputError(f"the student's logits are not the mean of its two heads: {_HOW}")
         return None
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:

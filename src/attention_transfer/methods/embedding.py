@@ -4,6 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attention_transfer.capture import Tap
+from attention_transfer.errors import InputError
 from attention_transfer.methods.maps import at_least_float32
 from attention_transfer.models.description import Description
 
@@ -25,7 +26,7 @@ def embedding_tap(network: Description, role: str, layer: str | None = None) -> 
         return Tap(network.head, "input", "raw")
     if network.stages:
         return network.stages[-1].output
-    raise ValueError(
+    raise InputError(
         f"neither a linear head nor stages were found in the {role}: name the module whose output, averaged over "
         f"positions, is to be compared with {role}_layer="
     )
@@ -42,7 +43,7 @@ def embedding(value: Tensor, role: str) -> Float[Tensor, "b c"]:
         ValueError: for any other shape.
     """
     if value.ndim not in (2, 4):
-        raise ValueError(
+        raise InputError(
             f"the {role}'s head takes a value of shape {tuple(value.shape)}, not one vector per image: name another "
             f"module with {role}_layer="
         )

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from attention_transfer.capture import Tap
 from attention_transfer.data.batch import Batch
+from attention_transfer.errors import InputError
 from attention_transfer.methods.layer_choice import Layers
 from attention_transfer.methods.maps import at_least_float32
 from attention_transfer.methods.method import Method, Observed, Reads, Term
@@ -39,7 +40,7 @@ class FeatureDistillation(Method):
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
         if teacher is None:
-            raise ValueError("feature distillation needs a teacher")
+            raise InputError("feature distillation needs a teacher")
         ours, theirs = self.layers.pairs(
             _blocks(student, "student", self.layers.student_modules),
             _blocks(teacher, "teacher", self.layers.teacher_modules),
@@ -50,7 +51,7 @@ class FeatureDistillation(Method):
         layers = list(zip(student.features, teacher.features, strict=True))
         for i, (ours, theirs) in enumerate(layers):
             if theirs.ndim != 3 or ours.ndim != 3 or theirs.shape[1] != ours.shape[1]:
-                raise ValueError(
+                raise InputError(
                     f"feature distillation compares equally many tokens; at layer {i} the teacher gives "
                     f"{tuple(theirs.shape)}, the student {tuple(ours.shape)}: use images and patches of one size and "
                     "the same class and register tokens, or AttentionTransfer, which compares maps of any size"
@@ -81,7 +82,7 @@ def _blocks(description: Description, role: str, named: tuple[str, ...] | None) 
         return tuple(replace(description.tap(name), layout="raw") for name in named)
     outputs = [stage.output for stage in description.stages]
     if not outputs or any(tap.layout != "tokens" for tap in outputs):
-        raise ValueError(
+        raise InputError(
             f"feature distillation compares the tokens of transformers' blocks; the {role} has none that are known: "
             f"name modules that give (batch, tokens, channels) in layers.{role}_modules, or use AttentionTransfer for "
             "networks of convolutions"

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from attention_transfer.capture import Tap
 from attention_transfer.data.batch import Batch
+from attention_transfer.errors import InputError
 from attention_transfer.methods.maps import at_least_float32
 from attention_transfer.methods.method import Method, Observed, Phase, Reads, Term
 from attention_transfer.methods.stage_choice import check_stages, paired_layers
@@ -67,9 +68,9 @@ class FitNet(Method):
         super().__post_init__()
         check_stages(self.stages, self.student_layers, self.teacher_layers)
         if self.hint_epochs is not None and self.hint_epochs < 1:
-            raise ValueError(f"hint_epochs must be at least 1, or None for one stage, not {self.hint_epochs}")
+            raise InputError(f"hint_epochs must be at least 1, or None for one stage, not {self.hint_epochs}")
         if self.hint_learning_rate is not None and self.hint_epochs is None:
-            raise ValueError("hint_learning_rate is that of the first of two stages: give hint_epochs too")
+            raise InputError("hint_learning_rate is that of the first of two stages: give hint_epochs too")
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -90,7 +91,7 @@ class FitNet(Method):
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
         if teacher is None:
-            raise ValueError("hints need a teacher")
+            raise InputError("hints need a teacher")
         theirs, ours = self._pairs(teacher, student)
         return Reads(teacher=theirs, student=ours)
 

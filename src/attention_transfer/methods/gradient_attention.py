@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attention_transfer.data.batch import Batch
+from attention_transfer.errors import InputError
 from attention_transfer.methods.maps import at_least_float32, unit
 from attention_transfer.methods.method import Method, Observed, Reads, Term, require_same_classes
 from attention_transfer.models.description import Description
@@ -75,7 +76,7 @@ class GradientAttention(Method):
         if self.target == "flip":
             return Reads(student_gradient=True, flipped_gradient=True)
         if teacher is None:
-            raise ValueError('gradient attention needs a teacher, or target="flip"')
+            raise InputError('gradient attention needs a teacher, or target="flip"')
         return Reads(teacher_logits=True, teacher_gradient=True, student_gradient=True)
 
     def parts(self, teacher: Observed, student: Observed) -> None:

@@ -7,6 +7,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from attention_transfer.errors import InputError
 from attention_transfer.methods.graph_heads import GraphParts
 from attention_transfer.runs import RunFolder, is_run
 from attention_transfer.runs.places import expand
@@ -32,15 +33,15 @@ def load_heads(parts: GraphParts, place: Path, key: str) -> None:
             name.removeprefix(f"{key}."): value for name, value in load_file(file).items() if name.startswith(f"{key}.")
         }
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"the attention heads in {file} cannot be read: {error}") from error
+        raise InputError(f"the attention heads in {file} cannot be read: {error}") from error
     if not any(name.startswith("heads.") for name in found) or not set(_MARKS) <= found.keys():
-        raise ValueError(f"{file} holds no attention heads of {key}: give a run that learned its graph with {key}")
+        raise InputError(f"{file} holds no attention heads of {key}: give a run that learned its graph with {key}")
     _refuse_others(parts, found, file)
     heads = {name.removeprefix("heads."): value for name, value in found.items() if name.startswith("heads.")}
     try:
         parts.heads.load_state_dict(heads)
     except RuntimeError as error:
-        raise ValueError(
+        raise InputError(
             f"the attention heads in {file} are of another number, or for layers of other widths: give the heads and "
             f"the layers of that run, or leave out graph_from to train new ones ({error})"
         ) from error
@@ -52,22 +53,22 @@ def _file(place: Path) -> Path:
     if is_run(place):
         file = RunFolder(place).parts
         if file is None:
-            raise ValueError(f"the run {place} kept no parts: it is not finished, or its methods learned nothing")
+            raise InputError(f"the run {place} kept no parts: it is not finished, or its methods learned nothing")
         return file
     if not place.is_file():
-        raise ValueError(f"there is no run and no file of attention heads at {place}")
+        raise InputError(f"there is no run and no file of attention heads at {place}")
     return place
 
 
 def _refuse_others(parts: GraphParts, found: dict[str, Tensor], file: Path) -> None:
     wanted = {name: parts.get_buffer(name).cpu() for name in _MARKS}
     if not torch.equal(found["teacher"], wanted["teacher"]):
-        raise ValueError(
+        raise InputError(
             f"the attention heads in {file} were trained on another teacher: they say nothing about this one; give the "
             "teacher of that run, or leave out graph_from to train new ones"
         )
     if not torch.equal(found["reading"], wanted["reading"]):
-        raise ValueError(
+        raise InputError(
             f"the attention heads in {file} read this teacher otherwise: give the layers (activation, stages, "
             "teacher_layers), scaled and the teacher's normalisation of that run, or leave out graph_from to train new "
             "ones"

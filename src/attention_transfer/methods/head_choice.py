@@ -1,5 +1,7 @@
 """Which heads of a layer take part."""
 
+from attention_transfer.errors import InputError
+
 
 def check_heads(first_heads: int | None, heads: tuple[int, ...] | None) -> None:
     """Refuse settings that contradict each other.
@@ -12,9 +14,9 @@ def check_heads(first_heads: int | None, heads: tuple[int, ...] | None) -> None:
         ValueError: if both are given, or no heads.
     """
     if first_heads is not None and (heads is not None or first_heads < 1):
-        raise ValueError(f"give either first_heads, at least 1, or heads, not {first_heads} and {heads}")
+        raise InputError(f"give either first_heads, at least 1, or heads, not {first_heads} and {heads}")
     if heads is not None and (not heads or len(set(heads)) < len(heads)):
-        raise ValueError(f"heads must name heads, each once, not {heads}")
+        raise InputError(f"heads must name heads, each once, not {heads}")
 
 
 def chosen_heads(
@@ -34,8 +36,8 @@ def chosen_heads(
     wanted = list(range(count if first_heads is None else first_heads)) if heads is None else list(heads)
     strange = [head for head in wanted if not -count <= head < count]
     if strange:
-        raise ValueError(f"{who} has {count} heads, numbered from 0; there is no head {strange[0]}")
+        raise InputError(f"{who} has {count} heads, numbered from 0; there is no head {strange[0]}")
     numbers = [head % count for head in wanted]
     if len(set(numbers)) < len(numbers):
-        raise ValueError(f"heads must name heads, each once; {who} has {count} heads, of which {heads} are {numbers}")
+        raise InputError(f"heads must name heads, each once; {who} has {count} heads, of which {heads} are {numbers}")
     return numbers

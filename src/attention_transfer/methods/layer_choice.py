@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from attention_transfer.capture import Tap
+from attention_transfer.errors import InputError
 from attention_transfer.methods.method import spread
 
 
@@ -41,18 +42,18 @@ class Layers:
     def __post_init__(self) -> None:
         given = [name for name in ("first", "last", "student") if getattr(self, name) is not None]
         if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} both choose layers: give one of them")
+            raise InputError(f"{' and '.join(given)} both choose layers: give one of them")
         for name in ("first", "last"):
             count = getattr(self, name)
             if count is not None and count < 1:
-                raise ValueError(f"{name} must be at least 1 layer, not {count}")
+                raise InputError(f"{name} must be at least 1 layer, not {count}")
         if self.student is not None and (not self.student or len(set(self.student)) < len(self.student)):
-            raise ValueError(f"student must name layers, each once, not {self.student}")
+            raise InputError(f"student must name layers, each once, not {self.student}")
         if self.teacher is not None and (self.student is None or len(self.teacher) != len(self.student)):
             wanted = "the layers that they teach in student" if self.student is None else f"{len(self.student)} layers"
-            raise ValueError(f"teacher names {len(self.teacher)} layers; give {wanted}, one for one")
+            raise InputError(f"teacher names {len(self.teacher)} layers; give {wanted}, one for one")
         if self.teacher is not None and self.match != "same":
-            raise ValueError(f'teacher names the partners, so match="{self.match}" has nothing to find: leave one out')
+            raise InputError(f'teacher names the partners, so match="{self.match}" has nothing to find: leave one out')
 
     def pairs(self, student: Sequence[Tap], teacher: Sequence[Tap]) -> tuple[tuple[Tap, ...], tuple[Tap, ...]]:
         """The layers that take part, of student and of teacher, one for one.
@@ -67,7 +68,7 @@ class Layers:
         if self.match == "spread" and self.first is self.last is self.student is None:
             return spread(student, teacher)
         if self.match == "same" and self.teacher is None and len(student) != len(teacher):
-            raise ValueError(
+            raise InputError(
                 f"the student has {len(student)} layers, the teacher {len(teacher)}: spread them "
                 '(match="spread"), or pair them by number with student and teacher'
             )
@@ -84,12 +85,12 @@ class Layers:
         if self.student is not None:
             numbers = _resolved(self.student, count, "student")
             if len(set(numbers)) < len(numbers):
-                raise ValueError(f"student must name layers, each once; of {count} layers {self.student} are {numbers}")
+                raise InputError(f"student must name layers, each once; of {count} layers {self.student} are {numbers}")
             return numbers
         for name in ("first", "last"):
             wanted = getattr(self, name)
             if wanted is not None and wanted > count:
-                raise ValueError(f"{name} asks for {wanted} layers; there are {count}")
+                raise InputError(f"{name} asks for {wanted} layers; there are {count}")
         start = count - self.last if self.last is not None else 0
         return range(start, count if self.first is None else self.first)
 
@@ -98,7 +99,7 @@ def _resolved(numbers: Sequence[int], count: int, role: str) -> list[int]:
     """Numbers from 0, where negative ones count from the end."""
     strange = [number for number in numbers if not -count <= number < count]
     if strange:
-        raise ValueError(
+        raise InputError(
             f"the {role} has no layer {', '.join(map(str, strange))}: it has {count}, numbered from 0 to {count - 1}"
         )
     return [number % count for number in numbers]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attention_transfer.errors import InputError
 from attention_transfer.runs.places import expand
 
 FILE_KIND = "attention links"
@@ -20,7 +21,7 @@ _TEXT = re.compile(r"\d+:\d+(-\d+)?(\+\d+(-\d+)?)*(,\d+:\d+(-\d+)?(\+\d+(-\d+)?)
 _REMEDY = "train this pair with links=full and extract its own"
 
 
-class LinksError(ValueError):
+class LinksError(InputError):
     """Links that do not exist, or belong to another pair of networks."""
 
 
@@ -223,16 +224,16 @@ def read_links(links: str | Path) -> LinkChoice:
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
         if content["kind"] != FILE_KIND:
-            raise ValueError(f"its kind is {content['kind']!r}")
+            raise InputError(f"its kind is {content['kind']!r}")
         stages = content["stages"]
         numbers = [stage["stage"] for stage in stages]
         if numbers != list(range(1, len(stages) + 1)):
-            raise ValueError(f"its stages are numbered {numbers}, not from 1 in order")
+            raise InputError(f"its stages are numbered {numbers}, not from 1 in order")
         heads, layers = tuple(int(count) for count in content["heads"]), content.get("layers") or []
         if not isinstance(layers, list):
-            raise ValueError(f"its layers are {layers!r}, not a list")
+            raise InputError(f"its layers are {layers!r}, not a list")
         if layers and len(layers) != len(heads):
-            raise ValueError(f"it names {len(layers)} layers and has heads of {len(heads)}")
+            raise InputError(f"it names {len(layers)} layers and has heads of {len(heads)}")
         read = tuple(str(stage.get("read") or "") for stage in stages)
         choice = LinkChoice(
             tuple(tuple(_group(link) for link in stage["links"]) for stage in stages),
@@ -263,9 +264,9 @@ def _group(link: Mapping[str, Any]) -> LinkGroup:
         None if channels is None else tuple(sorted(int(channel) for channel in channels)),
     )
     if not group.layers or group.layers[0] < 0 or (group.channels is not None and not group.channels):
-        raise ValueError(f"{dict(link)} links nothing")
+        raise InputError(f"{dict(link)} links nothing")
     if len(set(group.layers)) < len(group.layers) or (group.channels or (0,))[0] < 0:
-        raise ValueError(f"{dict(link)} names a layer twice, or a channel below 0")
+        raise InputError(f"{dict(link)} names a layer twice, or a channel below 0")
     return group
 
 

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from attention_transfer.errors import InputError
 from attention_transfer.methods.device_memory import memory_of
 
 # Of each channel over the student's patches: in float32, as they are resized and as they are put together for it.
@@ -41,7 +42,7 @@ def check_memory(bytes_per_image: int, images: int, device: torch.device, channe
     there, needed = memory_of(device), bytes_per_image * images
     if there is not None and needed > there:
         listed = ", ".join(map(str, channels))
-        raise ValueError(
+        raise InputError(
             f"attention links over stages of {listed} channels hold {needed / _GIGABYTE:.1f} GB for a batch of "
             f"{images}, and {device} has {there / _GIGABYTE:.1f} GB in all: select some stages, such as the "
             "last one (stages=(-1,)), a coarser grid, or a smaller batch"

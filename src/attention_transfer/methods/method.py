@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attention_transfer.capture import Attention, Replacement, Tap
 from attention_transfer.data.batch import Batch
+from attention_transfer.errors import InputError
 from attention_transfer.methods.settings import check_settings
 from attention_transfer.models.description import Description
 
@@ -35,11 +36,11 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if self.warmup_epochs < 0:
-            raise ValueError(f"warmup_epochs must be 0 or more, not {self.warmup_epochs}")
+            raise InputError(f"warmup_epochs must be 0 or more, not {self.warmup_epochs}")
         for name, pairs in (("decay", self.decay), ("factors", self.factors)):
             epochs = [epoch for epoch, _ in pairs]
             if any(epoch < 0 or value < 0 for epoch, value in pairs) or sorted(set(epochs)) != epochs:
-                raise ValueError(f"{name} must be pairs (epoch, value), none negative, epochs ascending, not {pairs}")
+                raise InputError(f"{name} must be pairs (epoch, value), none negative, epochs ascending, not {pairs}")
 
     @property
     def constant(self) -> bool:
@@ -264,7 +265,7 @@ class Method(ABC):
     def __post_init__(self) -> None:
         check_settings(self)
         if not 0 <= self.weight < float("inf"):
-            raise ValueError(f"the weight of {self.key} must be a finite number of at least 0, not {self.weight}")
+            raise InputError(f"the weight of {self.key} must be a finite number of at least 0, not {self.weight}")
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -365,7 +366,7 @@ def require_same_classes(what: str, teacher: int, student: int, otherwise: str) 
         otherwise: what to use instead.
     """
     if teacher != student:
-        raise ValueError(
+        raise InputError(
             f"{what} the same classes: the teacher has {teacher}, the student {student}; use a teacher of this data "
             f"set, or {otherwise}"
         )

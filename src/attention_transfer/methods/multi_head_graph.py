@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attention_transfer.data.batch import Batch
+from attention_transfer.errors import InputError
 from attention_transfer.methods.batch_graphs import (
     Direction,
     Reduction,
@@ -107,14 +108,14 @@ class MultiHeadGraph(Method):
         super().__post_init__()
         for name, least in (("heads", 1), ("student_vectors", 1), ("graph_epochs", 0)):
             if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+                raise InputError(f"{name} must be at least {least}, not {getattr(self, name)}")
         if not 0 < self.graph_learning_rate < math.inf or not 0 <= self.graph_weight_decay < math.inf:
-            raise ValueError(
+            raise InputError(
                 "graph_learning_rate must be above 0 and graph_weight_decay at least 0, both finite, not "
                 f"{self.graph_learning_rate} and {self.graph_weight_decay}"
             )
         if self.graph == "similarity" and self.graph_from is not None:
-            raise ValueError("graph='similarity' has no heads: leave out graph_from")
+            raise InputError("graph='similarity' has no heads: leave out graph_from")
         check_stages(self.stages, self.student_layers, self.teacher_layers)
 
     @property
@@ -134,10 +135,10 @@ class MultiHeadGraph(Method):
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
         if teacher is None:
-            raise ValueError("multi-head graph distillation needs a teacher")
+            raise InputError("multi-head graph distillation needs a teacher")
         theirs, ours = paired_layers(teacher, student, self, self.activation, self.activation)
         if len(theirs) < 2:
-            raise ValueError(
+            raise InputError(
                 f"a graph links two layers, and {len(theirs)} is read: give at least two stages, or module paths with "
                 "student_layers= and teacher_layers="
             )
@@ -147,7 +148,7 @@ class MultiHeadGraph(Method):
         theirs, ours = ([features.shape[1] for features in seen.features] for seen in (teacher, student))
         differing = [i for i, (wide, narrow) in enumerate(zip(theirs, ours, strict=True)) if wide != narrow]
         if differing and not self.adapter:
-            raise ValueError(
+            raise InputError(
                 f"the vectors of layer {differing[0]} have {theirs[differing[0]]} channels in the teacher and "
                 f"{ours[differing[0]]} in the student, and the heads take the teacher's: leave adapter on, or choose "
                 "networks or layers of the same widths"

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attention_transfer.data.batch import Batch
+from attention_transfer.errors import InputError
 from attention_transfer.methods.gathering import gathered
 from attention_transfer.methods.maps import at_least_float32, same_size
 from attention_transfer.methods.method import Method, Norm, Observed, Reads, Term
@@ -147,7 +148,7 @@ class Overhaul(Method):
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
         if teacher is None:
-            raise ValueError("the overhaul of feature distillation needs a teacher")
+            raise InputError("the overhaul of feature distillation needs a teacher")
         theirs, ours = paired_layers(teacher, student, self, "pre", "pre")
         return Reads(teacher=theirs, student=ours, teacher_norms=True)
 

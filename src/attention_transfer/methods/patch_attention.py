@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from attention_transfer.capture import Attention
+from attention_transfer.errors import InputError
 from attention_transfer.methods.attention_resampling import class_tokens
 from attention_transfer.methods.maps import at_least_float32
 
@@ -38,7 +39,7 @@ def patch_attention(
             softmax that was read only as its result and should be taken of other logits.
     """
     if attention.padded:
-        raise ValueError(
+        raise InputError(
             "a layer's windows reach beyond the image, which was filled up, so that its maps are not of the patches "
             "alone: take images whose patches a whole number of windows covers (224 pixels for windows of 7), another "
             "window size, or name other layers with student_layers"
@@ -46,7 +47,7 @@ def patch_attention(
     rows, columns = _grid(attention)
     if attention.weights is not None:
         if not scaled:
-            raise ValueError(
+            raise InputError(
                 "this layer writes its attention out by hand, so its logits cannot be read: take scaled=True, which is "
                 "how it computes them"
             )
@@ -108,7 +109,7 @@ def _of_windows(maps: Float[Tensor, "w h r c"], images: int, shift: tuple[int, i
     count = len(maps) // images
     side = isqrt(count)
     if shift is None or side * side != count or count * images != len(maps):
-        raise ValueError(
+        raise InputError(
             f"a layer attends within {len(maps)} windows of {images} images, and where they lie in an image is not "
             "known: maps are put together of the square windows of Swin transformers only; name other layers with "
             "student_layers"
@@ -126,7 +127,7 @@ def _grid(attention: Attention) -> tuple[int, int]:
     side = isqrt(max(patches, 0))
     rows, columns = attention.grid or (side, side)
     if patches < 1 or rows * columns != patches or queries != keys:
-        raise ValueError(
+        raise InputError(
             f"attention of {queries} queries and {keys} keys, {attention.prefix_tokens} of them before the patches, "
             f"does not fill a grid of {rows}×{columns} patches: name other layers with student_layers"
         )

@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from attention_transfer.data.batch import Batch
+from attention_transfer.errors import InputError
 from attention_transfer.methods.embedding import embedding, embedding_tap
 from attention_transfer.methods.gathering import gathered
 from attention_transfer.methods.maps import unit
@@ -105,13 +106,13 @@ class Relational(Method):
         weights = {"distance_weight": self.distance_weight, "angle_weight": self.angle_weight}
         for name, weight in weights.items():
             if not 0 <= weight < float("inf"):
-                raise ValueError(f"{name} must be a finite number of at least 0, not {weight}")
+                raise InputError(f"{name} must be a finite number of at least 0, not {weight}")
         if not any(weights.values()):
-            raise ValueError("distance_weight and angle_weight are both 0: nothing is compared; leave the method out")
+            raise InputError("distance_weight and angle_weight are both 0: nothing is compared; leave the method out")
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
         if teacher is None:
-            raise ValueError("relational distillation needs a teacher")
+            raise InputError("relational distillation needs a teacher")
         return Reads(
             teacher=(embedding_tap(teacher, "teacher", self.teacher_layer),),
             student=(embedding_tap(student, "student", self.student_layer),),
@@ -139,7 +140,7 @@ def require_several(rows: Float[Tensor, "b ..."], what: str) -> None:
         what: compares them, for the message.
     """
     if len(rows) < 2:
-        raise ValueError(f"{what} compares the images of a batch with each other, and this one has {len(rows)}")
+        raise InputError(f"{what} compares the images of a batch with each other, and this one has {len(rows)}")
 
 
 _REDUCTION: dict[Form, str] = {"code": "mean", "paper": "sum"}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attention_transfer.data.batch import Batch
+from attention_transfer.errors import InputError
 from attention_transfer.methods.embedding import embedding, embedding_tap
 from attention_transfer.methods.maps import at_least_float32
 from attention_transfer.methods.method import Method, Observed, Reads, Schedule, Term
@@ -129,11 +130,11 @@ class Review(Method):
         super().__post_init__()
         check_stages(self.stages, self.student_layers, self.teacher_layers)
         if self.widest < 1 or self.most_stages < 1:
-            raise ValueError(f"widest and most_stages must be at least 1, not {self.widest} and {self.most_stages}")
+            raise InputError(f"widest and most_stages must be at least 1, not {self.widest} and {self.most_stages}")
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
         if teacher is None:
-            raise ValueError("knowledge review needs a teacher")
+            raise InputError("knowledge review needs a teacher")
         theirs, ours = paired_layers(
             teacher, student, self, self.teacher_activation, self.student_activation, self.most_stages
         )

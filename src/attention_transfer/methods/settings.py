@@ -5,6 +5,8 @@ from dataclasses import fields
 from functools import cache
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
+from attention_transfer.errors import InputError
+
 
 def check_settings(described: Any) -> None:
     """Refuse a word that is none of a setting's choices, and a fraction where a setting counts something.
@@ -20,9 +22,9 @@ def check_settings(described: Any) -> None:
         value, kind = getattr(described, name), types[name]
         choices = tuple(_choices(kind))
         if isinstance(value, str) and choices and value not in choices:
-            raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, not {value!r}")
+            raise InputError(f"{name} must be {' or '.join(map(repr, choices))}, not {value!r}")
         if kind is int and (not isinstance(value, int) or isinstance(value, bool)):
-            raise ValueError(f"{name} must be a whole number, not {value!r}")
+            raise InputError(f"{name} must be a whole number, not {value!r}")
 
 
 @cache

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attention_transfer.data.batch import Batch
+from attention_transfer.errors import InputError
 from attention_transfer.methods.gathering import gathered
 from attention_transfer.methods.maps import at_least_float32
 from attention_transfer.methods.method import Method, Observed, Reads, Term
@@ -66,7 +67,7 @@ class SimilarityPreserving(Method):
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
         if teacher is None:
-            raise ValueError("similarity-preserving distillation needs a teacher")
+            raise InputError("similarity-preserving distillation needs a teacher")
         chosen = self if self.stages or self.student_layers else replace(self, stages=(-1,))
         theirs, ours = paired_layers(teacher, student, chosen, "post", "post")
         return Reads(teacher=theirs, student=ours, fewest_images=2)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attention_transfer.data.batch import Batch
+from attention_transfer.errors import InputError
 from attention_transfer.methods.maps import at_least_float32
 from attention_transfer.methods.method import Method, Observed, Reads, Term, require_same_classes
 from attention_transfer.models.description import Description
@@ -56,12 +57,12 @@ class SoftTargets(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.temperature < float("inf"):
-            raise ValueError(f"temperature must be a finite number above 0, not {self.temperature}")
+            raise InputError(f"temperature must be a finite number above 0, not {self.temperature}")
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
         del student
         if teacher is None:
-            raise ValueError("soft targets need a teacher")
+            raise InputError("soft targets need a teacher")
         return Reads(teacher_logits=True)
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:

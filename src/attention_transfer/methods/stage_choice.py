@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Literal, Protocol
 
 from attention_transfer.capture import Tap
+from attention_transfer.errors import InputError
 from attention_transfer.methods.method import spread
 from attention_transfer.models.description import Description
 
@@ -41,11 +42,11 @@ def check_stages(stages: Sequence[int] | None, student_layers: Sequence[str], te
         ValueError: for names that do not pair up, no stages, or both ways of choosing at once.
     """
     if len(student_layers) != len(teacher_layers):
-        raise ValueError(
+        raise InputError(
             f"student_layers and teacher_layers must pair up, not {len(student_layers)} with {len(teacher_layers)}"
         )
     if stages is not None and (student_layers or not stages):
-        raise ValueError("give either stages (at least one) or student_layers with teacher_layers")
+        raise InputError("give either stages (at least one) or student_layers with teacher_layers")
 
 
 def paired_layers(
@@ -96,20 +97,20 @@ def stage_taps(
     """
     stages = list(network.stages)
     if not stages:
-        raise ValueError(
+        raise InputError(
             f"no stages were found in the {role}: name module paths with student_layers= and teacher_layers="
         )
     if chosen is not None:
         for i in chosen:
             if not -len(stages) <= i < len(stages):
-                raise ValueError(f"the {role} has {len(stages)} stages, counted from 0; there is no stage {i}")
+                raise InputError(f"the {role} has {len(stages)} stages, counted from 0; there is no stage {i}")
         stages = [stages[i] for i in chosen]
     if activation == "post":
         return tuple(stage.output for stage in stages)
     taps = [stage.pre_activation for stage in stages]
     unknown = [stage.output.module for stage, tap in zip(stages, taps, strict=True) if tap is None]
     if unknown:
-        raise ValueError(
+        raise InputError(
             f"where the {role}'s stages {', '.join(unknown)} end in an activation is not known: name the "
             "activation modules with student_layers= and teacher_layers= (their input is read)"
         )

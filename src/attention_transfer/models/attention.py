@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attention_transfer.capture import FoundAttention, Tap, find_attention, noise
+from attention_transfer.errors import InputError
 from attention_transfer.models.description import Description
 from attention_transfer.models.external import attention_grid, prefix_tokens
 from attention_transfer.models.structure import has_attention
@@ -83,13 +84,13 @@ def attention_layers(description: Description, role: str, named: Sequence[str] |
         places = {tap.module: tap for tap in (*description.attention, *description.attention_elsewhere)}
         strange = [name for name in named if name not in places]
         if strange or not named:
-            raise ValueError(
+            raise InputError(
                 f"no attention of the {role} can be read at {', '.join(strange) or '(no name given)'}; it was seen at "
                 f"{_listed(list(places)) or 'no module'}"
             )
         return tuple(places[name] for name in named)
     if description.attention_unread:
-        raise ValueError(
+        raise InputError(
             f"the {role} has {len(description.attention_unread)} blocks whose attention cannot be read, "
             f"{_listed(description.attention_unread)}, beside {len(description.attention)} that can: it is written by "
             "hand there, in a form that is neither torch's fused attention nor one softmax over (batch, heads, "
@@ -99,7 +100,7 @@ def attention_layers(description: Description, role: str, named: Sequence[str] |
         )
     if not description.attention:
         elsewhere = f"; outside of blocks there is {_listed(_places(description))}" if _places(description) else ""
-        raise ValueError(
+        raise InputError(
             f"the {role} has no self-attention layers, so no attention patterns can be transferred: use a vision "
             f"transformer, or a method for networks of convolutions such as AttentionTransfer{elsewhere}"
         )

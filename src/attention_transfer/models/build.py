@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attention_transfer.errors import InputError
 from attention_transfer.models.description import Input
 from attention_transfer.models.distillation_token import asks_for_token, plain_name, with_token, without_argument
 from attention_transfer.models.external import describe
@@ -64,13 +65,13 @@ def build(name: str, num_classes: int | None, *, image_size: int | None = None, 
     check_name(name)
     parsed = parse_name(name)
     if num_classes is None and not pretrained:
-        raise ValueError(f"a new {name!r} needs its number of classes: give num_classes")
+        raise InputError(f"a new {name!r} needs its number of classes: give num_classes")
     if num_classes is not None and num_classes < (0 if parsed.library == "timm" else 1):
-        raise ValueError(f"a classifier has at least one class, not {num_classes}")
+        raise InputError(f"a classifier has at least one class, not {num_classes}")
     if parsed.library:
         return _LIBRARIES[parsed.library](parsed, num_classes, image_size, pretrained)
     if pretrained or num_classes is None:
-        raise ValueError(f"{name!r} has no published weights: write {name}@FILE with a weights file")
+        raise InputError(f"{name!r} has no published weights: write {name}@FILE with a weights file")
     return MODELS[name](num_classes)
 
 
@@ -92,12 +93,12 @@ def check_name(name: str) -> None:
             more = "; models of other libraries are written timm:NAME, torchvision:NAME or hf:NAME"
             raise _unknown(inner, MODELS, more)
         if name != inner:
-            raise ValueError(
+            raise InputError(
                 f"{inner} takes no arguments: write {inner} alone; those of timm:, torchvision: and hf: do"
             )
     elif library not in _LIBRARIES:
         wanted = ", ".join(f"{known}:NAME" for known in _LIBRARIES)
-        raise ValueError(f"unknown library {library!r} in {name!r}: wanted is {wanted}")
+        raise InputError(f"unknown library {library!r} in {name!r}: wanted is {wanted}")
     elif library == "timm":
         import timm
 
@@ -125,9 +126,9 @@ def takes_image_size(name: Name, image_size: int) -> bool:
     return True
 
 
-def _unknown(name: str, known: Iterable[str], more: str = "") -> ValueError:
+def _unknown(name: str, known: Iterable[str], more: str = "") -> InputError:
     close = difflib.get_close_matches(name, list(known), n=5, cutoff=0.5)
-    return ValueError(f"unknown model {name!r}" + (f"; close to it: {', '.join(close)}" if close else "") + more)
+    return InputError(f"unknown model {name!r}" + (f"; close to it: {', '.join(close)}" if close else "") + more)
 
 
 def _build_timm(name: Name, num_classes: int | None, image_size: int | None, pretrained: bool) -> nn.Module:
@@ -157,7 +158,7 @@ def _build_timm(name: Name, num_classes: int | None, image_size: int | None, pre
                 raise _refused(name, error) from error
         except (AssertionError, RuntimeError, ZeroDivisionError) as error:
             more = f" with {', '.join(name.arguments)}" if name.arguments else ""
-            raise ValueError(f"timm:{name.inner} cannot be built for images of {side} pixels{more}: {error}") from error
+            raise InputError(f"timm:{name.inner} cannot be built for images of {side} pixels{more}: {error}") from error
         else:
             # timm leaves the size of its published weights there.
             sides = tuple(cast("tuple[int, int]", side)) if isinstance(side, Sequence) else (side, side)
@@ -180,15 +181,15 @@ def _side(name: Name, key: str, image_size: int | None) -> Any:
     said = name.arguments.get(key)
     if said is None or image_size is None or said in (image_size, (image_size, image_size), [image_size, image_size]):
         return image_size if said is None else said
-    raise ValueError(
+    raise InputError(
         f"{name.library}:{name.inner} is written with {key}={said}, but is to be built for images of {image_size} "
         f"pixels: leave {key} out, or bring the images to its size (--image-size)"
     )
 
 
-def _refused(name: Name, error: Exception) -> ValueError:
+def _refused(name: Name, error: Exception) -> InputError:
     given = ", ".join(f"{key}={value!r}" for key, value in name.arguments.items()) or "its arguments"
-    return ValueError(f"{name.library}:{name.inner} cannot be built with {given}: {error}")
+    return InputError(f"{name.library}:{name.inner} cannot be built with {given}: {error}")
 
 
 def _build_torchvision(name: Name, num_classes: int | None, image_size: int | None, pretrained: bool) -> nn.Module:
@@ -223,7 +224,7 @@ def _torchvision_names() -> list[str]:
 def _replace_head(model: nn.Module, num_classes: int, name: str) -> None:
     path = describe(model).head
     if path is None:
-        raise ValueError(
+        raise InputError(
             f"torchvision:{name} has no linear head to replace: pretrained, it has {_IMAGENET_CLASSES} classes only"
         )
     old = model.get_submodule(path)
@@ -235,7 +236,7 @@ def _build_transformers(parsed: Name, num_classes: int | None, image_size: int |
     try:
         from transformers import AutoConfig, AutoModelForImageClassification
     except ImportError as error:
-        raise ValueError(_HF_MISSING) from error
+        raise InputError(_HF_MISSING) from error
 
     name = parsed.inner
     image_size = _side(parsed, "image_size", image_size)
@@ -245,11 +246,11 @@ def _build_transformers(parsed: Name, num_classes: int | None, image_size: int |
             AutoConfig.from_pretrained(name, return_unused_kwargs=True, **parsed.arguments),
         )
     except (OSError, ValueError) as error:
-        raise ValueError(
+        raise InputError(
             f"hf:{name}: neither a folder with a config.json nor reachable on the hub ({error})"
         ) from error
     if unknown:
-        raise ValueError(f"hf:{name} has no {', '.join(unknown)} in its configuration")
+        raise InputError(f"hf:{name} has no {', '.join(unknown)} in its configuration")
     expected = _preprocessing(name) if pretrained else None
     if not pretrained:
         return from_transformers_config(config.to_dict(), num_classes, image_size)
@@ -264,7 +265,7 @@ def _build_transformers(parsed: Name, num_classes: int | None, image_size: int |
     mismatched = [key[0] if isinstance(key, tuple) else key for key in report["mismatched_keys"]]
     new = [key for key in (*report["missing_keys"], *mismatched) if not str(key).startswith(head)]
     if new:
-        raise ValueError(f"hf:{name}: the published weights lack {', '.join(map(str, new[:10]))}")
+        raise InputError(f"hf:{name}: the published weights lack {', '.join(map(str, new[:10]))}")
     return wrapper
 
 
@@ -279,7 +280,7 @@ def from_transformers_config(
     try:
         from transformers import AutoConfig, AutoModelForImageClassification
     except ImportError as error:
-        raise ValueError(_HF_MISSING) from error
+        raise InputError(_HF_MISSING) from error
 
     values = dict(config)
     kind = str(values.pop("model_type", ""))
@@ -291,7 +292,7 @@ def from_transformers_config(
     try:
         return TransformersClassifier(AutoModelForImageClassification.from_config(resolved))
     except ValueError as error:
-        raise ValueError(f"transformers has no image classifier for a config of type {kind!r}") from error
+        raise InputError(f"transformers has no image classifier for a config of type {kind!r}") from error
 
 
 def _preprocessing(name: str) -> Input | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attention_transfer.capture import Capture, CaptureError, Reading, Tap, noise, spatial, undisturbed
+from attention_transfer.errors import InputError
 from attention_transfer.models.description import Description
 from attention_transfer.models.pooling import between
 
@@ -37,7 +38,7 @@ def class_map_tap(description: Description, role: str, layer: str | None = None)
         ValueError: if there is no linear head, or nobody knows what is averaged.
     """
     if description.head is None:
-        raise ValueError(
+        raise InputError(
             f"the {role} has no class maps: no single linear layer is known that makes its logits (they come from a "
             "convolution, from several heads, or from a layer not called fc, classifier, head or linear); take "
             "another network, or a method that reads features"
@@ -45,7 +46,7 @@ def class_map_tap(description: Description, role: str, layer: str | None = None)
     if layer is not None:
         return description.tap(layer)
     if description.pooled is None:
-        raise ValueError(
+        raise InputError(
             f"nobody knows what the {role} averages over positions before its head {description.head!r}: the head may "
             "read a class token, or more than a pooling may lie before it, and then there are no class maps; if it is "
             f"the mean of some module's output, name that module ({role}_layer=)"

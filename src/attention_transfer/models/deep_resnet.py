@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attention_transfer.errors import InputError
 from attention_transfer.models.initialisation import draw_convolutions
 
 _WIDTHS = (64, 128, 256, 512)
@@ -74,7 +75,7 @@ class DeepResNet(nn.Module):
     def __init__(self, block: type[Basic] | type[Bottleneck], blocks: Sequence[int], num_classes: int) -> None:
         super().__init__()
         if len(blocks) != len(_WIDTHS) or min(blocks) < 1:
-            raise ValueError(f"a ResNet of this kind has four groups of at least one block, not {tuple(blocks)}")
+            raise InputError(f"a ResNet of this kind has four groups of at least one block, not {tuple(blocks)}")
         channels = [_STEM, *(block.expansion * width for width in _WIDTHS)]
         self.conv1 = nn.Conv2d(3, _STEM, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(_STEM)

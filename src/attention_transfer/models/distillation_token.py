@@ -6,6 +6,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from attention_transfer.errors import InputError
 from attention_transfer.models.naming import Name, parse_name, written
 
 ARGUMENT = "distillation_token"
@@ -43,7 +44,7 @@ def plain_name(name: Name, image_size: object = None) -> Name:
         return name
     wanted = name.arguments[ARGUMENT]
     if not isinstance(wanted, bool):
-        raise ValueError(f"{ARGUMENT} of timm:{name.inner} is True or False, not {wanted!r}")
+        raise InputError(f"{ARGUMENT} of timm:{name.inner} is True or False, not {wanted!r}")
     plain = without_argument(name)
     if not wanted:
         return plain
@@ -121,26 +122,26 @@ def _outline(name: Name) -> nn.Module:
             return timm.create_model(name.inner, **options)
         except (TypeError, ValueError, AssertionError, RuntimeError, AttributeError) as error:
             if "weight_init" in str(error):
-                raise ValueError(
+                raise InputError(
                     f"only plain vision transformers can have a {ARGUMENT}, not timm:{name.inner}"
                 ) from error
-            raise ValueError(f"timm:{name.inner} with {ARGUMENT} cannot be built: {error}") from error
+            raise InputError(f"timm:{name.inner} with {ARGUMENT} cannot be built: {error}") from error
 
 
 def _refuse_unfit(network: nn.Module, inner: str) -> None:
     kind = type(network).__name__
     known = cast(Any, network)
     if kind == "VisionTransformerDistilled":
-        raise ValueError(f"timm:{inner} has a distillation token already: leave {ARGUMENT} out")
+        raise InputError(f"timm:{inner} has a distillation token already: leave {ARGUMENT} out")
     if kind != "VisionTransformer":
-        raise ValueError(f"only plain vision transformers can have a {ARGUMENT}, and timm:{inner} is a {kind}")
+        raise InputError(f"only plain vision transformers can have a {ARGUMENT}, and timm:{inner} is a {kind}")
     if not known.has_class_token or known.global_pool != "token":
-        raise ValueError(
+        raise InputError(
             f"timm:{inner} does not classify by a class token (pooling: {known.global_pool or 'none'}), beside which a "
             "distillation token could stand: take a network that does, such as timm:vit_tiny_patch16_224"
         )
     if known.dynamic_img_size or not isinstance(known.patch_drop, nn.Identity):
-        raise ValueError(
+        raise InputError(
             f"timm:{inner} with a {ARGUMENT} takes images of one size, and all patches: leave out dynamic_img_size and "
             "patch_drop_rate"
         )

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attention_transfer.capture import Tap
+from attention_transfer.errors import InputError
 from attention_transfer.models.description import Stage
 from attention_transfer.models.initialisation import draw_convolutions, draw_small_linear
 
@@ -74,7 +75,7 @@ class MobileNetV2(nn.Module):
     def __init__(self, width: float, num_classes: int, expansion: int = 6) -> None:
         super().__init__()
         if int(_GROUPS[0].channels * width) < 1 or expansion < 1:
-            raise ValueError(f"MobileNetV2 has channels in every block, not with width {width}, expansion {expansion}")
+            raise InputError(f"MobileNetV2 has channels in every block, not with width {width}, expansion {expansion}")
         channels = int(_STEM * width)
         self.conv1 = _activated(3, channels, kernel=3, stride=2)
         self.blocks = nn.ModuleList()

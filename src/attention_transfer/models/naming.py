@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from attention_transfer.errors import InputError
+
 # What is said elsewhere: by the data, by what follows the @, or by nobody.
 _RESERVED = ("num_classes", "num_labels", "pretrained", "weights", "checkpoint_path", "pretrained_cfg", "cache_dir")
 
@@ -55,9 +57,9 @@ def parse_name(name: str) -> Name:
     if library == "hf" and Path(name.partition(":")[2]).expanduser().exists():
         return Name(library, name.partition(":")[2])
     if end and end != len(name):
-        raise ValueError(f"nothing but @WEIGHTS can follow the arguments of {name!r}")
+        raise InputError(f"nothing but @WEIGHTS can follow the arguments of {name!r}")
     if not end and "(" in inner and library != "hf":
-        raise ValueError(f"the arguments of {name!r} cannot be read: write NAME(key=value, …), closed by a parenthesis")
+        raise InputError(f"the arguments of {name!r} cannot be read: write NAME(key=value, …), closed by a parenthesis")
     return Name(library, inner.strip(), _arguments(name, name[start:]))
 
 
@@ -93,7 +95,7 @@ def _arguments(name: str, parentheses: str) -> dict[str, Any]:
     call = ast.parse(f"f{parentheses}", mode="eval").body
     assert isinstance(call, ast.Call)
     if call.args or any(keyword.arg is None for keyword in call.keywords):
-        raise ValueError(f"the arguments of {name!r} must all be written key=value")
+        raise InputError(f"the arguments of {name!r} must all be written key=value")
     found: dict[str, Any] = {}
     for keyword in call.keywords:
         key = str(keyword.arg)
@@ -101,13 +103,13 @@ def _arguments(name: str, parentheses: str) -> dict[str, Any]:
             value = ast.literal_eval(keyword.value)
         except (ValueError, TypeError) as error:
             # Keys of dictionaries and members of sets may be what Python cannot hash.
-            raise ValueError(
+            raise InputError(
                 f"{key}={ast.unparse(keyword.value)} of {name!r} is no plain value: give a number, a string in quotes, "
                 "True, False, None, or a tuple, list or dictionary of these"
             ) from error
         if key in found:
-            raise ValueError(f"{key} is given twice in {name!r}")
+            raise InputError(f"{key} is given twice in {name!r}")
         if key in _RESERVED:
-            raise ValueError(f"{key} cannot be an argument in {name!r}: the data and what follows an @ decide it")
+            raise InputError(f"{key} cannot be an argument in {name!r}: the data and what follows an @ decide it")
         found[key] = value
     return found

@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from attention_transfer.errors import InputError
 from attention_transfer.models.build import bare, build, check_name, from_transformers_config, is_name, takes_image_size
 from attention_transfer.models.description import Description, Input
 from attention_transfer.models.distillation_token import asks_for_token, with_token, written_plainly
@@ -73,7 +74,7 @@ def open_model(
         ValueError: if nothing is found under that name or path, or the weights do not fit.
     """
     if new_head and num_classes is None:
-        raise ValueError("a new last layer needs num_classes")
+        raise InputError("a new last layer needs num_classes")
     path = Path(spec).expanduser()
     classes = num_classes if new_head else None
     if not is_name(spec) and path.is_dir():
@@ -89,7 +90,7 @@ def open_model(
         try:
             module = build(name, classes, image_size=image_size, pretrained=True)
         except OSError as error:
-            raise ValueError(
+            raise InputError(
                 f"the published weights of {name} cannot be fetched: {str(error).strip().splitlines()[0]} "
                 f"Without a network, give {name}@FILE"
             ) from error
@@ -104,7 +105,7 @@ def open_model(
     check_spec(spec)
     if num_classes is None:
         published = "" if name in MODELS else f" or {spec}@{PRETRAINED}"
-        raise ValueError(f"{spec!r} is a new network: give num_classes, or weights as {spec}@FILE{published}")
+        raise InputError(f"{spec!r} is a new network: give num_classes, or weights as {spec}@FILE{published}")
     name = written_plainly(name, image_size)
     return _opened(build(name, num_classes, image_size=image_size), name, num_classes, image_size, trained=False)
 
@@ -119,10 +120,10 @@ def check_spec(spec: str) -> None:
         return
     name, source = split_weights(spec)
     if source is None and not is_name(name) and ("/" in spec or Path(spec).suffix):
-        raise ValueError(f"{spec!r} is neither a model's name nor an existing file or folder")
+        raise InputError(f"{spec!r} is neither a model's name nor an existing file or folder")
     check_name(name)
     if source not in (None, PRETRAINED) and not Path(source).expanduser().exists():
-        raise ValueError(f"there is no file of weights {source}, which {spec!r} names")
+        raise InputError(f"there is no file of weights {source}, which {spec!r} names")
 
 
 def save_model(
@@ -164,7 +165,7 @@ def save_model(
         known["transformers_config"] = cast("Any", network).config.to_dict()
     clash = sorted(known.keys() & (extra or {}).keys())
     if clash:
-        raise ValueError(f"extra must not hold {', '.join(clash)}: they are needed to open the network")
+        raise InputError(f"extra must not hold {', '.join(clash)}: they are needed to open the network")
     with whole_file(folder / STUDENT_WEIGHTS) as temporary:
         safetensors.torch.save_file(weights, temporary, metadata={"format": "pt"})
     text = json.dumps({**known, **(extra or {})}, indent=2, ensure_ascii=False, default=str)
@@ -190,7 +191,7 @@ def _opened(
 def _open_folder(folder: Path, new_classes: int | None) -> OpenedModel:
     file = folder / STUDENT_CONFIG
     if not file.is_file():
-        raise ValueError(
+        raise InputError(
             f"{folder} holds no {STUDENT_CONFIG}: it is no run, or its training has not saved a student yet"
         )
     config = _read_config(file)
@@ -219,7 +220,7 @@ def _read_config(file: Path) -> dict[str, Any]:
             "model": str(config["model"]),
         }
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{file} is no description of a student: {error!r}") from error
+        raise InputError(f"{file} is no description of a student: {error!r}") from error
     return config
 
 

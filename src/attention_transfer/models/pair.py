@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from attention_transfer.errors import InputError
+
 
 def check_pair(student: nn.Module, teacher: nn.Module | None) -> None:
     """Refuse pairs that would silently train the wrong thing.
@@ -13,16 +15,16 @@ def check_pair(student: nn.Module, teacher: nn.Module | None) -> None:
         if network is None:
             continue
         if hasattr(network, "_orig_mod"):
-            raise ValueError(f"the {role} is compiled, and hooks on it would never fire: compile the distiller instead")
+            raise InputError(f"the {role} is compiled, and hooks on it would never fire: compile the distiller instead")
         if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            raise ValueError(f"the {role} is wrapped for several processes: wrap the distiller instead")
+            raise InputError(f"the {role} is wrapped for several processes: wrap the distiller instead")
     if teacher is None:
         return
     if student is teacher:
-        raise ValueError("student and teacher are the same object: give the student a copy (copy.deepcopy)")
+        raise InputError("student and teacher are the same object: give the student a copy (copy.deepcopy)")
     shared = {id(p) for p in teacher.parameters()}
     both = [name for name, p in student.named_parameters() if id(p) in shared]
     if both:
-        raise ValueError(
+        raise InputError(
             f"student and teacher share parameters ({', '.join(both[:3])}): freezing one would freeze both"
         )

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from attention_transfer.errors import InputError
 from attention_transfer.models.description import Input
 
 
@@ -27,7 +28,7 @@ class Renormalise(nn.Module):
     def __init__(self, student: Input | None, teacher: Input | None) -> None:
         super().__init__()
         if teacher is not None and student is None:
-            raise ValueError(
+            raise InputError(
                 "teacher_input needs student_input beside it: how are the images normalised that you give?"
             )
         self.teacher = teacher

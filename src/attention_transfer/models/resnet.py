@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attention_transfer.errors import InputError
 from attention_transfer.models.initialisation import draw_convolutions
 
 
@@ -46,7 +47,7 @@ class ResNet(nn.Module):
     def __init__(self, depth: int, widths: Sequence[int], num_classes: int) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
-            raise ValueError(f"a CIFAR ResNet has 6n + 2 layers (8, 14, 20, …), not {depth}")
+            raise InputError(f"a CIFAR ResNet has 6n + 2 layers (8, 14, 20, …), not {depth}")
         blocks = (depth - 2) // 6
         stem, *groups = widths
         self.conv1 = nn.Conv2d(3, stem, 3, padding=1, bias=False)

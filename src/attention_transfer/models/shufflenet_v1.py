@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attention_transfer.errors import InputError
+
 _STEM = 24
 
 
@@ -65,7 +67,7 @@ class ShuffleNetV1(nn.Module):
     def __init__(self, widths: Sequence[int], blocks: Sequence[int], groups: int, num_classes: int) -> None:
         super().__init__()
         if not len(widths) == len(blocks) == 3 or min(blocks) < 1:
-            raise ValueError(
+            raise InputError(
                 f"ShuffleNet has three groups of at least one unit, not widths {tuple(widths)}, blocks {tuple(blocks)}"
             )
         self.conv1 = nn.Conv2d(3, _STEM, 1, bias=False)

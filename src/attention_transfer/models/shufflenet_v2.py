@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attention_transfer.capture import Tap
+from attention_transfer.errors import InputError
 from attention_transfer.models.description import Stage
 
 _STEM = 24
@@ -85,12 +86,12 @@ class ShuffleNetV2(nn.Module):
     def __init__(self, widths: Sequence[int], blocks: Sequence[int], num_classes: int) -> None:
         super().__init__()
         if len(widths) != 4 or len(blocks) != 3 or min(blocks) < 1:
-            raise ValueError(
+            raise InputError(
                 "ShuffleNetV2 has three groups of at least one block and a last width, not widths "
                 f"{tuple(widths)}, blocks {tuple(blocks)}"
             )
         if any(width % 2 for width in widths):
-            raise ValueError(f"ShuffleNetV2 halves an even number of channels; its widths are {tuple(widths)}")
+            raise InputError(f"ShuffleNetV2 halves an even number of channels; its widths are {tuple(widths)}")
         first, second, third, last = widths
         self.conv1 = nn.Conv2d(3, _STEM, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(_STEM)

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attention_transfer.capture import Tap
+from attention_transfer.errors import InputError
 from attention_transfer.models.description import Stage
 from attention_transfer.models.initialisation import draw_convolutions, draw_small_linear
 
@@ -31,7 +32,7 @@ class VGG(nn.Module):
     def __init__(self, convolutions: Sequence[int], num_classes: int) -> None:
         super().__init__()
         if len(convolutions) != len(_WIDTHS) or min(convolutions) < 1:
-            raise ValueError(f"a VGG has five blocks of at least one convolution, not {tuple(convolutions)}")
+            raise InputError(f"a VGG has five blocks of at least one convolution, not {tuple(convolutions)}")
         blocks = [
             _block(before, width, count)
             for before, width, count in zip((3, *_WIDTHS[:-1]), _WIDTHS, convolutions, strict=True)

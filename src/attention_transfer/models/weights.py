@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from attention_transfer.errors import InputError
 from attention_transfer.models.build import TransformersClassifier, bare
 
 _NESTS = ("state_dict", "model_state_dict", "model", "net", "student")
@@ -24,7 +25,7 @@ _SHOWN = 10
 _POSITIONS = ("pos_embed", "encoder.pos_embedding")  # what timm and torchvision call position embeddings
 
 
-class WeightsError(ValueError):
+class WeightsError(InputError):
     """Weights that cannot be read, are refused, or do not fit."""
 
 

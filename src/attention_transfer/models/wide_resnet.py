@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attention_transfer.capture import Tap
+from attention_transfer.errors import InputError
 from attention_transfer.models.description import Stage
 from attention_transfer.models.initialisation import draw_convolutions
 
@@ -53,9 +54,9 @@ class WideResNet(nn.Module):
     def __init__(self, depth: int, widen: int, num_classes: int) -> None:
         super().__init__()
         if depth < 10 or (depth - 4) % 6:
-            raise ValueError(f"a wide ResNet has 6n + 4 layers (10, 16, 22, …), not {depth}")
+            raise InputError(f"a wide ResNet has 6n + 4 layers (10, 16, 22, …), not {depth}")
         if widen < 1:
-            raise ValueError(f"a wide ResNet is at least 1 time as wide as the narrow one, not {widen}")
+            raise InputError(f"a wide ResNet is at least 1 time as wide as the narrow one, not {widen}")
         blocks = (depth - 4) // 6
         widths = (16 * widen, 32 * widen, 64 * widen)
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)

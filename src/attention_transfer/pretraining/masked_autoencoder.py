@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from attention_transfer.capture import noise, undisturbed
 from attention_transfer.distiller import Output
+from attention_transfer.errors import InputError
 from attention_transfer.methods import Phase, Term
 from attention_transfer.pretraining.decoder import Decoder
 from attention_transfer.pretraining.patches import normalised, num_seen, patches_of, random_order, take
@@ -96,7 +97,7 @@ class MaskedAutoencoder(nn.Module):
         """
         del labels
         if index is None:
-            raise ValueError("index is needed: the images' places in their data set decide which patches are hidden")
+            raise InputError("index is needed: the images' places in their data set decide which patches are hidden")
         order = random_order(index, self.num_patches, seed=self._seed, epoch=cast(Tensor, self.epoch))
         encoded = self.encode(images, order[:, : self.num_seen])
         predicted = self.decoder(encoded, order)
@@ -185,30 +186,30 @@ def _checked(encoder: nn.Module, example: Tensor) -> VisionTransformer:
     """The encoder, if it can be trained on such images."""
     kind = type(encoder)
     if not isinstance(encoder, VisionTransformer):
-        raise ValueError(
+        raise InputError(
             f"masked autoencoding trains vision transformers of timm (such as timm:vit_tiny_patch16_224), whose "
             f"patches it can leave out; {kind.__module__}.{kind.__name__} is none"
         )
     if not isinstance(encoder.head, nn.Identity):
-        raise ValueError("the encoder has a classifier, which nothing would train: call its reset_classifier(0) first")
+        raise InputError("the encoder has a classifier, which nothing would train: call its reset_classifier(0) first")
     height, width = example.shape[2:]
     tall, wide = cast("tuple[int, int]", encoder.patch_embed.patch_size)
     if height % tall or width % wide:
-        raise ValueError(
+        raise InputError(
             f"patches of {tall}×{wide} do not tile images of {height}×{width}: choose another --image-size, or another "
             "patch_size in the model's name"
         )
     size = encoder.patch_embed.img_size
     if encoder.patch_embed.strict_img_size and size is not None and tuple(size) != (height, width):
-        raise ValueError(
+        raise InputError(
             f"the encoder takes images of {size[0]}×{size[1]}, not {height}×{width}: write img_size={height} in the "
             "model's name, or bring the images to its size (--image-size)"
         )
     if encoder.patch_embed.num_patches != (height // tall) * (width // wide):
-        raise ValueError(
+        raise InputError(
             f"the encoder makes {encoder.patch_embed.num_patches} tokens of an image and not one for each of its "
             f"patches of {tall}×{wide}: networks that begin with convolutions (hybrid) cannot leave patches out"
         )
     if (height // tall) * (width // wide) < 2:
-        raise ValueError(f"images of {height}×{width} are a single patch: nothing would be left to see")
+        raise InputError(f"images of {height}×{width} are a single patch: nothing would be left to see")
     return encoder

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from attention_transfer.errors import InputError
+
 
 @dataclass(frozen=True)
 class MaskedAutoencoding:
@@ -29,12 +31,12 @@ class MaskedAutoencoding:
 
     def __post_init__(self) -> None:
         if not 0 < self.mask_ratio < 1:
-            raise ValueError(f"mask_ratio must be 0 < r < 1, a share of the patches, not {self.mask_ratio}")
+            raise InputError(f"mask_ratio must be 0 < r < 1, a share of the patches, not {self.mask_ratio}")
         for name in ("decoder_width", "decoder_depth", "decoder_heads"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.decoder_width % self.decoder_heads or self.decoder_width % 4:
-            raise ValueError(
+            raise InputError(
                 f"decoder_width must be a multiple of decoder_heads ({self.decoder_heads}) and of 4, not "
                 f"{self.decoder_width}"
             )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
+from attention_transfer.errors import InputError
 from attention_transfer.experiment import Experiment
 
 Recipe = Callable[[], Experiment]
@@ -20,7 +21,7 @@ def by_name(cells: Iterable[Described]) -> dict[str, Recipe]:
     recipes: dict[str, Recipe] = {}
     for experiment, text in cells:
         if experiment.recipe in recipes:
-            raise ValueError(f"two recipes are called {experiment.recipe}: name one of them differently")
+            raise InputError(f"two recipes are called {experiment.recipe}: name one of them differently")
         recipes[experiment.recipe] = _recipe(experiment, text)
     return recipes
 

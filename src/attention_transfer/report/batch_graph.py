@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
+from attention_transfer.errors import InputError
 from attention_transfer.report.plots import INK, save
 
 _CELL = 2.2  # inches, of this and all that follow
@@ -126,14 +127,14 @@ def _check(
     edges: int,
 ) -> None:
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or len(images) < 2:
-        raise ValueError(f"images must be uint8 (n, height, width, 3), n at least 2, not {images.dtype} {images.shape}")
+        raise InputError(f"images must be uint8 (n, height, width, 3), n at least 2, not {images.dtype} {images.shape}")
     if not graphs or not heads or edges < 1:
-        raise ValueError(f"there must be a graph, a head and an edge to draw, not {len(graphs)}, {len(heads)}, {edges}")
+        raise InputError(f"there must be a graph, a head and an edge to draw, not {len(graphs)}, {len(heads)}, {edges}")
     if labels.shape != (len(images),):
-        raise ValueError(f"there must be one label for each of {len(images)} images, not {labels.shape}")
+        raise InputError(f"there must be one label for each of {len(images)} images, not {labels.shape}")
     for title, graph in graphs.items():
         if graph.ndim != 3 or graph.shape[1:] != (len(images), len(images)):
-            raise ValueError(f"graph «{title}» must be (heads, {len(images)}, {len(images)}), not {graph.shape}")
+            raise InputError(f"graph «{title}» must be (heads, {len(images)}, {len(images)}), not {graph.shape}")
         wrong = [head for head in heads if not 0 <= head < len(graph)]
         if wrong:
-            raise ValueError(f"graph «{title}» has the heads 1 to {len(graph)}; there is no head {wrong[0] + 1}")
+            raise InputError(f"graph «{title}» has the heads 1 to {len(graph)}; there is no head {wrong[0] + 1}")

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from attention_transfer.errors import InputError
 from attention_transfer.report.plots import INK, enlarged, heated, save, stretched
 
 _CELL = 1.3  # inches, of this and all that follow
@@ -125,20 +126,20 @@ def _short(title: str) -> str:
 
 def _check(images: UInt8[np.ndarray, "n h w 3"], captions: Sequence[str], groups: Sequence[MapColumns]) -> None:
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or len(images) == 0:
-        raise ValueError(f"images must be uint8 (n, height, width, 3), n at least 1, not {images.dtype} {images.shape}")
+        raise InputError(f"images must be uint8 (n, height, width, 3), n at least 1, not {images.dtype} {images.shape}")
     if len(captions) != len(images):
-        raise ValueError(f"there must be one caption for each of {len(images)} images, not {len(captions)}")
+        raise InputError(f"there must be one caption for each of {len(images)} images, not {len(captions)}")
     if not groups or len({group.binarised is None for group in groups}) > 1:
-        raise ValueError("give at least one group of maps, and binarised ones for all groups or for none")
+        raise InputError("give at least one group of maps, and binarised ones for all groups or for none")
     for group in groups:
         shape = group.maps.shape
         if group.maps.ndim != 4 or len(group.maps) != len(images) or shape[1] < 1:
-            raise ValueError(f"maps of «{group.header}» must be ({len(images)}, maps, rows, columns), not {shape}")
+            raise InputError(f"maps of «{group.header}» must be ({len(images)}, maps, rows, columns), not {shape}")
         if group.binarised is not None and group.binarised.shape != shape:
-            raise ValueError(f"binarised maps of «{group.header}» must be {shape}, not {group.binarised.shape}")
+            raise InputError(f"binarised maps of «{group.header}» must be {shape}, not {group.binarised.shape}")
         if [len(titles) for titles in group.titles] != [shape[1]] * len(images):
-            raise ValueError(f"there must be {shape[1]} titles for each image of «{group.header}»")
+            raise InputError(f"there must be {shape[1]} titles for each image of «{group.header}»")
         if group.own is not None and group.own.shape != shape[:2]:
-            raise ValueError(f"own of «{group.header}» must be {shape[:2]}, not {group.own.shape}")
+            raise InputError(f"own of «{group.header}» must be {shape[:2]}, not {group.own.shape}")
         if not np.isfinite(group.maps).all():
-            raise ValueError(f"maps of «{group.header}» hold values that are not finite")
+            raise InputError(f"maps of «{group.header}» hold values that are not finite")

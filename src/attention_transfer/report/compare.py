@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
+from attention_transfer.errors import InputError
 from attention_transfer.report.groups import MeasuredRun, grouped
 from attention_transfer.runs import RunFolder
 
@@ -100,7 +101,7 @@ def compare(runs: Iterable[RunFolder]) -> Comparison:
     """
     read = [MeasuredRun.read(run) for run in runs]
     if not read:
-        raise ValueError("there are no runs to compare; give run folders, or folders that hold some")
+        raise InputError("there are no runs to compare; give run folders, or folders that hold some")
     members = grouped(read)
     warnings: list[str] = []
     groups: list[Group] = []

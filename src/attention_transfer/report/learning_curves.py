@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from attention_transfer.errors import InputError
 from attention_transfer.report.groups import MeasuredRun, grouped
 from attention_transfer.report.plots import INK, save
 from attention_transfer.report.table import markdown_table
@@ -29,7 +30,7 @@ def accuracy_figure(runs: Iterable[RunFolder], path: str | Path, reach: Sequence
     groups = {name: [run for run in members if run.series("test", "top1")] for name, members in _grouped(runs).items()}
     groups = {name: members for name, members in groups.items() if members}
     if not groups:
-        raise ValueError("there is nothing to draw: no run has measured its student yet")
+        raise InputError("there is nothing to draw: no run has measured its student yet")
     figure = Figure(figsize=(5.6, 3.8), layout="constrained")
     ax = figure.subplots()
     for place, (name, members) in enumerate(groups.items()):

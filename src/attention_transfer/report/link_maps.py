@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from attention_transfer.errors import InputError
 from attention_transfer.report.plots import INK, save
 from attention_transfer.report.table import markdown_table
 
@@ -35,7 +36,7 @@ def link_maps_figure(
         ValueError: nothing is to be drawn.
     """
     if not magnitudes:
-        raise ValueError("there are no links to draw")
+        raise InputError("there are no links to draw")
     shapes = [each.shape for each in magnitudes.values()]
     widths = [max(columns * _CELL, 1.2) for _, columns in shapes]
     height = max(max(rows for rows, _ in shapes) * _CELL, 1.0)

@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from attention_transfer.errors import InputError
 from attention_transfer.report.groups import MeasuredRun, grouped
 from attention_transfer.runs import RunFolder, whole_file
 
@@ -83,7 +84,7 @@ def curves_figure(runs: Iterable[RunFolder], path: str | Path) -> None:
     }
     groups = {name: members for name, members in groups.items() if members}
     if not groups:
-        raise ValueError("there is nothing to draw: no run has finished its first epoch")
+        raise InputError("there is nothing to draw: no run has finished its first epoch")
     everyone = [run for members in groups.values() for run in members]
     held_out = "validation" if all(run.series("validation", "loss") for run in everyone) else "test"
     figure = Figure(figsize=(8.0, 3.7), layout="constrained")
@@ -151,14 +152,14 @@ def _check(
     boxes: Float[np.ndarray, "n 4"] | None,
 ) -> tuple[int, int, int]:
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or len(images) == 0:
-        raise ValueError(f"images must be uint8 (n, height, width, 3), n at least 1, not {images.dtype} {images.shape}")
+        raise InputError(f"images must be uint8 (n, height, width, 3), n at least 1, not {images.dtype} {images.shape}")
     for title, values in maps.items():
         if values.ndim != 3 or len(values) != len(images):
-            raise ValueError(f"maps «{title}» must be ({len(images)}, rows, columns), not {values.shape}")
+            raise InputError(f"maps «{title}» must be ({len(images)}, rows, columns), not {values.shape}")
         if not np.isfinite(values).all():
-            raise ValueError(f"maps «{title}» hold values that are not finite")
+            raise InputError(f"maps «{title}» hold values that are not finite")
     if boxes is not None and boxes.shape != (len(images), 4):
-        raise ValueError(f"boxes must be ({len(images)}, 4), not {boxes.shape}")
+        raise InputError(f"boxes must be ({len(images)}, 4), not {boxes.shape}")
     return images.shape[0], images.shape[1], images.shape[2]
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from statistics import mean, stdev
 from typing import Any
 
+from attention_transfer.errors import InputError
 from attention_transfer.report.compare import Spread, spread
 from attention_transfer.report.groups import MeasuredRun
 from attention_transfer.report.table import duration, markdown_table, percent
@@ -116,7 +117,7 @@ def reproduction(
     }
     everyone = [run for runs in read.values() for run in runs]
     if not everyone:
-        raise ValueError("no run of this table is finished: there is nothing to put beside published numbers")
+        raise InputError("no run of this table is finished: there is nothing to put beside published numbers")
     lines: list[Line] = []
     for column in dict.fromkeys(entry.column for entry in entries):
         here = [entry for entry in entries if entry.column == column]

@@ -8,6 +8,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from attention_transfer.errors import InputError
 from attention_transfer.runs import whole_file
 
 _PANEL_INCHES = (2.9, 2.5)
@@ -51,10 +52,10 @@ def scatter_figure(
     """
     widths = {len(row) for row in rows}
     if not names or len(widths) != 1 or 0 in widths:
-        raise ValueError("a picture needs at least one network and one panel, and rows of equal length")
+        raise InputError("a picture needs at least one network and one panel, and rows of equal length")
     lengths = {len(accuracy), *(len(panel.values) for row in rows for panel in row)}
     if lengths != {len(names)}:
-        raise ValueError(f"{len(names)} networks need as many numbers in every panel, not {sorted(lengths)}")
+        raise InputError(f"{len(names)} networks need as many numbers in every panel, not {sorted(lengths)}")
     columns = widths.pop()
     legend = _LEGEND_INCHES * (len(names) + 1)
     figure = Figure(figsize=(_PANEL_INCHES[0] * columns, _PANEL_INCHES[1] * len(rows) + legend), layout="constrained")

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from attention_transfer.errors import InputError
 from attention_transfer.report.compare import Spread, spread
 from attention_transfer.report.groups import MeasuredRun, grouped, method_name
 from attention_transfer.runs import RunFolder, whole_file
@@ -35,13 +36,13 @@ def settings_figure(runs: Iterable[RunFolder], over: Sequence[str], path: str | 
         measured = spread([run.last_epoch() for run in group])
         given = {field: number for field in over if (number := _number(group[0], field)) is not None}
         if len(given) > 1:
-            raise ValueError(f"{name} has {' and '.join(given)}: draw over one of them, or leave these runs out")
+            raise InputError(f"{name} has {' and '.join(given)}: draw over one of them, or leave these runs out")
         if measured is None:
             continue
         for field, number in given.items():
             line = lines.setdefault((field, method_name(group[0].experiment)), {})
             if number in line:
-                raise ValueError(
+                raise InputError(
                     f"two groups of runs have {field}={number:g}, one of them {name}: they differ in something else; "
                     "draw them apart"
                 )
@@ -49,7 +50,7 @@ def settings_figure(runs: Iterable[RunFolder], over: Sequence[str], path: str | 
         if not given:
             across[name] = measured
     if not lines:
-        raise ValueError(f"no finished run has a number for {' or '.join(over)}")
+        raise InputError(f"no finished run has a number for {' or '.join(over)}")
     figure = Figure(figsize=(6.0, 3.8), layout="constrained")
     _draw(figure.subplots(), lines, across)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +63,7 @@ def _number(run: MeasuredRun, field: str) -> float | None:
     found = [value for key, value in run.settings.items() if f".{key}".endswith(f".{field}")]
     numbers = {float(value) for value in found if isinstance(value, int | float) and not isinstance(value, bool)}
     if len(numbers) > 1:
-        raise ValueError(
+        raise InputError(
             f"{run.path} has several settings {field}: write more of the path, such as attention-copy.{field}"
         )
     return numbers.pop() if numbers else None

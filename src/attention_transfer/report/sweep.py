@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from attention_transfer.errors import InputError
 from attention_transfer.report.compare import Spread, spread
 from attention_transfer.report.groups import MeasuredRun
 from attention_transfer.report.table import duration, markdown_table, percent
@@ -94,7 +95,7 @@ def tabulate(fields: Sequence[str], runs: Sequence[tuple[Mapping[str, str], RunF
             without_seed = tuple((name, value) for name, value in values.items() if name != SEED)
             members.setdefault(without_seed, []).append(MeasuredRun.read(folder))
     if not members:
-        raise ValueError("no run of this sweep is finished: there is nothing to put into a table")
+        raise InputError("no run of this sweep is finished: there is nothing to put into a table")
     rows = tuple(_row(dict(values), sorted(each, key=lambda run: run.seed)) for values, each in members.items())
     unfinished = tuple(str(folder.path) for _, folder in runs if not folder.finished)
     everyone = [run for each in members.values() for run in each]

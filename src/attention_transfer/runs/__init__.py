@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+from attention_transfer.errors import InputError
 from attention_transfer.runs.trees import Json, differing_fields, flatten
 from attention_transfer.runs.whole import (
     TEMPORARY,
@@ -55,19 +56,19 @@ _FINDINGS = "findings"
 _LOCK = ".lock"
 
 
-class NotARunError(ValueError):
+class NotARunError(InputError):
     """A path that should be a run folder, or hold some, and does not."""
 
 
-class RunExistsError(ValueError):
+class RunExistsError(InputError):
     """The folder is taken: by a run of another experiment, or by files that are no run."""
 
 
-class RunLockedError(ValueError):
+class RunLockedError(InputError):
     """Another process, or another open `RunFolder` of this one, is writing the run."""
 
 
-class RunUnwritableError(ValueError):
+class RunUnwritableError(InputError):
     """Nothing can be written where the run should go."""
 
 
@@ -228,7 +229,7 @@ class RunFolder:
             try:
                 rows.append(json.loads(line))
             except ValueError as error:
-                raise ValueError(
+                raise InputError(
                     f"line {number} of {path} is not JSON ({error}); the file was changed by hand"
                 ) from error
         return rows
@@ -257,7 +258,7 @@ class RunFolder:
             Where it was written.
         """
         if not name or name.startswith(".") or Path(name).name != name:
-            raise ValueError(f"a finding's name is a plain file name, got {name!r}")
+            raise InputError(f"a finding's name is a plain file name, got {name!r}")
         folder = self.path / _FINDINGS
         folder.mkdir(exist_ok=True)
         content = finding if isinstance(finding, bytes) else _encode(finding, name).encode()
@@ -271,7 +272,7 @@ class RunFolder:
 
     def _require_lock(self) -> None:
         if not self._writable:
-            raise ValueError(f"{self.path} is open for reading only; open it with RunFolder.create_or_resume to write")
+            raise InputError(f"{self.path} is open for reading only; open it with RunFolder.create_or_resume to write")
 
     def _write_metrics(self, rows: Iterable[Json]) -> None:
         text = "".join(_encode(row, _METRICS, indent=None) + "\n" for row in rows)
@@ -363,7 +364,7 @@ def _encode(content: Mapping[str, Any], what: str, indent: int | None = 2) -> st
     except ValueError as error:
         leaves = flatten(content).items()
         bad = ", ".join(f"{path} = {leaf}" for path, leaf in leaves if leaf in (math.inf, -math.inf) or leaf != leaf)
-        raise ValueError(f"{what} holds numbers that are not finite: {bad or error}") from error
+        raise InputError(f"{what} holds numbers that are not finite: {bad or error}") from error
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -374,7 +375,7 @@ def _read_json(path: Path) -> Json:
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); the file was changed by hand") from error
+        raise InputError(f"{path} is not JSON ({error}); the file was changed by hand") from error
 
 
 def _read_json_if_there(path: Path) -> Json | None:

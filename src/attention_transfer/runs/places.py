@@ -2,6 +2,8 @@
 
 import os
 
+from attention_transfer.errors import InputError
+
 
 def expand(place: str) -> str:
     """A place with its environment variables filled in, so that a run's record can say `$DATA` on every machine.
@@ -11,5 +13,5 @@ def expand(place: str) -> str:
     """
     expanded = os.path.expandvars(place)
     if "$" in expanded:
-        raise ValueError(f"{place!r} names an environment variable that is not set")
+        raise InputError(f"{place!r} names an environment variable that is not set")
     return expanded

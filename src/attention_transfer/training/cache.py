@@ -22,6 +22,7 @@ from attention_transfer.capture import Reading, Tap
 from attention_transfer.distiller import Distiller
 from attention_transfer.distiller.fingerprint import fingerprint
 from attention_transfer.distiller.network import Seen
+from attention_transfer.errors import InputError
 from attention_transfer.experiment import Experiment
 from attention_transfer.runs import TEMPORARY, write_whole
 from attention_transfer.runs.places import expand
@@ -58,7 +59,7 @@ def remember_teacher(folder: Path, experiment: Experiment, prepared: Prepared, p
     own = folder / hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=8).hexdigest()
     try:
         if experiment.training.compile:
-            raise ValueError("it is compiled together with the student")
+            raise InputError("it is compiled together with the student")
         distiller.remember_teacher(TeacherCache(own, prepared.train.num_batches * epochs))
     except ValueError as error:
         note = f"the teacher runs in every step, and {folder} is not used: {error}"
@@ -66,7 +67,7 @@ def remember_teacher(folder: Path, experiment: Experiment, prepared: Prepared, p
     try:
         own.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"--teacher-cache {folder} cannot be made: {error}") from error
+        raise InputError(f"--teacher-cache {folder} cannot be made: {error}") from error
     write_whole(own / "key.json", (json.dumps(key, indent=2) + "\n").encode())
     note = f"what the teacher gives is kept in {own}"
     return replace(prepared, notes=(*prepared.notes, note), teacher_cached=True)
@@ -118,7 +119,7 @@ class TeacherCache:
     def _compare(self, kept: Mapping[str, Tensor], items: Mapping[str, Tensor]) -> None:
         for name, value in kept.items():
             if not _agree(value, items[name]):
-                raise ValueError(
+                raise InputError(
                     f"{self.folder} holds something else than what this teacher gives for the first images "
                     f"({name.removesuffix(_SUFFIX)}): its data, networks or this library changed since. Delete that "
                     "folder, or give another --teacher-cache"
@@ -129,7 +130,7 @@ class TeacherCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.folder).free
         if needed > free:
-            raise ValueError(
+            raise InputError(
                 f"what the teacher gives in {self._steps} steps takes {needed / 1e9:.1f} GB, and {self.folder} has "
                 f"{free / 1e9:.1f} GB left: leave out --teacher-cache, or give a folder with more room"
             )

@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 
+from attention_transfer.errors import InputError
 
-class CheckpointError(ValueError):
+
+class CheckpointError(InputError):
     """A checkpoint that cannot be read."""
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from attention_transfer.capture import WrittenOutAttention
+from attention_transfer.errors import InputError
 from attention_transfer.experiment import Training
 
 
@@ -90,7 +91,7 @@ def _device(name: str, local_rank: int) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"the device {name!r} cannot be used here: {error}") from error
+        raise InputError(f"the device {name!r} cannot be used here: {error}") from error
     return device
 
 

@@ -18,6 +18,7 @@ from torch import nn
 
 from attention_transfer.data import Loader
 from attention_transfer.distiller import Distiller, Output
+from attention_transfer.errors import InputError
 from attention_transfer.experiment import Experiment, from_json, to_json
 from attention_transfer.methods import Phase
 from attention_transfer.pretraining import MaskedAutoencoder
@@ -117,7 +118,7 @@ def stretches(phases: tuple[Phase, ...], epochs: int) -> tuple[tuple[Phase, int,
         ValueError: if more than one phase has no length.
     """
     if sum(phase.epochs is None for phase in phases) > 1:
-        raise ValueError("only one phase can take the epochs of the experiment; give the others a length")
+        raise InputError("only one phase can take the epochs of the experiment; give the others a length")
     first, found = 0, list[tuple[Phase, int, int]]()
     for phase in phases:
         end = first + (epochs if phase.epochs is None else phase.epochs)

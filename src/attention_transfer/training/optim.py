@@ -17,6 +17,7 @@ from timm.scheduler import (
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
+from attention_transfer.errors import InputError
 from attention_transfer.experiment import Optimisation
 
 # Longer than any training: a schedule that stays at its peak.
@@ -36,7 +37,7 @@ def make_optimizer(modules: Mapping[str, nn.Module], optimisation: Optimisation)
     """
     groups = [group for name, module in modules.items() for group in _groups(name, module, optimisation)]
     if not groups:
-        raise ValueError("nothing to train: every parameter is frozen")
+        raise InputError("nothing to train: every parameter is frozen")
     try:
         return create_optimizer_v2(
             groups,
@@ -47,7 +48,7 @@ def make_optimizer(modules: Mapping[str, nn.Module], optimisation: Optimisation)
             **_betas(optimisation),
         )
     except (AssertionError, ValueError) as error:
-        raise ValueError(f"the optimiser {optimisation.optimizer!r} cannot be built by timm: {error}") from error
+        raise InputError(f"the optimiser {optimisation.optimizer!r} cannot be built by timm: {error}") from error
 
 
 def peak_learning_rate(optimizer: torch.optim.Optimizer) -> float:
@@ -96,7 +97,7 @@ def _groups(name: str, module: nn.Module, optimisation: Optimisation) -> list[An
     spared = set[str]() if optimisation.decay_norm_and_bias else _undecayed(module)
     if name == "student" and optimisation.layer_decay is not None:
         if not hasattr(module, "group_matcher"):
-            raise ValueError(
+            raise InputError(
                 f"layer_decay needs a network that knows the order of its layers, as timm's do (group_matcher); "
                 f"{type(module).__name__} does not: take the student from timm (timm:NAME), or leave out --layer-decay"
             )
@@ -129,7 +130,7 @@ def _betas(optimisation: Optimisation) -> dict[str, Any]:
     # Lookahead and its like come before the name.
     kind = optimisation.optimizer.lower().rpartition("_")[2]
     if not get_optimizer_info(kind).has_betas:
-        raise ValueError(
+        raise InputError(
             f"{optimisation.optimizer} has no betas: leave out --betas, or take an optimiser such as adamw"
         )
     return {"betas": optimisation.betas}

@@ -10,6 +10,7 @@ import torch
 
 from attention_transfer.data import DataSet, Loader, Split, load, loader
 from attention_transfer.distiller import Distiller
+from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, Experiment
 from attention_transfer.methods.device_memory import ChecksMemory
 from attention_transfer.models import Input, OpenedModel, WeightsError, check_spec, open_model
@@ -93,7 +94,7 @@ def load_data(data: Data, seed: int, *, labelled: bool = True) -> DataSet:
         seed=seed,
     )
     if labelled and not dataset.labelled:
-        raise ValueError(
+        raise InputError(
             f"{dataset.name} holds images without labels (no train/ and val/ with a folder per class), from which only "
             "`attention-transfer pretrain` can learn"
         )
@@ -101,7 +102,7 @@ def load_data(data: Data, seed: int, *, labelled: bool = True) -> DataSet:
         dataset = replace(dataset, test=evenly(dataset.test, data.test_limit))
     unseen = dataset.unseen
     if unseen is not None and not len(unseen):
-        raise ValueError(
+        raise InputError(
             f"none of the {len(dataset.test)} test images of {dataset.name} is of a class beyond the first "
             f"{data.train_classes}: raise test_limit, or lower train_classes"
         )
@@ -271,7 +272,7 @@ def _refuse_missing_logits(experiment: Experiment, student: OpenedModel, teacher
     others = [method for method in experiment.methods if not method.reads_attention]
     readers = [method.key for method in others if method.reads(*descriptions).teacher_logits]
     if readers:
-        raise ValueError(
+        raise InputError(
             f"the teacher {experiment.teacher!r} has no last layer, and {', '.join(readers)} learns from its logits: "
             "choose methods that read its attention or features, or a teacher that was trained with labels"
         )
@@ -281,13 +282,13 @@ def _refuse_to_compile(experiment: Experiment, distiller: Distiller) -> None:
     pairs = zip(distiller.methods, distiller.reads, strict=True)
     twice = [method.key for method, reads in pairs if reads.input_gradient]
     if experiment.training.compile and twice:
-        raise ValueError(
+        raise InputError(
             f"{', '.join(twice)} needs the gradient of a gradient, and torch.compile cannot differentiate twice: leave "
             "out --compile, or the method"
         )
     noisy = [method.key for method in distiller.methods if method.teacher_mode == "same noise"]
     if experiment.training.compile and noisy:
-        raise ValueError(
+        raise InputError(
             f"{', '.join(noisy)} has same_drop_path, and compiled networks need not draw the same numbers: leave out "
             "--compile, or same_drop_path"
         )
@@ -302,7 +303,7 @@ def _refuse_beyond_memory(experiment: Experiment, distiller: Distiller, place: P
 def _refuse_to_mix(experiment: Experiment, distiller: Distiller) -> None:
     places = [method.key for method, reads in zip(distiller.methods, distiller.reads, strict=True) if reads.index]
     if experiment.data.mixing.mixes and places:
-        raise ValueError(
+        raise InputError(
             f"{', '.join(places)} goes by the place of each image in its data set, and a mixed image has two: leave "
             "out --mixup and --cutmix, or the method"
         )
@@ -310,12 +311,12 @@ def _refuse_to_mix(experiment: Experiment, distiller: Distiller) -> None:
         method.key for method, reads in zip(distiller.methods, distiller.reads, strict=True) if reads.class_numbers
     ]
     if experiment.data.mixing.mixes and numbers:
-        raise ValueError(
+        raise InputError(
             f"{', '.join(numbers)} wants one class for each image, and a mixed image has two: leave out --mixup and "
             "--cutmix, or the method"
         )
     if experiment.data.mixing.softens and numbers:
-        raise ValueError(
+        raise InputError(
             f"{', '.join(numbers)} wants one class for each image, and smoothed labels are shares of all classes: "
             "leave out --label-smoothing, or the method"
         )
@@ -325,7 +326,7 @@ def _refuse_small_batches(experiment: Experiment, distiller: Distiller, process:
     count = experiment.training.batch_size * process.world_size
     for method, reads in zip(distiller.methods, distiller.reads, strict=True):
         if count < reads.fewest_images:
-            raise ValueError(
+            raise InputError(
                 f"{method.key} compares the images of a batch with each other, and of {count} there is nothing to "
                 f"compare: give a batch size of at least {-(-reads.fewest_images // process.world_size)}"
             )
@@ -336,7 +337,7 @@ def _open_teacher(experiment: Experiment, dataset: DataSet) -> OpenedModel | Non
         return None
     teacher = open_at_its_size(experiment.teacher, dataset)
     if not teacher.trained and not experiment.untrained_teacher:
-        raise ValueError(
+        raise InputError(
             f"the teacher {experiment.teacher!r} comes without weights and would teach noise: write NAME@FILE, "
             "NAME@pretrained (timm, torchvision, hf) or a run folder"
         )

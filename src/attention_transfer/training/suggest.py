@@ -9,6 +9,7 @@ from itertools import islice
 import torch
 
 from attention_transfer.distiller import TASK, Distiller
+from attention_transfer.errors import InputError
 from attention_transfer.experiment import Experiment
 from attention_transfer.methods import Method
 from attention_transfer.training.metrics import likeliest
@@ -127,13 +128,13 @@ def suggest_weights(
         NonFiniteLossError: if the training breaks down.
     """
     if not experiment.methods:
-        raise ValueError("there is nothing to weigh: the experiment has no methods (--methods)")
+        raise InputError("there is nothing to weigh: the experiment has no methods (--methods)")
     if batches < 1:
-        raise ValueError(f"batches must be at least 1, not {batches}")
+        raise InputError(f"batches must be at least 1, not {batches}")
     if not 0 <= after_epochs <= experiment.training.epochs:
-        raise ValueError(f"after_epochs must be from 0 to the experiment's {experiment.training.epochs}")
+        raise InputError(f"after_epochs must be from 0 to the experiment's {experiment.training.epochs}")
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise ValueError("weights are measured in one process: run this without torchrun")
+        raise InputError("weights are measured in one process: run this without torchrun")
     prepared = prepare(measurable(experiment))
     num_batches = prepared.train.num_batches
     steps = max(1, round(after_epochs * num_batches)) if after_epochs else 0
