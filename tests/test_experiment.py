@@ -1,7 +1,9 @@
 """Settings are refused where they are given, and the tiny form of any settings is valid."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +30,16 @@ RUNS = Path(__file__).parents[1] / "docs" / "results" / "runs"
         (Data, {"validation_fraction": 1.0}, "validation_fraction must be 0 ≤ f < 1, .* not 1.0"),
         (Data, {"validation_fraction": float("nan")}, "validation_fraction must be 0 ≤ f < 1, .* not nan"),
         (Data, {"image_size": 7}, "image_size must be at least 8 pixels, not 7"),
+        (Training, {"threads": 100_000}, "threads must be between 1 and 1024, .* not 100000"),
+        (partial(Experiment, "own", "resnet20"), {"seed": 2**64}, r"seed must be .* of 64 bits, below 2\^63, not 1844"),
+        (partial(Experiment, "own", "resnet20"), {"seed": -(2**63) - 1}, "seed must be a whole number of 64 bits"),
         (Training, {"ema_decay": 1.0}, "ema_decay must be 0 < d < 1, not 1.0"),
         (Training, {"snapshot_epochs": (2, 1)}, r"snapshot_epochs must be numbers of .* ascending, not \(2, 1\)"),
         (Training, {"snapshot_epochs": (1, 1)}, "snapshot_epochs must be numbers of finished epochs, at least 0"),
         (Training, {"snapshot_epochs": (-1, 1)}, "snapshot_epochs must be numbers of finished epochs, at least 0"),
     ],
 )
-def test_settings_out_of_range_are_refused(make: type[Any], fields: dict[str, Any], words: str):
+def test_settings_out_of_range_are_refused(make: Callable[..., Any], fields: dict[str, Any], words: str):
     with pytest.raises(ValueError, match=words):
         make(**fields)
 

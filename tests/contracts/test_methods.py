@@ -9,7 +9,7 @@ import torch
 from tests.pairs import pair, taught
 from torch import Tensor
 
-from attention_transfer import METHODS, Experiment
+from attention_transfer import METHODS, Experiment, Schedule
 from attention_transfer.experiment import from_json, to_json
 
 ROOT = Path(__file__).parents[2]
@@ -93,7 +93,9 @@ def test_teacher_is_byte_equal_after_a_step_that_lowers_the_objective(key: str) 
 
 
 def test_settings_survive_json(key: str) -> None:
-    experiment = Experiment("test", "resnet8", "resnet14", methods=(METHODS[key](weight=3.5),))
+    # A method without a term has no weight to set.
+    settings = {} if key == "attention-copy" else {"weight": 3.5, "schedule": Schedule(warmup_epochs=2.0)}
+    experiment = Experiment("test", "resnet8", "resnet14", methods=(METHODS[key](**settings),))
     assert from_json(json.loads(json.dumps(to_json(experiment)))) == experiment
 
 

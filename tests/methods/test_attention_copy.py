@@ -11,7 +11,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from attention_transfer import AttentionTransfer, Distiller
+from attention_transfer import AttentionTransfer, Distiller, Schedule
 from attention_transfer.capture import Attention, Tap
 from attention_transfer.methods import Observed, Reads
 from attention_transfer.methods.attention_copy import AttentionCopy
@@ -305,6 +305,9 @@ def test_a_register_says_nothing_about_a_class_token(count: int) -> None:
         ({"average": ("heads",), "head_match": "mean"}, "average over heads leaves nothing to match"),
         ({"first_heads": 1, "heads": (0,)}, "give either first_heads"),
         ({"heads": (0, 0)}, "each once"),
+        ({"weight": 10.0}, "adds no term to the loss, so that weight=10.0 .* would have no effect: leave them out"),
+        ({"weight": 0.0}, "would have no effect"),
+        ({"schedule": Schedule(warmup_epochs=2)}, "would have no effect"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], message: str) -> None:

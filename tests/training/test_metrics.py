@@ -5,7 +5,7 @@ import torch
 
 from attention_transfer import Term
 from attention_transfer.distiller import Output
-from attention_transfer.training.metrics import FiniteGuard, NonFiniteLossError, RunningMeans, scores
+from attention_transfer.training.metrics import FiniteGuard, NonFiniteLossError, RunningMeans, check_scores, scores
 
 
 def output(value: float, count: int = 2) -> Output:
@@ -48,6 +48,18 @@ def test_a_gradient_that_is_not_finite_is_caught_though_the_loss_is() -> None:
     assert all(gradient.eq(0).all() for gradient in gradients)
     with pytest.raises(NonFiniteLossError, match="not finite: gradient in epoch 2, step 0"):
         guard.read()
+
+
+def test_the_term_that_took_over_is_the_one_to_lower() -> None:
+    guard = FiniteGuard(torch.device("cpu"))
+    with pytest.raises(NonFiniteLossError, match=r"diverged.*at 1e\+31, gradient inf.*or the weight of at, or use"):
+        guard.check(0, 0, output(1e30), [torch.tensor([float("inf")])])
+
+
+def test_a_student_whose_measured_loss_is_not_finite_has_diverged() -> None:
+    check_scores(0, {"test": {"loss": 2.3}, "neighbours": {"top1": 10.0}})
+    with pytest.raises(NonFiniteLossError, match=r"diverged in epoch 3: .*\(test nan\).*lower --learning-rate"):
+        check_scores(2, {"test": {"loss": float("nan")}})
 
 
 def test_scores_against_a_loop() -> None:

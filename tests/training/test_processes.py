@@ -35,12 +35,20 @@ def test_a_failing_job_is_reported_with_its_last_line_and_the_others_finish(tmp_
     jobs = [
         job(tmp_path, "bad", "echo first; echo the reason; exit 3"),
         job(tmp_path, "killed", "kill -9 $$"),
+        job(tmp_path, "crashed", "echo so far; kill -SEGV $$"),
+        job(tmp_path, "silent", "exit 7"),
         job(tmp_path, "good", f"touch {tmp_path}/done"),
     ]
     failures = run_jobs(jobs, 1, os.environ, lambda line: None)
     assert [(each.job.name, each.code, each.reason) for each in failures] == [
         ("bad", 3, "the reason"),
-        ("killed", -signal.SIGKILL, ""),
+        (
+            "killed",
+            -signal.SIGKILL,
+            "ended by SIGKILL: most likely for want of memory (fewer --processes, or a smaller --batch-size)",
+        ),
+        ("crashed", -signal.SIGSEGV, "ended by SIGSEGV: a library crashed; its last line: so far"),
+        ("silent", 7, "it said nothing"),
     ]
     assert (tmp_path / "done").exists()
 

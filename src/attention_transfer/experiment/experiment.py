@@ -48,6 +48,7 @@ class Experiment:
     pretraining: MaskedAutoencoding | None = None
 
     def __post_init__(self) -> None:
+        require(-(2**63) <= self.seed < 2**63, "seed", "a whole number of 64 bits, below 2^63", self.seed)
         require(0 <= self.task_weight < math.inf, "task_weight", "at least 0", self.task_weight)
         if (self.teacher_mean is None) != (self.teacher_std is None):
             raise InputError("give teacher_mean and teacher_std together, or neither")

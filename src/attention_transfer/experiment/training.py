@@ -5,6 +5,8 @@ from typing import Literal
 
 from attention_transfer.experiment.requirement import require
 
+_MOST_THREADS = 1024  # far more than help, and the operating system still grants them
+
 
 @dataclass(frozen=True)
 class Training:
@@ -47,7 +49,8 @@ class Training:
         require(self.evaluate_every_epochs >= 1, "evaluate_every_epochs", "at least 1", self.evaluate_every_epochs)
         every = self.checkpoint_every_steps
         require(every is None or every >= 1, "checkpoint_every_steps", "at least 1", every)
-        require(self.threads is None or self.threads >= 1, "threads", "at least 1", self.threads)
+        wanted = f"between 1 and {_MOST_THREADS}, at best the number of cores"
+        require(self.threads is None or 1 <= self.threads <= _MOST_THREADS, "threads", wanted, self.threads)
         decay = self.ema_decay
         require(decay is None or 0 < decay < 1, "ema_decay", "0 < d < 1", decay)
         snapshots = self.snapshot_epochs or ()

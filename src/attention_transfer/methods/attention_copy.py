@@ -37,7 +37,8 @@ class AttentionCopy(Method):
     the student is used, at test time too.
 
     Args:
-        weight: of no effect, for there is no term.
+        weight: only 1, for there is no term that it could multiply.
+        schedule: only the constant one, likewise.
         target: what is copied: the `map`, or only its `query` (softmax(Q_T K_Sᵀ)), its `key`, or the `value`
             (section 4.2 there).
         layers: which take part, and which are partners; the others keep their own attention.
@@ -76,6 +77,11 @@ class AttentionCopy(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.weight != 1 or not self.schedule.constant:
+            raise ValueError(
+                f"{self.key} adds no term to the loss, so that weight={self.weight} and a schedule of it would have no "
+                "effect: leave them out"
+            )
         check_heads(self.first_heads, self.heads)
         of_maps = [name for name in ("average", "resample") if getattr(self, name)]
         of_maps += ["head_match"] if self.head_match != "same" else []

@@ -31,7 +31,7 @@ from attention_transfer.training.distributed import Process, joined, wrap
 from attention_transfer.training.evaluate import evaluate
 from attention_transfer.training.holding import held_without_gradient
 from attention_transfer.training.keeping import keep
-from attention_transfer.training.metrics import FiniteGuard, RunningMeans
+from attention_transfer.training.metrics import FiniteGuard, RunningMeans, check_scores
 from attention_transfer.training.neighbours import measure_neighbours
 from attention_transfer.training.optim import make_optimizer, make_scheduler, peak_learning_rate
 from attention_transfer.training.prepare import Prepared, check_networks, evenly, prepare
@@ -249,7 +249,9 @@ class _Loop:
         due = (self.epoch + 1) % self.experiment.training.evaluate_every_epochs == 0 or self.epoch + 1 == self.epochs
         # What has not run has not changed.
         if due and self.process.writes and self.distiller.phase.runs_student:
-            row |= self._measure_student(train=False)
+            measured = self._measure_student(train=False)
+            check_scores(self.epoch, measured)
+            row |= measured
         self.process.wait()
         row["seconds"] = self.seconds
         return row

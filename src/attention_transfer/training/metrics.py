@@ -1,6 +1,7 @@
 """Numbers of a run: running means kept on the device, and the guard against losses that are not finite."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 import torch
@@ -85,12 +86,14 @@ class FiniteGuard:
         """
         names = (*out.terms, "gradient")
         norm = torch.nn.utils.get_total_norm(gradients)
-        finite = torch.stack([*(term.value.detach().float() for term in out.terms.values()), norm.float()]).isfinite()
+        # Weighted, so that the message can tell which term has taken over.
+        values = [*(term.weighted.detach().float() for term in out.terms.values()), norm.float()]
+        sizes = torch.stack(values)
         if not self._eager:
-            fine = finite.all()
+            fine = sizes.isfinite().all()
             for gradient in gradients:
                 gradient.copy_(torch.where(fine, gradient, torch.zeros_like(gradient)))
-        self._seen.append((epoch, step, names, finite))
+        self._seen.append((epoch, step, names, sizes))
         if len(self._seen) >= self._interval:
             self.read()
 
@@ -101,13 +104,15 @@ class FiniteGuard:
             NonFiniteLossError: naming the term and the step.
         """
         seen, self._seen = self._seen, []
-        for epoch, step, names, finite in seen:
-            bad = [name for name, fine in zip(names, finite.tolist(), strict=True) if not fine]
+        for epoch, step, names, sizes in seen:
+            values = dict(zip(names, sizes.tolist(), strict=True))
+            bad = [name for name, value in values.items() if not isfinite(value)]
             if bad:
+                listed = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
                 raise NonFiniteLossError(
-                    f"not finite: {', '.join(bad)} in epoch {epoch + 1}, step {step}; its gradient was kept from "
-                    "the weights, and no checkpoint holds a later step. Lower the learning rate or that weight, or use "
-                    "--precision float32"
+                    f"the training diverged, not finite: {', '.join(bad)} in epoch {epoch + 1}, step {step} (weighted "
+                    f"terms and norm of the gradient: {listed}). The weights are those of the step before: "
+                    f"{_what_to_lower(values, bad)}, or use --precision float32"
                 )
 
     @torch.no_grad()
@@ -120,9 +125,35 @@ class FiniteGuard:
         values = [v for v in (*module.parameters(), *module.buffers()) if v.is_floating_point()]
         if not torch.stack([value.isfinite().all() for value in values]).all():
             raise NonFiniteLossError(
-                f"weights or running statistics are not finite after epoch {epoch + 1}, though every loss was: lower "
-                "the learning rate. The last checkpoint is from before"
+                f"the training diverged: weights or running statistics are not finite after epoch {epoch + 1}, though "
+                "every loss was: lower --learning-rate. The last checkpoint is from before"
             )
+
+
+def check_scores(epoch: int, scores: Mapping[str, Any]) -> None:
+    """Look at how a student that has learned for some epochs was measured.
+
+    Args:
+        epoch: that was finished, from 0.
+        scores: by split, with a `loss` where it has one.
+
+    Raises:
+        NonFiniteLossError: for a loss that is not finite, though those of all training steps were.
+    """
+    bad = [f"{split} {row['loss']}" for split, row in scores.items() if not isfinite(row.get("loss", 0.0))]
+    if bad:
+        raise NonFiniteLossError(
+            f"the training diverged in epoch {epoch + 1}: the student's loss is not finite ({', '.join(bad)}), though "
+            "that of every training step was: lower --learning-rate. The last checkpoint is from before"
+        )
+
+
+def _what_to_lower(values: Mapping[str, float], bad: Sequence[str]) -> str:
+    """The setting behind the term that is not finite; where only the gradient is, that of the largest term."""
+    terms = {name: value for name, value in values.items() if name != "gradient"}
+    first = next((name for name in bad if name in terms), None) or max(terms, key=lambda name: abs(terms[name]))
+    weight = "--task-weight" if first == "ce" else f"the weight of {first}"
+    return f"lower --learning-rate or {weight}"
 
 
 def likeliest(labels: Int64[Tensor, " b"] | Float[Tensor, "b k"]) -> Int64[Tensor, " b"]:

@@ -39,7 +39,7 @@ class Failure:
     Args:
         job: it.
         code: its exit code; negative, the signal that ended it.
-        reason: the last line of its log.
+        reason: the signal that ended it, or the last line of its log.
     """
 
     job: Job
@@ -76,7 +76,7 @@ def run_jobs(
                     if code is not None:
                         running.remove(one)
                         if code:
-                            failures[one.job.name] = Failure(one.job, code, one.last_line)
+                            failures[one.job.name] = Failure(one.job, code, _reason(code, one.last_line))
         finally:
             _stop(running)
     return tuple(failures[job.name] for job in jobs if job.name in failures)
@@ -86,6 +86,23 @@ def threads_for(processes: int) -> int:
     """CPU threads for each of some processes, so that together they have as many as this one may use cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // processes)
+
+
+def _reason(code: int, last_line: str) -> str:
+    """Why a job failed: one that a signal ended has had no time to say so."""
+    if code >= 0:
+        return last_line or "it said nothing"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    guess = {
+        "SIGKILL": ": most likely for want of memory (fewer --processes, or a smaller --batch-size)",
+        "SIGSEGV": ": a library crashed",
+        "SIGBUS": ": a library crashed, or the disk is full",
+        "SIGABRT": ": a library gave up",
+    }.get(name, "")
+    return f"ended by {name}{guess}" + (f"; its last line: {last_line}" if last_line else "")
 
 
 class _Running:
