@@ -248,7 +248,7 @@ def test_tiny_forms_keep_the_token() -> None:
         ("timm:vit_small_patch14_reg4_dinov2(patch_drop_rate=0.1, distillation_token=True)", "patch_drop_rate"),
         ("timm:deit_tiny_distilled_patch16_224(distillation_token=True)", "has a distillation token already"),
         ("timm:vit_tiny_patch16_224(distillation_token=1)", "is True or False, not 1"),
-        ("timm:vit_tiny_patch16_224(distillation_token=True, widht=3)", "cannot be built.*widht"),
+        ("timm:vit_tiny_patch16_224(distillation_token=True, widht=3)", "'widht' cannot be an argument"),
     ],
 )
 def test_networks_that_cannot_have_it_are_refused(name: str, words: str) -> None:

@@ -25,8 +25,8 @@ def test_weights_begin_at_the_first_at_sign_outside_the_arguments(spec: str, nam
 
 
 def test_arguments_are_plain_values_in_their_order() -> None:
-    parsed = parse_name('timm:vit(img_size=32, global_pool="avg", scale=-0.5, sizes=(1, [2, None]), on=True)')
-    values = {"img_size": 32, "global_pool": "avg", "scale": -0.5, "sizes": (1, [2, None]), "on": True}
+    parsed = parse_name('timm:vit(img_size=32, global_pool="avg", scale=-0.5, widths=(1, [2, None]), v2=True)')
+    values = {"img_size": 32, "global_pool": "avg", "scale": -0.5, "widths": (1, [2, None]), "v2": True}
     assert parsed == Name("timm", "vit", values)
     assert list(parsed.arguments) == list(values)
     assert written({"a": "x", "b": (1, 2)}) == ", a='x', b=(1, 2)"

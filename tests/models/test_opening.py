@@ -231,7 +231,7 @@ def test_a_folder_without_a_student_is_explained(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"holds no {STUDENT_CONFIG}"):
         open_model(str(tmp_path))
     (tmp_path / STUDENT_CONFIG).write_text("{}")
-    with pytest.raises(ValueError, match="no description of a student"):
+    with pytest.raises(ValueError, match=r"'model' of .*student.json must be a text, and is missing"):
         open_model(str(tmp_path))
 
 

@@ -12,6 +12,7 @@ from attention_transfer.experiment import Experiment
 from attention_transfer.methods import AttentionCopy, AttentionDistillation
 from attention_transfer.methods.layer_choice import Layers
 from attention_transfer.models.naming import parse_name, split_weights
+from attention_transfer.models.timm_source import without_source
 from attention_transfer.recipes import RECIPES, vision_transformers
 
 PAPER = [experiment for experiment, _ in vision_transformers.recipes()]
@@ -33,7 +34,7 @@ def distilling() -> list[Experiment]:
 @cache
 def outline(name: str) -> VisionTransformer:
     """A network without memory, nor the time that drawing its weights takes."""
-    parsed = parse_name(name)
+    parsed = without_source(parse_name(name))
     with torch.device("meta"):
         network = timm.create_model(parsed.inner, weight_init="skip", **dict(parsed.arguments))
     assert isinstance(network, VisionTransformer)

@@ -2,17 +2,21 @@
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attention_transfer.errors import InputError
+from attention_transfer.errors import InputError, first_line
 from attention_transfer.models.description import Input
 from attention_transfer.models.distillation_token import asks_for_token, plain_name, with_token, without_argument
 from attention_transfer.models.external import describe
 from attention_transfer.models.naming import Name, parse_name
+from attention_transfer.models.recorded import is_source
+from attention_transfer.models.timm_source import WEIGHTS_ELSEWHERE, without_source
+from attention_transfer.models.transformers_config import check_configuration, check_hf_arguments, configuration
 from attention_transfer.models.zoo import MODELS
 
 _IMAGENET_CLASSES = 1000
@@ -20,6 +24,7 @@ _IMAGENET_CLASSES = 1000
 _AUXILIARY_HEADS = ("googlenet", "inception_v3")
 # How constructors of these libraries refuse arguments.
 _REFUSALS = (TypeError, ValueError, AssertionError, RuntimeError, KeyError, AttributeError, ZeroDivisionError)
+_ADAPTER = "adapter_config.json"
 _HF_MISSING = "models of hf: need transformers: pip install 'attention-transfer[hf]'"
 
 
@@ -103,12 +108,27 @@ def check_name(name: str) -> None:
         import timm
 
         # Those are places that timm fetches from, not names in its list.
-        if not inner.startswith(("hf-hub:", "hf_hub:", "local-dir:")) and not timm.is_model(inner.partition(".")[0]):
+        if not is_source(inner) and not timm.is_model(inner.partition(".")[0]):
             raise _unknown(f"timm:{inner}", [f"timm:{known}" for known in timm.list_models()])
+        if not is_source(inner) and inner not in WEIGHTS_ELSEWHERE:
+            _check_tag(inner)
     elif library == "torchvision":
         known = _torchvision_names()
         if inner not in known:
             raise _unknown(f"torchvision:{inner}", [f"torchvision:{model}" for model in known])
+
+
+def _check_tag(inner: str) -> None:
+    """Refuse weights that timm does not list for a network that it does."""
+    from timm.models import get_pretrained_cfg
+
+    try:
+        get_pretrained_cfg(inner)
+    except RuntimeError as error:
+        raise InputError(
+            f"timm:{inner} names weights that timm does not list for this network: leave out what is behind the point, "
+            f"or look it up with timm.list_pretrained({inner.partition('.')[0] + '.*'!r})"
+        ) from error
 
 
 def takes_image_size(name: Name, image_size: int) -> bool:
@@ -134,7 +154,10 @@ def _unknown(name: str, known: Iterable[str], more: str = "") -> InputError:
 def _build_timm(name: Name, num_classes: int | None, image_size: int | None, pretrained: bool) -> nn.Module:
     import timm
 
-    plain = plain_name(name, image_size)
+    # Refused here if its description asks for more than the shape of a network.
+    listed = without_source(name)
+    overlay = WEIGHTS_ELSEWHERE.get(name.inner)
+    plain = plain_name(name if overlay is None else listed, image_size)
     if asks_for_token(name):
         bare_name = without_argument(name)
         if pretrained:
@@ -149,6 +172,7 @@ def _build_timm(name: Name, num_classes: int | None, image_size: int | None, pre
             return DistilledVisionTransformer.of(cast(Any, network))
     name = plain
     options: dict[str, Any] = dict(name.arguments) | ({} if num_classes is None else {"num_classes": num_classes})
+    options |= {} if overlay is None else {"pretrained_cfg_overlay": dict(overlay)}
     side = _side(name, "img_size", image_size)
     if side is not None:
         try:
@@ -234,30 +258,35 @@ def _replace_head(model: nn.Module, num_classes: int, name: str) -> None:
 
 def _build_transformers(parsed: Name, num_classes: int | None, image_size: int | None, pretrained: bool) -> nn.Module:
     try:
-        from transformers import AutoConfig, AutoModelForImageClassification
+        from transformers import AutoConfig, AutoModelForImageClassification, PretrainedConfig
     except ImportError as error:
         raise InputError(_HF_MISSING) from error
 
     name = parsed.inner
     image_size = _side(parsed, "image_size", image_size)
     try:
-        config, unknown = cast(
-            "tuple[Any, dict[str, Any]]",
-            AutoConfig.from_pretrained(name, return_unused_kwargs=True, **parsed.arguments),
-        )
+        values, _ = cast("tuple[dict[str, Any], Any]", PretrainedConfig.get_config_dict(name))
+        if not values:
+            raise OSError("it holds no config.json")
+        # Read before anything is made of it: what it asks to be loaded is refused, and never asked about.
+        check_configuration(values, f"hf:{name}")
+        check_hf_arguments(name, values, parsed.arguments)
+        config = cast(Any, AutoConfig.from_pretrained(name, trust_remote_code=False, **parsed.arguments))
     except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(
-            f"hf:{name}: neither a folder with a config.json nor reachable on the hub ({error})"
+            f"hf:{name}: neither a folder with a config.json nor reachable on the hub ({first_line(error)})"
         ) from error
-    if unknown:
-        raise InputError(f"hf:{name} has no {', '.join(unknown)} in its configuration")
     expected = _preprocessing(name) if pretrained else None
     if not pretrained:
-        return from_transformers_config(config.to_dict(), num_classes, image_size)
+        return from_transformers_config(config.to_dict() | _attention(parsed), num_classes, image_size, f"hf:{name}")
     if num_classes is not None:
         config.num_labels = num_classes
+    if (Path(name) / _ADAPTER).exists():
+        raise InputError(f"hf:{name} holds an adapter of another network ({_ADAPTER}): give a folder of whole weights")
     model, report = AutoModelForImageClassification.from_pretrained(
-        name, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+        name, config=config, ignore_mismatched_sizes=True, output_loading_info=True, trust_remote_code=False
     )
     wrapper = TransformersClassifier(model, expected)
     # transformers fills what does not fit with noise; only the last layer may be new.
@@ -269,30 +298,42 @@ def _build_transformers(parsed: Name, num_classes: int | None, image_size: int |
     return wrapper
 
 
+def _attention(parsed: Name) -> dict[str, Any]:
+    """How attention is computed, where the name says so; configurations do not carry it."""
+    return {key: value for key, value in parsed.arguments.items() if key == "attn_implementation"}
+
+
 def from_transformers_config(
-    config: Mapping[str, Any], num_classes: int | None, image_size: int | None
+    config: Mapping[str, Any], num_classes: int | None, image_size: int | None, source: str = "the configuration"
 ) -> TransformersClassifier:
     """A new transformers classifier from the contents of its `config.json`.
 
+    Args:
+        config: as JSON holds it; anybody's.
+        num_classes: size of the last layer; None keeps the configuration's.
+        image_size: side of the images in pixels, where the network is built for one.
+        source: where the configuration is from, for messages.
+
     Raises:
-        ValueError: if transformers is missing, or has no image classifier of this kind.
+        ValueError: if transformers is missing, has no image classifier of this kind, or would load something.
     """
     try:
-        from transformers import AutoConfig, AutoModelForImageClassification
+        from transformers import AutoModelForImageClassification
     except ImportError as error:
         raise InputError(_HF_MISSING) from error
 
-    values = dict(config)
-    kind = str(values.pop("model_type", ""))
-    resolved = AutoConfig.for_model(kind, **values)
+    resolved = configuration(config, source)
     if num_classes is not None:
         resolved.num_labels = num_classes
     if image_size is not None and isinstance(getattr(resolved, "image_size", None), int):
         resolved.image_size = image_size
+    kind = str(config.get("model_type"))
     try:
-        return TransformersClassifier(AutoModelForImageClassification.from_config(resolved))
-    except ValueError as error:
-        raise InputError(f"transformers has no image classifier for a config of type {kind!r}") from error
+        return TransformersClassifier(AutoModelForImageClassification.from_config(resolved, trust_remote_code=False))
+    except (*_REFUSALS, ImportError) as error:
+        raise InputError(
+            f"transformers has no image classifier of type {kind!r}, as {source} describes it ({first_line(error)})"
+        ) from error
 
 
 def _preprocessing(name: str) -> Input | None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from attention_transfer.errors import InputError
 from attention_transfer.models.naming import Name, parse_name, written
+from attention_transfer.models.timm_source import without_source
 
 ARGUMENT = "distillation_token"
 # timm builds its distilled DeiT in any size and shape; this is the one whose own settings do not matter here.
@@ -59,7 +60,8 @@ def plain_name(name: Name, image_size: object = None) -> Name:
 
 
 def written_plainly(name: str, image_size: object = None) -> str:
-    """The same for a name as it is written, so that what is saved under it can be opened by timm alone.
+    """The same for a name as it is written, so that what is saved under it can be opened by timm alone: also without
+    the folder or the hub that described it.
 
     Args:
         name: of any library, without weights.
@@ -68,12 +70,13 @@ def written_plainly(name: str, image_size: object = None) -> str:
     Raises:
         ValueError: as `plain_name` does.
     """
-    if ARGUMENT not in name:
+    if not name.startswith("timm:"):
         return name
     parsed = parse_name(name)
-    if parsed.library != "timm" or ARGUMENT not in parsed.arguments:
+    listed = without_source(parsed)
+    if listed is parsed and ARGUMENT not in parsed.arguments:
         return name
-    plain = plain_name(parsed, image_size)
+    plain = plain_name(listed, image_size)
     return f"timm:{plain.inner}" + (f"({written(plain.arguments).removeprefix(', ')})" if plain.arguments else "")
 
 

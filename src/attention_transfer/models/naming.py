@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attention_transfer.errors import InputError
-
-# What is said elsewhere: by the data, by what follows the @, or by nobody.
-_RESERVED = ("num_classes", "num_labels", "pretrained", "weights", "checkpoint_path", "pretrained_cfg", "cache_dir")
+from attention_transfer.models.arguments import check_arguments
 
 
 @dataclass(frozen=True)
@@ -20,11 +18,17 @@ class Name:
         library: `timm`, `torchvision`, `hf`, or what stands before the colon; empty for networks of ours.
         inner: what that library calls it.
         arguments: for its constructor (for `hf`, its configuration), in the order in which they were written.
+
+    Raises:
+        ValueError: for an argument that does more than shape a network; so no name carries one, wherever it is from.
     """
 
     library: str
     inner: str
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        check_arguments(self.library, self.inner, self.arguments)
 
 
 def split_weights(spec: str) -> tuple[str, str | None]:
@@ -36,27 +40,6 @@ def split_weights(spec: str) -> tuple[str, str | None]:
     _, end = _span(spec)
     name, separator, source = spec[end:].partition("@")
     return spec[:end] + name, source if separator else None
-
-
-def split_key(source: str) -> tuple[Path, str | None]:
-    """A file of weights, and the key in it that follows its `#`; None where there is none.
-
-    A file that is called so itself, `#` included, is meant.
-
-    Args:
-        source: such as `FILE` or `FILE#KEY`.
-    """
-    whole = Path(source).expanduser()
-    for place in [index for index, letter in enumerate(source) if letter == "#"][::-1]:
-        if whole.exists():
-            break
-        if Path(source[:place]).expanduser().exists():
-            return Path(source[:place]).expanduser(), source[place + 1 :]
-    else:
-        file, hash_, key = source.rpartition("#")
-        if hash_ and not whole.exists():
-            return Path(file).expanduser(), key
-    return whole, None
 
 
 def parse_name(name: str) -> Name:
@@ -105,7 +88,7 @@ def _span(text: str) -> tuple[int, int]:
 def _is_call(parentheses: str) -> bool:
     try:
         call = ast.parse(f"f{parentheses}", mode="eval").body
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     return isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
 
@@ -122,7 +105,7 @@ def _arguments(name: str, parentheses: str) -> dict[str, Any]:
         key = str(keyword.arg)
         try:
             value = ast.literal_eval(keyword.value)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError, MemoryError) as error:
             # Keys of dictionaries and members of sets may be what Python cannot hash.
             raise InputError(
                 f"{key}={ast.unparse(keyword.value)} of {name!r} is no plain value: give a number, a string in quotes, "
@@ -130,7 +113,5 @@ def _arguments(name: str, parentheses: str) -> dict[str, Any]:
             ) from error
         if key in found:
             raise InputError(f"{key} is given twice in {name!r}")
-        if key in _RESERVED:
-            raise InputError(f"{key} cannot be an argument in {name!r}: the data and what follows an @ decide it")
         found[key] = value
     return found

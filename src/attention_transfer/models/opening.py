@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,18 +12,16 @@ from torch import Tensor, nn
 
 from attention_transfer.errors import InputError
 from attention_transfer.models.build import bare, build, check_name, from_transformers_config, is_name, takes_image_size
-from attention_transfer.models.choosing import choose, holds_names
 from attention_transfer.models.description import Description, Input
 from attention_transfer.models.distillation_token import asks_for_token, with_token, written_plainly
 from attention_transfer.models.external import describe
-from attention_transfer.models.naming import parse_name, split_key, split_weights, written
-from attention_transfer.models.state_dicts import Wanted, without_wrappers
-from attention_transfer.models.weight_files import WeightsError, read_content
-from attention_transfer.models.weights import fit_weights, read_weights
+from attention_transfer.models.naming import parse_name, split_weights, written
+from attention_transfer.models.recorded import PRETRAINED
+from attention_transfer.models.student_file import check_student_file, read_student_file
+from attention_transfer.models.weights import WeightsError, fit_weights, read_weights, without_wrappers
 from attention_transfer.models.zoo import MODELS
 from attention_transfer.runs import STUDENT_CONFIG, STUDENT_WEIGHTS, whole_file, write_whole
 
-PRETRAINED = "pretrained"
 _TOKEN_NORM = {"norm.weight", "norm.bias"}
 _POOLED_NORM = {"fc_norm.weight", "fc_norm.bias"}
 
@@ -56,7 +53,12 @@ class OpenedModel:
 
 
 def open_model(
-    spec: str, num_classes: int | None = None, image_size: int | None = None, *, new_head: bool = False
+    spec: str,
+    num_classes: int | None = None,
+    image_size: int | None = None,
+    *,
+    new_head: bool = False,
+    allow_download: bool = False,
 ) -> OpenedModel:
     """A network from a user's words.
 
@@ -64,8 +66,7 @@ def open_model(
         spec: one of
 
             * `NAME`: a new network, as `build` makes it;
-            * `NAME@FILE`: with the weights of a file; a network of timm may lack its last layer there. `FILE#KEY` says
-              which of several state dicts, or which prefix of its names;
+            * `NAME@FILE`: with the weights of a file; a network of timm may lack its last layer there;
             * `NAME@pretrained`: with the weights that its library publishes;
             * a run folder: the student trained there;
             * a weights file: of the one network of ours that it fits.
@@ -74,20 +75,21 @@ def open_model(
         num_classes: size of a new last layer. Networks with weights keep the size that their weights have.
         image_size: side in pixels; only for networks whose weights depend on it; a run folder knows its own.
         new_head: give a network with weights a fresh last layer of `num_classes`, to go on training from them.
+        allow_download: fetch what a run folder asks for; what `spec` itself names is fetched as it says.
 
     Raises:
         ValueError: if nothing is found under that name or path, or the weights do not fit.
     """
     if new_head and num_classes is None:
         raise InputError("a new last layer needs num_classes")
-    path, key = split_key(spec)
+    path = Path(spec).expanduser()
     classes = num_classes if new_head else None
     if not is_name(spec) and path.is_dir():
-        return _open_folder(path, classes)
+        return _open_folder(path, classes, allow_download)
     if not is_name(spec) and path.is_file():
         if path.name == STUDENT_WEIGHTS and (path.parent / STUDENT_CONFIG).is_file():
-            return _open_folder(path.parent, classes)
-        return _open_file(path, key, classes)
+            return _open_folder(path.parent, classes, allow_download)
+        return _open_file(path, classes)
     name, source = split_weights(spec)
     if source is not None:
         check_name(name)
@@ -105,8 +107,8 @@ def open_model(
             module, written_plainly(name, image_size), classes, image_size, trained=True, expects=describe(module).input
         )
     if source is not None:
-        file, key = split_key(source)
-        return _open_named(name, file, read_content(file), key, classes, image_size)
+        file = Path(source).expanduser()
+        return _open_named(name, file, read_weights(file), classes, image_size)
     check_spec(spec)
     if num_classes is None:
         published = "" if name in MODELS else f" or {spec}@{PRETRAINED}"
@@ -121,13 +123,13 @@ def check_spec(spec: str) -> None:
     Raises:
         ValueError: for a name, file or folder that does not exist.
     """
-    if is_name(spec) or split_key(spec)[0].exists():
+    if not is_name(spec) and Path(spec).expanduser().exists():
         return
     name, source = split_weights(spec)
     if source is None and not is_name(name) and ("/" in spec or Path(spec).suffix):
         raise InputError(f"{spec!r} is neither a model's name nor an existing file or folder")
     check_name(name)
-    if source not in (None, PRETRAINED) and not split_key(source)[0].exists():
+    if source not in (None, PRETRAINED) and not Path(source).expanduser().exists():
         raise InputError(f"there is no file of weights {source}, which {spec!r} names")
 
 
@@ -193,85 +195,64 @@ def _opened(
     return OpenedModel(module, name, num_classes, expects, description, trained, image_size, notes)
 
 
-def _open_folder(folder: Path, new_classes: int | None) -> OpenedModel:
-    file = folder / STUDENT_CONFIG
-    if not file.is_file():
-        raise InputError(
-            f"{folder} holds no {STUDENT_CONFIG}: it is no run, or its training has not saved a student yet"
-        )
-    config = _read_config(file)
-    name, num_classes, image_size = str(config["model"]), int(config["num_classes"]), config["image_size"]
-    expects = _expected(config)
-    stored = config.get("transformers_config")
+def _open_folder(folder: Path, new_classes: int | None, allow_download: bool) -> OpenedModel:
+    student = read_student_file(folder)
+    check_student_file(student, allow_download=allow_download)
+    name, image_size, stored = student.name, student.image_size, student.transformers_config
 
     def make(classes: int) -> nn.Module:
         if stored is not None:
-            return from_transformers_config(stored, classes, image_size)
+            return from_transformers_config(stored, classes, image_size, str(student.path))
         return build(name, classes, image_size=image_size)
 
-    classes = new_classes or num_classes
+    classes = new_classes or student.num_classes
+    weights = read_weights(folder / STUDENT_WEIGHTS)
+    _refuse_more_classes_than_numbers(classes if new_classes is None else 0, weights, student.path)
     module = make(classes)
-    leave_out = _class_tensors(make) if classes != num_classes else {}
-    fit_weights(module, read_weights(folder / STUDENT_WEIGHTS), str(folder / STUDENT_WEIGHTS), leave_out)
-    return _opened(module, name, classes, image_size, trained=True, expects=expects)
+    leave_out = _class_tensors(make) if classes != student.num_classes else {}
+    fit_weights(module, weights, str(folder / STUDENT_WEIGHTS), leave_out)
+    return _opened(module, name, classes, image_size, trained=True, expects=student.input)
 
 
-def _read_config(file: Path) -> dict[str, Any]:
-    try:
-        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        config |= {
-            "num_classes": int(config["num_classes"]),
-            "image_size": config["image_size"],
-            "model": str(config["model"]),
-        }
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{file} is no description of a student: {error!r}") from error
-    return config
-
-
-def _expected(config: Mapping[str, Any]) -> Input | None:
-    if not config.get("mean") or not config.get("std"):
-        return None
-    size = config.get("input_size")
-    return Input(tuple(config["mean"]), tuple(config["std"]), tuple(size) if size else None)
+def _refuse_more_classes_than_numbers(classes: int, weights: Mapping[str, Tensor], file: Path) -> None:
+    """Before a network of that many is built, which may take all memory that there is."""
+    numbers = sum(value.numel() for value in weights.values())
+    if classes > numbers:
+        raise InputError(f"{file} names {classes} classes, more than its weights have numbers: it was changed by hand")
 
 
 def _open_named(
-    name: str, file: Path, content: Any, key: str | None, new_classes: int | None, image_size: int | None
+    name: str, file: Path, weights: Mapping[str, Tensor], new_classes: int | None, image_size: int | None
 ) -> OpenedModel:
-    parsed = parse_name(name)
+    # Where a token is asked for, weights of a network without one are what it starts from.
+    weights = with_token(weights, of=parse_name(name))
     name = written_plainly(name, image_size)
 
     def make(classes: int) -> nn.Module:
         return build(name, classes, image_size=image_size)
 
     head = _class_tensors(make)
-    # Where a token is asked for, weights of a network without one are what it starts from.
-    wanted = Wanted(_shapes(make, 3), head, adapt=partial(with_token, of=parsed))
-    chosen = choose(content, wanted, file, key)
-    weights, notes = chosen.weights, chosen.notes
     sizes = {weights[key].shape[axis] for key, axis in head.items() if key in weights and weights[key].ndim > axis}
-    headless = not head.keys() & weights.keys() and parsed.library == "timm"
+    headless = not head.keys() & weights.keys() and parse_name(name).library == "timm"
     if len(sizes) != 1 and not headless:
         # Anything will do to say what is missing.
-        fit_weights(make(next(iter(sizes), 1)), weights, chosen.source)
-        raise WeightsError(
-            f"{chosen.source} does not say how many classes {name} has: its last layers have {sorted(sizes)}"
-        )
+        fit_weights(make(next(iter(sizes), 1)), weights, str(file))
+        raise WeightsError(f"{file} does not say how many classes {name} has: its last layers have {sorted(sizes)}")
     classes = new_classes or (0 if headless else sizes.pop())
     module = make(classes)
-    leave_out = set(head) if new_classes else set[str]()
+    leave_out, notes = set(head) if new_classes else set[str](), ()
     if headless and _norms_after_pooling(module, weights, head):
         weights = {key: value for key, value in weights.items() if key not in _TOKEN_NORM}
         leave_out |= _POOLED_NORM
-        notes += (
+        notes = (
             f"{file} norms every token (norm), {name} what is left after pooling (fc_norm): the norm of the file is "
             "left out, and that of the network starts anew",
         )
-    notes += fit_weights(module, weights, chosen.source, leave_out)
+    fit_weights(module, weights, str(file), leave_out)
     beside = file.parent / STUDENT_CONFIG
     # Other files do not say which images they were trained on, whatever their library's own weights expect.
-    expects = _expected(_read_config(beside)) if file.name == STUDENT_WEIGHTS and beside.is_file() else None
+    known = file.name == STUDENT_WEIGHTS and beside.is_file()
+    expects = read_student_file(file.parent).input if known else None
     return _opened(module, name, classes, image_size, trained=True, expects=expects, notes=notes)
 
 
@@ -281,17 +262,17 @@ def _norms_after_pooling(module: nn.Module, weights: Mapping[str, Tensor], head:
     return weights.keys() - ours == _TOKEN_NORM and ours - weights.keys() - set(head) == _POOLED_NORM
 
 
-def _open_file(file: Path, key: str | None, new_classes: int | None) -> OpenedModel:
+def _open_file(file: Path, new_classes: int | None) -> OpenedModel:
     """The network of ours whose names and shapes are those of the file."""
-    content = read_content(file)
+    weights = read_weights(file)
+    shapes = {key: value.shape for key, value in weights.items() if not key.endswith("num_batches_tracked")}
     for name, make in MODELS.items():
-        shapes = _shapes(make, 3)
-        if not holds_names(content, shapes, file):
+        if _shapes(make, 1).keys() != shapes.keys():
             continue
         head = _class_tensors(make)
-        chosen = choose(content, Wanted(shapes, head), file, key)
-        if chosen.fits and head.keys() <= chosen.weights.keys():
-            return _open_named(name, file, content, key, new_classes, None)
+        sizes = {weights[key].shape[axis] for key, axis in head.items() if key in weights and weights[key].ndim > axis}
+        if len(sizes) == 1 and _shapes(make, sizes.pop()) == shapes:
+            return _open_named(name, file, weights, new_classes, None)
     raise WeightsError(
         f"{file} fits none of {', '.join(MODELS)}: write whose weights they are, as NAME@{file} (timm:NAME, "
         "torchvision:NAME and hf:NAME too)"

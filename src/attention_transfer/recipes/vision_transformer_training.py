@@ -6,7 +6,7 @@ that paper, and FINETUNE.md of its code.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from attention_transfer.experiment import Data, Experiment, Optimisation, Training
@@ -61,13 +61,11 @@ class Transformer:
         name: in timm, with the tag of the weights.
         size: what follows from it.
         published: whether there are weights for it.
-        arguments: for timm, to find those weights.
     """
 
     name: str
     size: Size
     published: bool = True
-    arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def untrained(self, drop_path: float) -> str:
         """The network with random weights; the mean of the patches is classified."""
@@ -75,14 +73,14 @@ class Transformer:
 
     def trained(self, drop_path: float) -> str:
         """The network with its weights, to learn from."""
-        return _written(self.name, _dropping(drop_path) | dict(self.arguments)) + self._weights
+        return _written(self.name, _dropping(drop_path)) + self._weights
 
     def start(self, drop_path: float) -> str:
         """The network with its weights, to go on with; the mean of the patches is classified.
 
         As in MAE's fine-tuning, the norm behind that mean is new: weights have one before it, and timm is told so.
         """
-        arguments = _pooled(drop_path) | {"pretrained_strict": False} | dict(self.arguments)
+        arguments = _pooled(drop_path) | {"pretrained_strict": False}
         return _written(self.name, arguments) + self._weights
 
     @property

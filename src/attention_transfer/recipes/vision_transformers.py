@@ -26,19 +26,8 @@ MAE = {
     "huge": Transformer("vit_huge_patch14_224.mae", HUGE),
 }
 MAE_LARGE = MAE["large"]
-# Not among timm's weights; these are a copy on the hub that others made. Its images were normalised as ImageNet's are.
-MOCO = Transformer(
-    "vit_large_patch16_224",
-    LARGE,
-    arguments={
-        "pretrained_cfg_overlay": {
-            "hf_hub_id": "nyu-visionx/moco-v3-vit-l",
-            "num_classes": 0,
-            "mean": (0.485, 0.456, 0.406),
-            "std": (0.229, 0.224, 0.225),
-        }
-    },
-)
+# Not among timm's weights; found elsewhere, see `WEIGHTS_ELSEWHERE`.
+MOCO = Transformer("vit_large_patch16_224.moco_v3", LARGE)
 # FLIP's weights are published for JAX only; CLIP, trained on the same images and captions, has them for timm.
 FLIP = Transformer("vit_large_patch16_224", LARGE, published=False)
 CLIP = Transformer("vit_large_patch14_clip_224.laion2b", LARGE)

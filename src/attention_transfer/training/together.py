@@ -1,8 +1,6 @@
 """Students that compute with what their teacher gives: kept with it, and opened as one network."""
 
-import json
 import os
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,12 @@ from attention_transfer.distiller import Distiller
 from attention_transfer.experiment import Experiment, from_json, to_json
 from attention_transfer.methods import Method
 from attention_transfer.models import Description, Input, OpenedModel, Stage, open_model, save_model
+from attention_transfer.models.student_file import read_student_file
+from attention_transfer.models.weights import fit_weights
+from attention_transfer.models.weights_file import read_tensors
 from attention_transfer.runs import PARTS_WEIGHTS, STUDENT_CONFIG, STUDENT_WEIGHTS, whole_file
+from attention_transfer.runs.fields import Fields, is_list, is_object
+from attention_transfer.runs.inside import own_part
 
 USED_WITH = "used_with"
 _TEACHER = "teacher"
@@ -71,24 +74,30 @@ def save_parts(distiller: Distiller, folder: Path) -> None:
         safetensors.torch.save_file(parts, temporary)
 
 
-def together(opened: OpenedModel, folder: Path, image_size: int) -> OpenedModel:
+def together(opened: OpenedModel, folder: Path, image_size: int, *, allow_download: bool = False) -> OpenedModel:
     """The network that a student was trained to be: with its teacher where it needs one, else itself.
 
     Args:
         opened: the student of a run, or of a snapshot.
         folder: that it was opened from.
         image_size: side of the student's images, in pixels.
+        allow_download: fetch what the teacher's file asks for.
 
     Raises:
-        ValueError: if the teacher that should lie beside it does not fit or is gone.
+        ValueError: if the teacher that should lie beside it does not fit or is gone, or leads out of the run.
     """
     known = _used_with(folder)
     if known is None:
         return opened
-    teacher = open_model(str(folder / known["teacher"]))
-    trained_by = from_json({"recipe": "", "student": opened.name, "methods": known["methods"]}).methods
+    teacher_folder, parts_file = (
+        own_part(folder, str(known.text(name, needed=True)), known.source) for name in ("teacher", "parts")
+    )
+    described = known.take("methods", "a list of methods", lambda value: is_list(value, is_object), needed=True)
+    trained_by = from_json({"recipe": "", "student": opened.name, "methods": described}).methods
     # Others only teach, and may want their training set back.
     methods = [method for method in trained_by if type(method).replace is not Method.replace]
+    # A folder, and not a name that is written the same.
+    teacher = open_model(f"{teacher_folder.absolute()}", allow_download=allow_download)
     distiller = Distiller(
         opened.module,
         teacher.module,
@@ -97,9 +106,9 @@ def together(opened: OpenedModel, folder: Path, image_size: int) -> OpenedModel:
         student_input=opened.input,
         teacher_input=teacher.input,
     )
-    parts = safetensors.torch.load_file(folder / known["parts"])
+    parts = read_tensors(parts_file)
     learned = {name: value for name, value in parts.items() if name.partition(".")[0] in distiller.parts}
-    distiller.parts.load_state_dict(learned)
+    fit_weights(distiller.parts, learned, str(parts_file))
     return replace(opened, module=distiller.deployed.eval(), description=_inside(opened.description))
 
 
@@ -110,9 +119,8 @@ def notes_on_its_own(folder: Path) -> tuple[str, ...]:
     return (f"{folder} computed with its teacher's attention; the student's own was never trained there",)
 
 
-def _used_with(folder: Path) -> Mapping[str, Any] | None:
-    file = folder / STUDENT_CONFIG
-    return json.loads(file.read_text(encoding="utf-8")).get(USED_WITH) if file.is_file() else None
+def _used_with(folder: Path) -> Fields | None:
+    return read_student_file(folder).used_with if (folder / STUDENT_CONFIG).exists() else None
 
 
 def _inside(description: Description) -> Description:

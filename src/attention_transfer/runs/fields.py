@@ -1,0 +1,90 @@
+"""Fields of JSON objects that somebody else may have written, each of the type that it should have."""
+
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from attention_transfer.errors import InputError
+
+_SHOWN = 60
+
+
+@dataclass(frozen=True)
+class Fields:
+    """The values of an object, by name.
+
+    Args:
+        values: as JSON holds them.
+        source: where they are from, for messages.
+    """
+
+    values: Mapping[str, Any]
+    source: str
+
+    def take(self, name: str, wanted: str, is_right: Callable[[Any], bool], *, needed: bool = False) -> Any:
+        """A value; None where it is null or missing.
+
+        Args:
+            name: of the field.
+            wanted: what it must be, in words.
+            is_right: whether a value is that.
+            needed: refuse the field's absence.
+
+        Raises:
+            ValueError: it is something else, or missing though it is needed.
+        """
+        value = self.values.get(name)
+        if value is None and not needed:
+            return None
+        if value is None or not is_right(value):
+            shown = repr(value) if len(repr(value)) <= _SHOWN else f"{repr(value)[:_SHOWN]}…"
+            came = f"not {shown}" if name in self.values else "and is missing"
+            raise InputError(f"{name!r} of {self.source} must be {wanted}, {came}: the file was changed by hand")
+        return value
+
+    def text(self, name: str, *, needed: bool = False) -> str | None:
+        """A text without control characters, which are in no name or path of ours."""
+        return self.take(name, "a text", is_text, needed=needed)
+
+    def whole(self, name: str, least: int = 0, *, needed: bool = False) -> int | None:
+        """A whole number."""
+        return self.take(name, f"a whole number, at least {least}", lambda v: is_whole(v, least), needed=needed)
+
+    def number(self, name: str, *, needed: bool = False) -> float | None:
+        """A number."""
+        return self.take(name, "a number", is_number, needed=needed)
+
+    def inner(self, name: str, *, needed: bool = False) -> "Fields | None":
+        """An object inside this one."""
+        value = self.take(name, "an object with names and values", is_object, needed=needed)
+        return None if value is None else Fields(cast("Mapping[str, Any]", value), f"{name!r} in {self.source}")
+
+    def items(self, name: str, wanted: str, is_right: Callable[[Any], bool]) -> list[Any] | None:
+        """A list of values of one kind."""
+        return self.take(name, wanted, lambda v: is_list(v, is_right))
+
+
+def is_text(value: object) -> bool:
+    """Whether a value is a text that can be printed and be part of a path."""
+    return isinstance(value, str) and all(unicodedata.category(each) not in ("Cc", "Cs") for each in value)
+
+
+def is_whole(value: object, least: int = 0) -> bool:
+    """Whether a value is a whole number that is large enough; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a number; true and false are none. JSON holds finite ones alone."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_object(value: object) -> bool:
+    """Whether a value is an object of JSON."""
+    return isinstance(value, dict)
+
+
+def is_list(value: object, is_right: Callable[[Any], bool]) -> bool:
+    """Whether a value is a list of values of one kind."""
+    return isinstance(value, list) and all(is_right(each) for each in cast("list[Any]", value))
