@@ -2,7 +2,10 @@
 
 import os
 import pickle
+import re
+import warnings
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +171,131 @@ def test_a_plain_pickle_is_refused_by_what_it_would_make(tmp_path: Path) -> None
     file.write_bytes(pickle.dumps({"model": Path("somewhere")}, protocol=4))
     with pytest.raises(WeightsError, match=r"is refused: .*it holds pathlib\.\w*Path.* unpickling it could run"):
         read_weights(file)
+
+
+def changed(trained: nn.Module, name: str, change: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    state = dict(trained.state_dict())
+    return state | {name: change(state[name])}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("fc.weight", lambda value: (100 * value).int(), "fc.weight holds int32 where float32 is wanted"),
+        ("fc.bias", lambda value: (100 * value).to(torch.int8), "fc.bias holds int8"),
+        ("fc.bias", lambda value: value.to(torch.uint8), "fc.bias holds uint8"),
+        ("bn1.weight", lambda value: value > 0, "bn1.weight holds bool"),
+        ("bn1.running_var", lambda value: value.long(), "bn1.running_var holds int64"),
+        ("fc.weight", lambda value: value.to(torch.complex64), "fc.weight holds complex64"),
+        ("fc.weight", lambda value: value.to(torch.float8_e4m3fn), "fc.weight is quantised"),
+        ("fc.weight", lambda value: value.to_sparse(), "fc.weight is sparse"),
+        ("fc.weight", lambda value: value.to("meta"), "fc.weight was saved without values"),
+        ("fc.weight", lambda value: value / 0, "fc.weight holds .* infinite"),
+        ("conv1.weight", lambda value: value * torch.nan, "conv1.weight holds 432 of 432 values that are NaN"),
+        ("bn1.running_var", lambda value: value.double() * 1e300, r"bn1.running_var .*up to 1e\+300, beyond .*float32"),
+    ],
+)
+def test_what_cannot_be_weights_is_refused_by_its_name(
+    name: str, change: Callable[[Tensor], Tensor], words: str, trained: nn.Module, fresh: nn.Module, tmp_path: Path
+) -> None:
+    before = {key: value.clone() for key, value in fresh.state_dict().items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.save(changed(trained, name, change), tmp_path / "file.pt")
+        with pytest.raises(WeightsError, match=words):
+            load_weights(fresh, tmp_path / "file.pt")
+    assert all(torch.equal(value, before[key]) for key, value in fresh.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_quantised_weights_are_refused(trained: nn.Module, fresh: nn.Module, tmp_path: Path) -> None:
+    quantised = changed(trained, "fc.weight", lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8))
+    torch.save(quantised, tmp_path / "file.pt")
+    with pytest.raises(WeightsError, match=r"fc\.weight is quantised \(qint8\)"):
+        load_weights(fresh, tmp_path / "file.pt")
+
+
+@pytest.mark.parametrize(
+    ("added", "words"),
+    [
+        ("fc._packed_params.dtype", "quantised"),
+        ("fc.weight_orig", r"pruned.*prune\.remove"),
+        ("conv1.weight_g", "parametris"),
+        ("conv1.parametrizations.weight.original0", "parametris"),
+        ("fc.lora_A.weight", "adapters"),
+    ],
+)
+def test_names_that_other_tools_make_are_explained(
+    added: str, words: str, trained: nn.Module, fresh: nn.Module, tmp_path: Path
+) -> None:
+    torch.save(dict(trained.state_dict()) | {added: torch.zeros(1)}, tmp_path / "file.pt")
+    with pytest.raises(WeightsError, match=f"(?s)unexpected: {re.escape(added)}.*{words}"):
+        load_weights(fresh, tmp_path / "file.pt")
+
+
+def test_empty_tensors_of_a_process_are_explained(trained: nn.Module, fresh: nn.Module, tmp_path: Path) -> None:
+    torch.save({name: value.new_empty(0) for name, value in trained.state_dict().items()}, tmp_path / "file.pt")
+    with pytest.raises(WeightsError, match=r"(?s)0 of its \d+ tensors are there.*came \(0,\).*gather the weights"):
+        load_weights(fresh, tmp_path / "file.pt")
+
+
+def test_weights_for_grey_images_are_explained(trained: nn.Module, fresh: nn.Module, tmp_path: Path) -> None:
+    torch.save(changed(trained, "conv1.weight", lambda value: value[:, :1]), tmp_path / "file.pt")
+    with pytest.raises(WeightsError, match=r"for images of 1 channel, the network is for images of 3"):
+        load_weights(fresh, tmp_path / "file.pt")
+
+
+def test_a_file_of_another_network_is_refused_in_few_words(fresh: nn.Module, tmp_path: Path) -> None:
+    weights = {"conv1.weight": torch.zeros(16, 3, 3, 3)} | {f"blocks.{i}.weight": torch.zeros(1) for i in range(40)}
+    torch.save(weights, tmp_path / "file.pt")
+    with pytest.raises(
+        WeightsError, match=r"(?s)1 of its \d+ tensors are there.*blocks\.2\.weight and 37 more"
+    ) as caught:
+        load_weights(fresh, tmp_path / "file.pt")
+    assert len(str(caught.value).removeprefix(str(tmp_path))) < 300
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_become_the_networks_own(
+    kind: torch.dtype, trained: nn.Module, fresh: nn.Module, tmp_path: Path
+) -> None:
+    stored = trained.to(kind).state_dict()
+    torch.save(stored, tmp_path / "file.pt")
+    assert load_weights(fresh, tmp_path / "file.pt") == ()
+    assert all(torch.equal(value, stored[name].to(value.dtype)) for name, value in fresh.state_dict().items())
+    assert fresh.get_parameter("fc.weight").dtype == torch.float32
+
+
+def test_values_that_vanish_are_said(trained: nn.Module, fresh: nn.Module, tmp_path: Path) -> None:
+    tiny = changed(trained, "fc.weight", lambda value: torch.full_like(value, 1e-60, dtype=torch.float64))
+    torch.save(tiny, tmp_path / "file.pt")
+    (note,) = load_weights(fresh, tmp_path / "file.pt")
+    assert "too small for float32" in note
+    assert "fc.weight" in note
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.float, torch.Tensor.int])
+def test_a_count_of_batches_may_be_of_any_type(
+    change: Callable[[Tensor], Tensor], trained: nn.Module, fresh: nn.Module, tmp_path: Path
+) -> None:
+    torch.save(changed(trained, "bn1.num_batches_tracked", change), tmp_path / "file.pt")
+    load_weights(fresh, tmp_path / "file.pt")
+    assert same(trained, fresh)
+
+
+class Masked(nn.Module):
+    """A network with a mask and an index beside its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+        self.register_buffer("index", torch.tensor([0, 1]))
+
+
+def test_masks_may_be_infinite_and_indices_must_be_whole(tmp_path: Path) -> None:
+    torch.save(Masked().state_dict(), tmp_path / "file.pt")
+    assert load_weights(Masked(), tmp_path / "file.pt") == ()
+    torch.save(dict(Masked().state_dict()) | {"index": torch.tensor([0.0, 0.5])}, tmp_path / "file.pt")
+    with pytest.raises(WeightsError, match="index holds values of float32 that int64 has not"):
+        load_weights(Masked(), tmp_path / "file.pt")

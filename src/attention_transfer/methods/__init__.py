@@ -21,13 +21,14 @@ from attention_transfer.methods.method import (
     Observed,
     Phase,
     Reads,
-    Schedule,
     Term,
 )
 from attention_transfer.methods.multi_head_graph import MultiHeadGraph
 from attention_transfer.methods.overhaul import Overhaul
 from attention_transfer.methods.relational import Relational
 from attention_transfer.methods.review import Review
+from attention_transfer.methods.schedule import Schedule
+from attention_transfer.methods.settings import SettingError
 from attention_transfer.methods.similarity_preserving import SimilarityPreserving
 from attention_transfer.methods.soft_targets import SoftTargets
 
@@ -79,6 +80,7 @@ __all__ = [
     "Relational",
     "Review",
     "Schedule",
+    "SettingError",
     "SimilarityPreserving",
     "SoftTargets",
     "Term",

@@ -16,8 +16,9 @@ from attention_transfer.methods.link_choice import chosen_links
 from attention_transfer.methods.link_distance import Form
 from attention_transfer.methods.link_memory import bytes_of_links
 from attention_transfer.methods.links import Links, Places
-from attention_transfer.methods.method import Method, Observed, Reads, Schedule, Term
+from attention_transfer.methods.method import Method, Observed, Reads, Term
 from attention_transfer.methods.patch_attention import Softmax, finest, on_one_grid, patch_attention
+from attention_transfer.methods.schedule import Schedule
 from attention_transfer.methods.stage_choice import stage_taps
 from attention_transfer.models.attention import attention_layers
 from attention_transfer.models.description import Description

@@ -12,7 +12,8 @@ from torch.nn import functional
 from attention_transfer.data.batch import Batch
 from attention_transfer.errors import InputError
 from attention_transfer.methods.maps import at_least_float32
-from attention_transfer.methods.method import Method, Observed, Reads, Schedule, Term, require_same_classes
+from attention_transfer.methods.method import Method, Observed, Reads, Term, require_same_classes
+from attention_transfer.methods.schedule import Schedule
 from attention_transfer.models.description import Description
 
 

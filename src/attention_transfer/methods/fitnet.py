@@ -71,6 +71,8 @@ class FitNet(Method):
             raise InputError(f"hint_epochs must be at least 1, or None for one stage, not {self.hint_epochs}")
         if self.hint_learning_rate is not None and self.hint_epochs is None:
             raise InputError("hint_learning_rate is that of the first of two stages: give hint_epochs too")
+        if self.hint_learning_rate is not None and not 0 < self.hint_learning_rate < float("inf"):
+            raise InputError(f"hint_learning_rate must be a finite number above 0, not {self.hint_learning_rate}")
 
     @property
     def phases(self) -> tuple[Phase, ...]:

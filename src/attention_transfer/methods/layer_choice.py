@@ -7,10 +7,11 @@ from typing import Literal
 from attention_transfer.capture import Tap
 from attention_transfer.errors import InputError
 from attention_transfer.methods.method import spread
+from attention_transfer.methods.settings import Settings
 
 
 @dataclass(frozen=True)
-class Layers:
+class Layers(Settings):
     """A choice of layers; all of them unless told otherwise.
 
     Section 4.1 of Li et al. (NeurIPS 2024, arXiv:2411.09702) transfers the first or the last k layers.
@@ -40,6 +41,7 @@ class Layers:
     teacher_modules: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         given = [name for name in ("first", "last", "student") if getattr(self, name) is not None]
         if len(given) > 1:
             raise InputError(f"{' and '.join(given)} both choose layers: give one of them")

@@ -11,56 +11,9 @@ from torch import Tensor, nn
 from attention_transfer.capture import Attention, Replacement, Tap
 from attention_transfer.data.batch import Batch
 from attention_transfer.errors import InputError
-from attention_transfer.methods.settings import check_settings
+from attention_transfer.methods.schedule import Schedule
+from attention_transfer.methods.settings import Settings
 from attention_transfer.models.description import Description
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How a weight changes over training: a factor for every epoch, the product of three parts that default to 1.
-
-    Epochs count from 0, the first one; where training has phases, the first one of each, as with learning rates.
-
-    Args:
-        warmup_epochs: the factor rises linearly and reaches 1 in epoch `warmup_epochs - 1`; at least 0.
-        decay: pairs (epoch, rate): from that epoch on, the factor is multiplied by `rate` per epoch.
-        factors: pairs (epoch, factor): from that epoch on, the factor is this one, until the next pair.
-
-    Raises:
-        ValueError: for a negative number, or epochs that do not ascend.
-    """
-
-    warmup_epochs: float = 0.0
-    decay: tuple[tuple[int, float], ...] = ()
-    factors: tuple[tuple[int, float], ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.warmup_epochs < 0:
-            raise InputError(f"warmup_epochs must be 0 or more, not {self.warmup_epochs}")
-        for name, pairs in (("decay", self.decay), ("factors", self.factors)):
-            epochs = [epoch for epoch, _ in pairs]
-            if any(epoch < 0 or value < 0 for epoch, value in pairs) or sorted(set(epochs)) != epochs:
-                raise InputError(f"{name} must be pairs (epoch, value), none negative, epochs ascending, not {pairs}")
-
-    @property
-    def constant(self) -> bool:
-        """Whether every epoch has the factor 1."""
-        return self == Schedule()
-
-    def factor(self, epoch: int) -> float:
-        """The factor of one epoch, counted from 0."""
-        factor = min(1.0, (epoch + 1) / self.warmup_epochs) if self.warmup_epochs else 1.0
-        ends = [start for start, _ in self.decay[1:]] + [epoch]
-        for (start, rate), end in zip(self.decay, ends, strict=False):
-            factor *= rate ** max(0, min(epoch, end) - start)
-        reached = [value for start, value in self.factors if start <= epoch]
-        return factor * (reached[-1] if reached else 1.0)
-
-    def stretched(self, share: float) -> "Schedule":
-        """The same course over a training that is so many times as long."""
-        decay = {round(share * epoch): rate ** (1 / share) for epoch, rate in self.decay}
-        factors = {round(share * epoch): factor for epoch, factor in self.factors}
-        return Schedule(share * self.warmup_epochs, tuple(decay.items()), tuple(factors.items()))
 
 
 @dataclass(frozen=True)
@@ -248,12 +201,15 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Method(ABC):
+class Method(Settings, ABC):
     """Base of every method.
 
     Args:
         weight: multiplies every term of the method; at least 0.
         schedule: how the weight changes from epoch to epoch.
+
+    Raises:
+        SettingError: for a setting that does not exist, or a value of another type than it has.
     """
 
     key: ClassVar[str]
@@ -263,7 +219,7 @@ class Method(ABC):
     schedule: Schedule = field(default_factory=Schedule)
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        super().__post_init__()
         if not 0 <= self.weight < float("inf"):
             raise InputError(f"the weight of {self.key} must be a finite number of at least 0, not {self.weight}")
 

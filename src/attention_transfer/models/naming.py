@@ -42,6 +42,27 @@ def split_weights(spec: str) -> tuple[str, str | None]:
     return spec[:end] + name, source if separator else None
 
 
+def split_key(source: str) -> tuple[Path, str | None]:
+    """A file of weights, and the key in it that follows its `#`; None where there is none.
+
+    A file that is called so itself, `#` included, is meant.
+
+    Args:
+        source: such as `FILE` or `FILE#KEY`.
+    """
+    whole = Path(source).expanduser()
+    for place in [index for index, letter in enumerate(source) if letter == "#"][::-1]:
+        if whole.exists():
+            break
+        if Path(source[:place]).expanduser().exists():
+            return Path(source[:place]).expanduser(), source[place + 1 :]
+    else:
+        file, hash_, key = source.rpartition("#")
+        if hash_ and not whole.exists():
+            return Path(file).expanduser(), key
+    return whole, None
+
+
 def parse_name(name: str) -> Name:
     """The parts of a name, which need not exist.
 

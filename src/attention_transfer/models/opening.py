@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,13 +13,16 @@ from torch import Tensor, nn
 
 from attention_transfer.errors import InputError
 from attention_transfer.models.build import bare, build, check_name, from_transformers_config, is_name, takes_image_size
+from attention_transfer.models.choosing import choose, holds_names
 from attention_transfer.models.description import Description, Input
 from attention_transfer.models.distillation_token import asks_for_token, with_token, written_plainly
 from attention_transfer.models.external import describe
-from attention_transfer.models.naming import parse_name, split_weights, written
+from attention_transfer.models.naming import parse_name, split_key, split_weights, written
 from attention_transfer.models.recorded import PRETRAINED
+from attention_transfer.models.state_dicts import Wanted, without_wrappers
 from attention_transfer.models.student_file import check_student_file, read_student_file
-from attention_transfer.models.weights import WeightsError, fit_weights, read_weights, without_wrappers
+from attention_transfer.models.weight_files import WeightsError, read_content
+from attention_transfer.models.weights import fit_weights, read_weights
 from attention_transfer.models.zoo import MODELS
 from attention_transfer.runs import STUDENT_CONFIG, STUDENT_WEIGHTS, whole_file, write_whole
 
@@ -66,7 +70,8 @@ def open_model(
         spec: one of
 
             * `NAME`: a new network, as `build` makes it;
-            * `NAME@FILE`: with the weights of a file; a network of timm may lack its last layer there;
+            * `NAME@FILE`: with the weights of a file; a network of timm may lack its last layer there. `FILE#KEY` says
+              which of several state dicts, or which prefix of its names;
             * `NAME@pretrained`: with the weights that its library publishes;
             * a run folder: the student trained there;
             * a weights file: of the one network of ours that it fits.
@@ -82,14 +87,14 @@ def open_model(
     """
     if new_head and num_classes is None:
         raise InputError("a new last layer needs num_classes")
-    path = Path(spec).expanduser()
+    path, key = split_key(spec)
     classes = num_classes if new_head else None
     if not is_name(spec) and path.is_dir():
         return _open_folder(path, classes, allow_download)
     if not is_name(spec) and path.is_file():
         if path.name == STUDENT_WEIGHTS and (path.parent / STUDENT_CONFIG).is_file():
             return _open_folder(path.parent, classes, allow_download)
-        return _open_file(path, classes)
+        return _open_file(path, key, classes)
     name, source = split_weights(spec)
     if source is not None:
         check_name(name)
@@ -107,8 +112,8 @@ def open_model(
             module, written_plainly(name, image_size), classes, image_size, trained=True, expects=describe(module).input
         )
     if source is not None:
-        file = Path(source).expanduser()
-        return _open_named(name, file, read_weights(file), classes, image_size)
+        file, key = split_key(source)
+        return _open_named(name, file, read_content(file), key, classes, image_size)
     check_spec(spec)
     if num_classes is None:
         published = "" if name in MODELS else f" or {spec}@{PRETRAINED}"
@@ -123,13 +128,13 @@ def check_spec(spec: str) -> None:
     Raises:
         ValueError: for a name, file or folder that does not exist.
     """
-    if not is_name(spec) and Path(spec).expanduser().exists():
+    if not is_name(spec) and split_key(spec)[0].exists():
         return
     name, source = split_weights(spec)
     if source is None and not is_name(name) and ("/" in spec or Path(spec).suffix):
         raise InputError(f"{spec!r} is neither a model's name nor an existing file or folder")
     check_name(name)
-    if source not in (None, PRETRAINED) and not Path(source).expanduser().exists():
+    if source not in (None, PRETRAINED) and not split_key(source)[0].exists():
         raise InputError(f"there is no file of weights {source}, which {spec!r} names")
 
 
@@ -222,33 +227,38 @@ def _refuse_more_classes_than_numbers(classes: int, weights: Mapping[str, Tensor
 
 
 def _open_named(
-    name: str, file: Path, weights: Mapping[str, Tensor], new_classes: int | None, image_size: int | None
+    name: str, file: Path, content: Any, key: str | None, new_classes: int | None, image_size: int | None
 ) -> OpenedModel:
-    # Where a token is asked for, weights of a network without one are what it starts from.
-    weights = with_token(weights, of=parse_name(name))
+    parsed = parse_name(name)
     name = written_plainly(name, image_size)
 
     def make(classes: int) -> nn.Module:
         return build(name, classes, image_size=image_size)
 
     head = _class_tensors(make)
+    # Where a token is asked for, weights of a network without one are what it starts from.
+    wanted = Wanted(_shapes(make, 3), head, adapt=partial(with_token, of=parsed))
+    chosen = choose(content, wanted, file, key)
+    weights, notes = chosen.weights, chosen.notes
     sizes = {weights[key].shape[axis] for key, axis in head.items() if key in weights and weights[key].ndim > axis}
-    headless = not head.keys() & weights.keys() and parse_name(name).library == "timm"
+    headless = not head.keys() & weights.keys() and parsed.library == "timm"
     if len(sizes) != 1 and not headless:
         # Anything will do to say what is missing.
-        fit_weights(make(next(iter(sizes), 1)), weights, str(file))
-        raise WeightsError(f"{file} does not say how many classes {name} has: its last layers have {sorted(sizes)}")
+        fit_weights(make(next(iter(sizes), 1)), weights, chosen.source)
+        raise WeightsError(
+            f"{chosen.source} does not say how many classes {name} has: its last layers have {sorted(sizes)}"
+        )
     classes = new_classes or (0 if headless else sizes.pop())
     module = make(classes)
-    leave_out, notes = set(head) if new_classes else set[str](), ()
+    leave_out = set(head) if new_classes else set[str]()
     if headless and _norms_after_pooling(module, weights, head):
         weights = {key: value for key, value in weights.items() if key not in _TOKEN_NORM}
         leave_out |= _POOLED_NORM
-        notes = (
+        notes += (
             f"{file} norms every token (norm), {name} what is left after pooling (fc_norm): the norm of the file is "
             "left out, and that of the network starts anew",
         )
-    fit_weights(module, weights, str(file), leave_out)
+    notes += fit_weights(module, weights, chosen.source, leave_out)
     beside = file.parent / STUDENT_CONFIG
     # Other files do not say which images they were trained on, whatever their library's own weights expect.
     known = file.name == STUDENT_WEIGHTS and beside.is_file()
@@ -262,17 +272,17 @@ def _norms_after_pooling(module: nn.Module, weights: Mapping[str, Tensor], head:
     return weights.keys() - ours == _TOKEN_NORM and ours - weights.keys() - set(head) == _POOLED_NORM
 
 
-def _open_file(file: Path, new_classes: int | None) -> OpenedModel:
+def _open_file(file: Path, key: str | None, new_classes: int | None) -> OpenedModel:
     """The network of ours whose names and shapes are those of the file."""
-    weights = read_weights(file)
-    shapes = {key: value.shape for key, value in weights.items() if not key.endswith("num_batches_tracked")}
+    content = read_content(file)
     for name, make in MODELS.items():
-        if _shapes(make, 1).keys() != shapes.keys():
+        shapes = _shapes(make, 3)
+        if not holds_names(content, shapes, file):
             continue
         head = _class_tensors(make)
-        sizes = {weights[key].shape[axis] for key, axis in head.items() if key in weights and weights[key].ndim > axis}
-        if len(sizes) == 1 and _shapes(make, sizes.pop()) == shapes:
-            return _open_named(name, file, weights, new_classes, None)
+        chosen = choose(content, Wanted(shapes, head), file, key)
+        if chosen.fits and head.keys() <= chosen.weights.keys():
+            return _open_named(name, file, content, key, new_classes, None)
     raise WeightsError(
         f"{file} fits none of {', '.join(MODELS)}: write whose weights they are, as NAME@{file} (timm:NAME, "
         "torchvision:NAME and hf:NAME too)"
