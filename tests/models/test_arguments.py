@@ -128,7 +128,7 @@ def test_the_norm_of_tokens_is_openly_left_out_where_the_network_norms_after_poo
     for new_head, classes in ((False, 0), (True, 5)):
         opened = open_model(f"{POOLED}@{headless}", 5, new_head=new_head)
         assert opened.num_classes == classes
-        assert len(opened.notes) == 1
+        assert len(opened.notes) == 1 + new_head
         assert "the norm of the file is left out, and that of the network starts anew" in opened.notes[0]
         assert torch.equal(opened.module.fc_norm.weight, torch.ones(24))
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attention_transfer.models import build
 from attention_transfer.models.untrained import settle_norms
@@ -36,3 +36,25 @@ def test_every_network_is_otherwise_left_as_it_was(name: str):
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     assert all(norm.momentum == 0.1 for norm in norms)
     assert not any(torch.equal(norm.running_var, torch.ones_like(norm.running_var)) for norm in norms)  # pyright: ignore[reportArgumentType]
+
+
+class Fails(nn.Module):
+    """A network that stops with an error of some kind, of many lines."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.error = error
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.norm(image)
+        raise self.error
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, AssertionError, IndexError, TypeError, ZeroDivisionError])
+def test_a_network_that_cannot_run_is_refused_in_one_sentence_and_left_as_it_was(kind: type[Exception]):
+    model = Fails(kind("mat1 and mat2\nand 40 more lines"))
+    with pytest.raises(ValueError, match=r"on images of 3 channels and 8×9 pixels: mat1 and mat2$"):
+        settle_norms(model, (8, 9))
+    assert model.training
+    assert model.norm.momentum == 0.1

@@ -112,7 +112,7 @@ def _open(name: str, dataset: DataSet, settings: Training, mean: Colours | None,
     expected = expected_input(opened, given) if opened.input else expected_input(opened, given, mean, std)
     place = choose_place(settings, opened.description.convolutional)
     opened.module.to(place.device).to(memory_format=place.memory_format)  # pyright: ignore[reportCallIssue]
-    notes: list[str] = []
+    notes = list(opened.notes)
     if opened.input is None and mean is None:
         notes.append(
             f"the normalisation of {name} is unknown: taken to be that of {dataset.name}; if its weights were trained "

@@ -12,7 +12,7 @@ from attention_transfer.analysis.cost import Candidate, measure_costs
 from attention_transfer.data import OWN_SIDES
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Training, from_json
-from attention_transfer.models import MODELS, OpenedModel, open_model
+from attention_transfer.models import MODELS, OpenedModel, check_channels, open_model
 from attention_transfer.report.cost import cost_markdown
 from attention_transfer.runs import RunFolder, is_run
 from attention_transfer.runs.places import expand
@@ -68,6 +68,7 @@ def command(arguments: Sequence[str]) -> None:
         if side is None:
             side = _SMALL_SIDE if opened.name in MODELS else _PHOTOGRAPH_SIDE
             assumed.setdefault(side, []).append(name)
+        check_channels(opened.module, name, (side, side))
         place = choose_place(settings, opened.description.convolutional)
         candidates.append(Candidate(name, opened, side, place))
     costs = measure_costs(candidates, flags.batch_size, flags.repeats)

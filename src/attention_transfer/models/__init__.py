@@ -2,6 +2,7 @@
 
 from attention_transfer.models.attention import attention_layers, with_attention
 from attention_transfer.models.build import TransformersClassifier, bare, build
+from attention_transfer.models.channels import check_channels
 from attention_transfer.models.description import Description, Input, Stage
 from attention_transfer.models.external import describe
 from attention_transfer.models.opening import OpenedModel, check_spec, open_model, save_model
@@ -23,6 +24,7 @@ __all__ = [
     "attention_layers",
     "bare",
     "build",
+    "check_channels",
     "check_pair",
     "check_spec",
     "describe",

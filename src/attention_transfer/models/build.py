@@ -19,12 +19,14 @@ from attention_transfer.models.timm_source import WEIGHTS_ELSEWHERE, without_sou
 from attention_transfer.models.transformers_config import check_configuration, check_hf_arguments, configuration
 from attention_transfer.models.zoo import MODELS
 
-_IMAGENET_CLASSES = 1000
+IMAGENET_CLASSES = 1000
 # Their auxiliary heads turn the logits of training into a tuple.
 _AUXILIARY_HEADS = ("googlenet", "inception_v3")
 # How constructors of these libraries refuse arguments.
 _REFUSALS = (TypeError, ValueError, AssertionError, RuntimeError, KeyError, AttributeError, ZeroDivisionError)
 _ADAPTER = "adapter_config.json"
+# What timm says of names and tags for which it has no weights.
+_NO_WEIGHTS = ("No pretrained weights", "Invalid pretrained")
 _HF_MISSING = "models of hf: need transformers: pip install 'attention-transfer[hf]'"
 
 
@@ -181,6 +183,8 @@ def _build_timm(name: Name, num_classes: int | None, image_size: int | None, pre
             if "img_size" in name.arguments or "img_size" not in str(error):
                 raise _refused(name, error) from error
         except (AssertionError, RuntimeError, ZeroDivisionError) as error:
+            if str(error).startswith(_NO_WEIGHTS):
+                return _build_timm(name, num_classes, None, pretrained)
             more = f" with {', '.join(name.arguments)}" if name.arguments else ""
             raise InputError(f"timm:{name.inner} cannot be built for images of {side} pixels{more}: {error}") from error
         else:
@@ -191,6 +195,11 @@ def _build_timm(name: Name, num_classes: int | None, image_size: int | None, pre
     try:
         return timm.create_model(name.inner, pretrained=pretrained, **options)
     except _REFUSALS as error:
+        if str(error).startswith(_NO_WEIGHTS):
+            raise InputError(
+                f"timm:{name.inner} has no published weights: give timm:{name.inner}@FILE, or a name with one of the "
+                "tags that timm.list_pretrained() shows"
+            ) from error
         if not name.arguments:
             raise
         raise _refused(name, error) from error
@@ -234,7 +243,7 @@ def _build_torchvision(name: Name, num_classes: int | None, image_size: int | No
         if not name.arguments:
             raise
         raise _refused(name, error) from error
-    if num_classes not in (None, _IMAGENET_CLASSES):
+    if num_classes not in (None, IMAGENET_CLASSES):
         _replace_head(model, num_classes, name.inner)
     return model
 
@@ -249,7 +258,7 @@ def _replace_head(model: nn.Module, num_classes: int, name: str) -> None:
     path = describe(model).head
     if path is None:
         raise InputError(
-            f"torchvision:{name} has no linear head to replace: pretrained, it has {_IMAGENET_CLASSES} classes only"
+            f"torchvision:{name} has no linear head to replace: pretrained, it has {IMAGENET_CLASSES} classes only"
         )
     old = model.get_submodule(path)
     assert isinstance(old, nn.Linear)
@@ -292,15 +301,41 @@ def _build_transformers(parsed: Name, num_classes: int | None, image_size: int |
     # transformers fills what does not fit with noise; only the last layer may be new.
     head = (describe(wrapper).head or "wrapped.classifier").removeprefix("wrapped.")
     mismatched = [key[0] if isinstance(key, tuple) else key for key in report["mismatched_keys"]]
-    new = [key for key in (*report["missing_keys"], *mismatched) if not str(key).startswith(head)]
+    unlearned = [str(key) for key in (*report["missing_keys"], *mismatched)]
+    new = [key for key in unlearned if not key.startswith(head)]
     if new:
-        raise InputError(f"hf:{name}: the published weights lack {', '.join(map(str, new[:10]))}")
+        raise InputError(f"hf:{name}: the published weights lack {', '.join(new[:10])}")
+    if unlearned and num_classes is None:
+        return _without_head(parsed, config, expected)
     return wrapper
 
 
 def _attention(parsed: Name) -> dict[str, Any]:
     """How attention is computed, where the name says so; configurations do not carry it."""
     return {key: value for key, value in parsed.arguments.items() if key == "attn_implementation"}
+
+
+def _without_head(parsed: Name, config: Any, expected: Input | None) -> TransformersClassifier:
+    """The backbone that published weights are of, where they have no last layer for classes.
+
+    Raises:
+        InputError: if transformers builds such a network with a last layer only.
+    """
+    from transformers import AutoModelForImageClassification
+
+    config.num_labels = 0
+    try:
+        model, report = AutoModelForImageClassification.from_pretrained(
+            parsed.inner, config=config, output_loading_info=True, trust_remote_code=False
+        )
+    except _REFUSALS:
+        report = {"missing_keys": ["its last layer"]}
+    if report["missing_keys"]:
+        raise InputError(
+            f"hf:{parsed.inner} has no trained last layer: its weights are those of a backbone, and transformers "
+            "builds no classifier of this kind without one. Take weights of an image classifier"
+        )
+    return TransformersClassifier(model, expected)
 
 
 def from_transformers_config(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from attention_transfer.errors import InputError
-from attention_transfer.models.build import bare, build, check_name, from_transformers_config, is_name, takes_image_size
+from attention_transfer.models.build import (
+    IMAGENET_CLASSES,
+    bare,
+    build,
+    check_name,
+    from_transformers_config,
+    is_name,
+    takes_image_size,
+)
 from attention_transfer.models.choosing import choose, holds_names
 from attention_transfer.models.description import Description, Input
 from attention_transfer.models.distillation_token import asks_for_token, with_token, written_plainly
@@ -87,8 +95,21 @@ def open_model(
     """
     if new_head and num_classes is None:
         raise InputError("a new last layer needs num_classes")
+    if new_head:
+        opened = _open(spec, num_classes, num_classes, image_size, allow_download)
+        return _with_note(opened, f"its last layer is new, for {num_classes} classes") if opened.trained else opened
+    return _open(spec, num_classes, None, image_size, allow_download)
+
+
+def _with_note(opened: OpenedModel, note: str) -> OpenedModel:
+    return replace(opened, notes=(*opened.notes, f"{opened.name}: {note}"))
+
+
+def _open(
+    spec: str, num_classes: int | None, classes: int | None, image_size: int | None, allow_download: bool
+) -> OpenedModel:
+    """A network from a user's words, with a fresh last layer if its weights are to have one of `classes`."""
     path, key = split_key(spec)
-    classes = num_classes if new_head else None
     if not is_name(spec) and path.is_dir():
         return _open_folder(path, classes, allow_download)
     if not is_name(spec) and path.is_file():
@@ -106,11 +127,14 @@ def open_model(
                 f"the published weights of {name} cannot be fetched: {str(error).strip().splitlines()[0]} "
                 f"Without a network, give {name}@FILE"
             ) from error
-        classes = classes or _count_classes(module, image_size)
+        if classes is not None:
+            _forget_head(module, name, classes, image_size)
+        else:
+            classes = _count_classes(module, image_size)
         # What a library publishes, it also describes.
-        return _opened(
-            module, written_plainly(name, image_size), classes, image_size, trained=True, expects=describe(module).input
-        )
+        expects = describe(module).input
+        opened = _opened(module, written_plainly(name, image_size), classes, image_size, trained=True, expects=expects)
+        return opened if classes else _with_note(opened, "its published weights have no last layer: it gives features")
     if source is not None:
         file, key = split_key(source)
         return _open_named(name, file, read_content(file), key, classes, image_size)
@@ -214,7 +238,7 @@ def _open_folder(folder: Path, new_classes: int | None, allow_download: bool) ->
     weights = read_weights(folder / STUDENT_WEIGHTS)
     _refuse_more_classes_than_numbers(classes if new_classes is None else 0, weights, student.path)
     module = make(classes)
-    leave_out = _class_tensors(make) if classes != student.num_classes else {}
+    leave_out = _class_tensors(make) if new_classes else {}
     fit_weights(module, weights, str(folder / STUDENT_WEIGHTS), leave_out)
     return _opened(module, name, classes, image_size, trained=True, expects=student.input)
 
@@ -311,8 +335,27 @@ def _shapes(make: Callable[[int], nn.Module], num_classes: int) -> dict[str, tor
     return {k: v.shape for k, v in bare(model).state_dict().items() if not k.endswith("num_batches_tracked")}
 
 
+def _forget_head(module: nn.Module, name: str, classes: int, image_size: int | None) -> None:
+    """Draw the last layer of a published network anew where its library kept it, for it is of as many classes."""
+    library = parse_name(name).library
+    if library == "torchvision":
+        own = IMAGENET_CLASSES
+    elif library == "timm":
+        own = cast(Any, module).pretrained_cfg["num_classes"]
+    else:
+        with torch.random.fork_rng(devices=[]):
+            own = _count_classes(build(name, None, image_size=image_size, pretrained=True), image_size)
+    if own == classes:
+        make = partial(build, name, image_size=image_size)
+        fresh = bare(make(classes)).state_dict()
+        bare(module).load_state_dict({key: fresh[key] for key in _class_tensors(make)}, strict=False)
+
+
 def _count_classes(module: nn.Module, image_size: int | None) -> int:
-    """Size of a network's logits: of its last layer, or else of what it gives."""
+    """Size of a network's logits: of its last layer, or else of what it gives; 0 where its library built none."""
+    network = bare(module)
+    if 0 in (getattr(network, "num_classes", None), getattr(getattr(network, "config", None), "num_labels", None)):
+        return 0
     path = describe(module).head
     if path is not None:
         head = module.get_submodule(path)

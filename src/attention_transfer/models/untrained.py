@@ -5,6 +5,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from attention_transfer.capture import noise
+from attention_transfer.errors import InputError
 
 _IMAGES = 8
 
@@ -18,6 +19,9 @@ def settle_norms(model: nn.Module, size: tuple[int, int]) -> None:
     Args:
         model: on its device; parameters and modes stay as they are.
         size: height and width of the images that it takes, in pixels.
+
+    Raises:
+        InputError: if it does not run on such images.
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     modes = [(module, module.training) for module in model.modules()]
@@ -31,6 +35,11 @@ def settle_norms(model: nn.Module, size: tuple[int, int]) -> None:
             norm.train()
         with torch.no_grad():
             model(noise(parameter.new_empty(_IMAGES, 3, *size)))
+    except (RuntimeError, ValueError, AssertionError, LookupError, TypeError, ArithmeticError, AttributeError) as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise InputError(
+            f"a network without weights cannot be run on images of 3 channels and {size[0]}×{size[1]} pixels: {reason}"
+        ) from error
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

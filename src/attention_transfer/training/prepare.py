@@ -13,7 +13,7 @@ from attention_transfer.distiller import Distiller
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, Experiment
 from attention_transfer.methods.device_memory import ChecksMemory
-from attention_transfer.models import Input, OpenedModel, WeightsError, check_spec, open_model
+from attention_transfer.models import Input, OpenedModel, WeightsError, check_channels, check_spec, open_model
 from attention_transfer.models.untrained import settle_norms
 from attention_transfer.pretraining import MaskedAutoencoder
 from attention_transfer.runs.places import expand
@@ -130,7 +130,14 @@ def open_at_its_size(spec: str, dataset: DataSet) -> OpenedModel:
     except WeightsError:
         # Weights of a transformer trained at the size of these images, which its name does not say.
         opened = open_model(place, dataset.num_classes, image_size=dataset.image_size)
+    check_channels(opened.module, spec, expected_size(opened, dataset))
     return together(opened, Path(place), dataset.image_size)
+
+
+def expected_size(network: OpenedModel, dataset: DataSet) -> tuple[int, int]:
+    """Height and width of the images that a network is given: its own where it takes no others, else the data set's."""
+    known = network.description.input.size if network.description.input else None
+    return known or (dataset.image_size, dataset.image_size)
 
 
 def expected_input(
@@ -178,12 +185,11 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
     student = open_model(expand(experiment.student), dataset.num_classes, image_size=dataset.image_size)
     notes: list[str] = []
     if student.num_classes != dataset.num_classes:
-        notes.append(
-            f"the student's weights have {student.num_classes or 'no'} classes: it starts with a new last layer"
-        )
+        notes.append(f"the student's weights have {student.num_classes or 'no'} classes")
         student = open_model(
             expand(experiment.student), dataset.num_classes, image_size=dataset.image_size, new_head=True
         )
+    check_channels(student.module, experiment.student, (dataset.image_size, dataset.image_size))
     notes += (*student.notes, *notes_on_its_own(Path(expand(experiment.student))))
     # Built once for its errors; the loop makes one for each phase.
     make_optimizer({"student": student.module}, experiment.optimisation)
@@ -342,6 +348,5 @@ def _open_teacher(experiment: Experiment, dataset: DataSet) -> OpenedModel | Non
             "NAME@pretrained (timm, torchvision, hf) or a run folder"
         )
     if not teacher.trained:
-        own_size = teacher.description.input.size if teacher.description.input else None
-        settle_norms(teacher.module, own_size or (dataset.image_size, dataset.image_size))
+        settle_norms(teacher.module, expected_size(teacher, dataset))
     return teacher

@@ -6,7 +6,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from attention_transfer.experiment import Experiment
-from attention_transfer.models import describe, open_model
+from attention_transfer.models import check_channels, describe, open_model
 from attention_transfer.pretraining import MaskedAutoencoder
 from attention_transfer.runs.places import expand
 from attention_transfer.training.device import choose_place
@@ -26,6 +26,7 @@ def prepare_pretraining(experiment: Experiment, process: Process | None = None) 
     dataset = load_data(experiment.data, experiment.seed, labelled=False)
     torch.manual_seed(experiment.seed)
     opened = open_model(expand(experiment.student), dataset.num_classes, image_size=dataset.image_size)
+    check_channels(opened.module, experiment.student, (dataset.image_size, dataset.image_size))
     if isinstance(opened.module, VisionTransformer):
         opened.module.reset_classifier(0)
         opened = replace(opened, num_classes=0, description=describe(opened.module))
