@@ -227,7 +227,7 @@ class Distiller(nn.Module):
         return Deployed(self, self.predict) if self._replaces else self.student
 
     def detach(self) -> None:
-        """Leave both networks without a hook, and the teacher's parameters as trainable as they came."""
+        """Give the teacher back in the modes and as trainable as it came; the distiller cannot be used any more."""
         self._both.release()
         self._detached = True
 
