@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attention_transfer.capture import Reading, Tap
 from attention_transfer.data.batch import Batch
-from attention_transfer.distiller.batch_checks import checked_labels
+from attention_transfer.distiller.label_checks import training_labels
 from attention_transfer.distiller.network import Role, Wanted
 from attention_transfer.errors import InputError
 from attention_transfer.methods import Method, Observed, Phase, Reads, Term
@@ -92,7 +92,7 @@ class Bound:
         with _said_by(self.method):
             parts = self.method.parts(teacher, student)
             if self.reads.train_labels or train_labels is not None:
-                self.method.given_labels(parts, checked_labels(train_labels, self.method.key))
+                self.method.given_labels(parts, training_labels(train_labels, self.method.key))
             if isinstance(parts, ChecksMemory):
                 parts.check_memory(len(like), like.device)
             return None if parts is None else parts.to(like.device, at_least_float32(like).dtype)

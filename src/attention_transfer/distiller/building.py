@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from attention_transfer.capture import noise, undisturbed
 from attention_transfer.data.batch import Batch
 from attention_transfer.distiller.both import Both
-from attention_transfer.distiller.bound import bind, described
+from attention_transfer.distiller.bound import bind, described, task_logits
 from attention_transfer.distiller.network import Network, Seen, Wanted
 from attention_transfer.distiller.reached import check_finite, check_phases, parameters_reached
 from attention_transfer.distiller.teacher import Teacher
@@ -27,11 +27,13 @@ class Proved:
         parts: what the methods learn, sized by what they saw.
         reached: names of the parameters that each term has a gradient for.
         replaces: whether a method replaces something in the student.
+        classes: that labels may be of.
     """
 
     parts: nn.ModuleDict
     reached: dict[str, frozenset[str]]
     replaces: bool
+    classes: int
 
 
 def hooked(
@@ -134,4 +136,5 @@ def _terms_proved(
         raise InputError("nothing to train: every parameter of the student is frozen")
     check_finite(terms)
     check_phases(phases, terms)
-    return Proved(parts, parameters_reached(terms, named), bool(replaced))
+    classes = task_logits(both.bound, student.reading).shape[1]
+    return Proved(parts, parameters_reached(terms, named), bool(replaced), classes)
