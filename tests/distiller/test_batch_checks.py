@@ -37,9 +37,15 @@ def distiller(small_pair: Pair) -> Distiller:
         (lambda x: x.to(torch.int32), "images must be floating point, not torch.int32"),
         (lambda x: x.to(torch.complex64), "images must be floating point, not torch.complex64"),
         (lambda x: x.to(torch.float8_e5m2), "images must be floating point, not torch.float8_e5m2"),
-        (lambda x: x.double(), r"images are torch.float64, and the student .* torch.float32: give images.to\(torch.f"),
-        (lambda x: x.bfloat16(), "images are torch.bfloat16, and the student"),
-        (lambda x: x.to("meta"), r"images are on meta, and the student is on cpu: give images.to\('cpu'\)"),
+        (
+            lambda x: x.double(),
+            r"images must be torch.float32, .*, not torch.float64: give images.to\(torch.f",
+        ),
+        (lambda x: x.bfloat16(), "images must be torch.float32, .*, not torch.bfloat16"),
+        (
+            lambda x: x.to("meta"),
+            r"on the device of the student, cpu, not on meta: give images.to\('cpu'\)",
+        ),
         (lambda x: x.permute(0, 2, 3, 1), r"channels come last here, so give images.permute\(0, 3, 1, 2\)"),
         (lambda x: x[0], r"not \(3, 16, 16\): give images\[None\], a batch of one"),
         (lambda x: x[0].permute(1, 2, 0), r"give images.permute\(2, 0, 1\)\[None\]"),

@@ -164,25 +164,6 @@ def task_logits(bound: Sequence[Bound], reading: Reading) -> Tensor:
     return logits
 
 
-def check_methods(methods: Sequence[Method]) -> None:
-    """Refuse anything but a sequence of methods that can be trained together.
-
-    Raises:
-        TypeError: for anything else.
-        ValueError: for methods of which each wants what remains of the training for a phase of its own.
-    """
-    if not isinstance(methods, Sequence) or not all(isinstance(method, Method) for method in methods):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(
-            f"methods must be a list of methods such as [AttentionTransfer(weight=1000.0)], not {methods!r}"
-        )
-    phased = [method.key for method in methods if any(phase.epochs is None for phase in method.phases)]
-    if len(phased) > 1:
-        raise InputError(
-            f"{' and '.join(phased)} each divide the training into phases of their own: leave one out, or have it "
-            "learn in one stage if it can (fitnet without hint_epochs)"
-        )
-
-
 def described(model: nn.Module, image: Float[Tensor, "b 3 h w"], methods: Sequence[Method], role: Role) -> Description:
     """What can be read from a network, its attention layers included where a method reads them.
 

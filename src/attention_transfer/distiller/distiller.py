@@ -9,8 +9,14 @@ from torch import Tensor, nn
 
 from attention_transfer.capture import CaptureError
 from attention_transfer.data.batch import Batch
+from attention_transfer.distiller.arguments import (
+    check_example,
+    check_input,
+    check_networks,
+    checked_methods,
+    checked_weight,
+)
 from attention_transfer.distiller.batch_checks import BatchChecks
-from attention_transfer.distiller.bound import check_methods
 from attention_transfer.distiller.building import hooked, prove
 from attention_transfer.distiller.deployed import Deployed
 from attention_transfer.distiller.image_checks import explained
@@ -73,9 +79,12 @@ class Distiller(nn.Module):
         train_labels: Int64[Tensor, " n"] | None = None,
     ) -> None:
         super().__init__()
+        check_networks(student, teacher)
         check_pair(student, teacher)
-        if not 0 <= task_weight < float("inf"):
-            raise InputError(f"task_weight must be a finite number of at least 0, not {task_weight}")
+        methods, task_weight = checked_methods(methods), checked_weight(task_weight)
+        check_example(example)
+        for name, given in (("student_input", student_input), ("teacher_input", teacher_input)):
+            check_input(name, given, example.shape[1])
         if not methods and not task_weight:
             raise InputError("nothing to learn from: give at least one method, or a task_weight above 0")
         self.student = student
@@ -84,7 +93,6 @@ class Distiller(nn.Module):
         self._epoch = self._phase_start = 0
         self._detached = False
         self._checks: BatchChecks | None = None
-        check_methods(methods)
         self.teacher_images = Renormalise(student_input, teacher_input).to(example)
         self._both = hooked(student, teacher, methods, example, self.teacher_images, task_weight)
         self.reads_teacher_logits = any(reads.teacher_logits for reads in self.reads)

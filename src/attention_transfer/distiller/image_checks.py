@@ -22,12 +22,7 @@ def check_images(images: Any, channels: int) -> None:
     wanted = f"(batch, {channels}, height, width)"
     require_dense("images", images, f"of shape {wanted}", "torch.stack(images)")
     shape = tuple(images.shape)
-    # Of less than two bytes a number is for storage, and nothing is computed with it.
-    if not images.is_floating_point() or images.dtype.itemsize < 2:
-        raise InputError(
-            f"images must be floating point, not {images.dtype}: normalise them as the student expects them, for "
-            "bytes beginning with images.float() / 255"
-        )
+    check_floating("images", images)
     if images.ndim != 4:
         how = ""
         if images.ndim == 3 and channels in (shape[0], shape[2]):
@@ -39,6 +34,23 @@ def check_images(images: Any, channels: int) -> None:
         raise InputError(f"images must have {channels} channels, {wanted}, not {shape[1]} in shape {shape}{how}")
     if not shape[0]:
         raise InputError(f"images must be at least one, not none in shape {shape}: leave out empty batches")
+
+
+def check_floating(name: str, images: Tensor) -> None:
+    """Refuse images of numbers that no network computes with.
+
+    Args:
+        name: of the argument.
+        images: of any type.
+
+    Raises:
+        InputError: for whole and complex numbers, and those of less than two bytes, which are for storage.
+    """
+    if not images.is_floating_point() or images.dtype.itemsize < 2:
+        raise InputError(
+            f"{name} must be floating point, not {images.dtype}: normalise as the student expects it, for bytes "
+            f"beginning with {name}.float() / 255"
+        )
 
 
 def require_dense(name: str, value: Any, what: str, how: str) -> None:
@@ -63,7 +75,7 @@ def require_dense(name: str, value: Any, what: str, how: str) -> None:
 
 
 def explained(
-    error: Exception, given: Mapping[str, Tensor | None], networks: Mapping[str, nn.Module]
+    error: BaseException | None, given: Mapping[str, Tensor | None], networks: Mapping[str, nn.Module]
 ) -> InputError | None:
     """What a network's own error means, where it comes from what a batch was given as; None for any other.
 
@@ -71,10 +83,10 @@ def explained(
 
     Args:
         error: that was raised in a step.
-        given: images, labels and index, by these names.
-        networks: that ran, by their role.
+        given: arguments by their names, first of all the images.
+        networks: that ran, by their role; first of all the student.
     """
-    words, images = str(error), given["images"]
+    words, (name, images) = str(error), next(iter(given.items()))
     assert images is not None
     if "more than 1 value per channel" in words and len(images) == 1:
         return InputError(
@@ -86,20 +98,21 @@ def explained(
     for role, network in networks.items():
         of_network = {parameter.device for parameter in network.parameters()}
         if of_network and images.device not in of_network:
-            there = sorted(map(str, of_network))[0]
+            there = min(map(str, of_network))
             return InputError(
-                f"images are on {images.device}, and the {role} is on {there}: give images.to({there!r}), or move the "
-                "distiller with its method `to`, which takes both networks along"
+                f"{name} must be on the device of the {role}, {there}, not on {images.device}: give "
+                f"{name}.to({there!r}), or move the distiller with its method `to`, which takes both networks along"
             )
-    for name, value in given.items():
+    for other, value in given.items():
         if value is not None and value.device != images.device:
             return InputError(
-                f"{name} must be on the device of the images, {images.device}, not on {value.device}: give "
-                f"{name}.to(images.device)"
+                f"{other} must be on the device of the images, {images.device}, not on {value.device}: give "
+                f"{other}.to({name}.device)"
             )
     for role, network in networks.items():
         types = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()}
         if types and images.dtype not in types:
-            there = sorted(map(str, types))[0]
-            return InputError(f"images are {images.dtype}, and the {role} computes in {there}: give images.to({there})")
+            there = min(map(str, types))
+            how = f"{name}.to({there})" if role == "student" else f"{role}.to({images.dtype})"
+            return InputError(f"{name} must be {there}, the type of the {role}, not {images.dtype}: give {how}")
     return None
