@@ -15,6 +15,7 @@ from attention_transfer.runs import (
     find_runs,
     whole_file,
 )
+from attention_transfer.runs.places import expand
 
 EXPERIMENT = {
     "recipe": "small",
@@ -277,3 +278,26 @@ def test_resuming_forgets_later_snapshots_and_what_a_killed_process_left_of_them
         run.truncate(1)
         assert list(run.snapshots) == [0, 1]
         assert sorted(path.name for path in (run.path / "snapshots").iterdir()) == ["epoch-0", "epoch-1"]
+
+
+def test_variables_are_filled_in_and_dollar_signs_on_the_disk_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATA", str(tmp_path))
+    monkeypatch.setenv("b", "elsewhere")
+    monkeypatch.delenv("UNSET", raising=False)
+    for name in ("a$b", "$HOME", "$UNSET", "${DATA}x", "plain"):
+        (tmp_path / name).mkdir()
+        for form in ("{}", "folder:{}", "npz:{}", "resnet56@{}"):
+            assert expand(form.format(tmp_path / name)) == form.format(tmp_path / name)
+    assert expand("folder:$DATA/plain") == f"folder:{tmp_path}/plain"
+    assert expand("npz:${DATA}/$UNSET") == f"npz:{tmp_path}/$UNSET"
+    assert expand("timm:vit_tiny_patch16_224@$DATA/new") == f"timm:vit_tiny_patch16_224@{tmp_path}/new"
+    monkeypatch.chdir(tmp_path)
+    assert expand("folder:$UNSET") == "folder:$UNSET"
+    assert expand("~nobody-at-all/x") == "~nobody-at-all/x"
+    for place in ("$UNSET/x", "folder:$DATA/$OTHER-UNSET", "folder:${NOT SET}", "costs $ 5"):
+        with pytest.raises(
+            ValueError, match=r"names an environment variable that is not set \(\$.*: set it, or correct"
+        ):
+            expand(place)

@@ -1,6 +1,5 @@
 """The data set of a command that measures models: that of the runs among them, unless told otherwise."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,8 +10,8 @@ from attention_transfer.runs import RunFolder, is_run
 from attention_transfer.runs.places import expand
 
 # What decides which images a command reads, and how: of the test split, and of the others beyond that.
-_OF_TEST = ("name", "root", "image_size", "test_limit")
-_OF_OTHER_SPLITS = ("validation_fraction", "train_classes", "train_fraction", "train_limit")
+_OF_TEST = ("name", "root", "image_size", "test_limit", "split_seed", "decoding", "background")
+_OF_OTHER_SPLITS = ("validation_fraction", "train_classes", "train_fraction", "train_limit", "train_sample")
 _FLAGS = {"name": "--data", "root": "--data-root"}
 
 
@@ -46,7 +45,9 @@ def own_data(arguments: Sequence[str]) -> Data:
 
 def for_test_images(data: Data) -> Data:
     """The same data where nothing is learned from: one training image is the least that a data set can have."""
-    return replace(data, train_limit=1, validation_fraction=0.0, train_classes=None, train_fraction=None)
+    return replace(
+        data, train_limit=1, validation_fraction=0.0, train_classes=None, train_fraction=None, train_sample=None
+    )
 
 
 def _refuse_differences(runs: Sequence[Data], names: Sequence[str], arguments: Sequence[str]) -> None:
@@ -63,7 +64,10 @@ def _refuse_differences(runs: Sequence[Data], names: Sequence[str], arguments: S
 
 def _comparable(value: Any) -> str:
     """The same for the same value, as a place that is written with environment variables or without."""
-    return os.path.expandvars(str(value))
+    try:
+        return expand(str(value))
+    except InputError:  # a variable that is not set here: said where the place is read
+        return str(value)
 
 
 def _said(arguments: Sequence[str], flag: str) -> str | None:
