@@ -8,6 +8,7 @@ from attention_transfer.cli import main
 from attention_transfer.commands.pretrain import command, parse
 from attention_transfer.models import open_model
 from attention_transfer.runs import RunFolder
+from tests.folders import unsplit
 from tests.training.conftest import images
 
 __all__ = ["images"]
@@ -54,6 +55,17 @@ def test_a_tiny_run_takes_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[
     model = "timm:vit_tiny_patch16_224(img_size=32, patch_size=4)"
     assert main(["pretrain", model, "--tiny", "--threads", "1", "--run-folder", str(tmp_path / "run")]) == 0
     assert "4 of 16 patches are seen" in capsys.readouterr().out
+
+
+def test_a_tiny_run_reads_a_few_images_of_the_data_that_are_given(tmp_path: Path) -> None:
+    name = unsplit(tmp_path / "images", a=30, b=30)
+    model = "timm:vit_tiny_patch16_224(img_size=32, patch_size=4)"
+    experiment, _ = parse([model, "--tiny", "--data", name])
+    assert (experiment.data.name, experiment.data.image_size, experiment.data.train_sample) == (name, 64, 16)
+    run = tmp_path / "run"
+    assert main(["pretrain", model, "--tiny", "--data", name, "--threads", "1", "--run-folder", str(run)]) == 0
+    # All images lie below a folder without parts, of which none is a test image.
+    assert (RunFolder(run).summary or {})["samples_seen"] == 16
 
 
 @pytest.mark.parametrize(

@@ -111,14 +111,21 @@ def test_folders_of_the_wrong_shape_are_refused(photographs: Path, tmp_path: Pat
         load(f"folder:{empty}")
 
 
-def test_a_folder_without_train_and_val_holds_unlabelled_images(photographs: Path):
-    dataset = load(f"folder:{photographs / 'train'}", image_size=32)
+def test_without_labels_a_folder_is_read_whole(photographs: Path):
+    dataset = load(f"folder:{photographs / 'train'}", image_size=32, labelled=False)
     assert not dataset.labelled
     assert (len(dataset.train), len(dataset.test), dataset.num_classes) == (12, 0, 1)
-    assert len(load(f"folder:{photographs / 'train'}", image_size=32, train_limit=5).train) == 5
+    limited = load(f"folder:{photographs / 'train'}", image_size=32, train_limit=5, labelled=False)
+    assert len(limited.train) == 5
     labelled = load(f"folder:{photographs}", image_size=32)
     assert labelled.labelled
     assert np.array_equal(dataset.train.images[:6], labelled.train.images[::2])
     (photographs / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"there is no folder .*train: a data folder holds train/ and val/"):
-        load(f"folder:{photographs / 'empty'}")
+    for labels in (True, False):
+        with pytest.raises(ValueError, match=r"there is no folder .*train: a data folder holds train/ and val/"):
+            load(f"folder:{photographs / 'empty'}", labelled=labels)
+
+
+def test_images_in_no_class_folders_have_no_labels(photographs: Path):
+    for place in ("train/cat", "val/dog"):
+        assert not load(f"folder:{photographs / place}", image_size=32).labelled

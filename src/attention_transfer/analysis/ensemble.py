@@ -101,7 +101,7 @@ def measure_together(
     for batch in subjects[0].loader(chosen, settings.batch_size, data.num_workers).epoch(0):
         assert batch.label is not None
         totals.add([_logits(subject, batch.image) for subject in subjects], batch.label)
-    together, *members = totals.scores()
+    together, *members = (score.of(dataset, split) for score in totals.scores())
     notes = tuple(note for subject in subjects for note in subject.notes)
     return Ensemble(tuple(models), together, tuple(members), totals.agreement(), notes)
 

@@ -51,7 +51,8 @@ def measure(
     if subject.opened.num_classes != dataset.num_classes:
         raise InputError(f"{model} has {subject.opened.num_classes} classes, {dataset.name} has {dataset.num_classes}")
     images = subject.loader(chosen, settings.batch_size, data.num_workers)
-    return evaluate(subject.module, images, subject.place, subject.prepare), subject.notes
+    score = evaluate(subject.module, images, subject.place, subject.prepare)
+    return score.of(dataset, split), subject.notes
 
 
 def chosen_split(dataset: DataSet, name: SplitName) -> Split:

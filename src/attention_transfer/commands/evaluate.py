@@ -77,7 +77,7 @@ def _alone(flags: Flags, settings: Training) -> tuple[dict[str, Any], list[str]]
     (model,) = flags.models
     score, notes = measure(model, flags.data, flags.split, settings, flags.seed, flags.mean, flags.std)
     content = score.row() | {"model": model, "data": flags.data.name, "split": flags.split}
-    line = f"{model} on {flags.split} of {flags.data.name} ({score.count:,} images): {_numbers(score)}"
+    line = f"{model} on {_called(flags.split, score)} of {flags.data.name} ({score.count:,} images): {_numbers(score)}"
     return content, [*(f"note: {note}" for note in notes), line]
 
 
@@ -88,7 +88,8 @@ def _together(flags: Flags, settings: Training) -> tuple[dict[str, Any], list[st
     found = measure_together(flags.models, flags.data, flags.split, settings, flags.seed, flags.mean, flags.std)
     content = {"data": flags.data.name, "split": flags.split} | found.row()
     lines = [f"note: {note}" for note in found.notes]
-    lines.append(f"on {flags.split} of {flags.data.name} ({found.together.count:,} images):")
+    split = _called(flags.split, found.together)
+    lines.append(f"on {split} of {flags.data.name} ({found.together.count:,} images):")
     lines += [f"{name}: {_numbers(score)}" for name, score in zip(found.models, found.members, strict=True)]
     lines.append(f"mean of their probabilities: {_numbers(found.together)}")
     lines.append(f"they name the same class on {found.mean_agreement:.2f} % of the images, on average over pairs")
@@ -99,6 +100,10 @@ def _together(flags: Flags, settings: Training) -> tuple[dict[str, Any], list[st
         path = RunFolder(run).write_finding(re.sub(r"[^a-zA-Z0-9_.-]+", "-", name), content)
         lines.append(f"kept as {path}")
     return content, lines
+
+
+def _called(split: str, score: Score) -> str:
+    return split if score.images_of is None else f"{score.images_of} (as {split})"
 
 
 def _numbers(score: Score) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, cast
 import tyro
 
 from attention_transfer.cli import PROGRAM
+from attention_transfer.commands.train import names_data
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, Experiment, Optimisation, Training
 from attention_transfer.pretraining import MaskedAutoencoding
@@ -29,7 +30,8 @@ class Flags:
         seed: of everything that is random.
         run_folder: where the run is kept; runs/masked-autoencoding/MODEL-seedN if not given. Giving the folder of an
             interrupted run goes on with it.
-        tiny: shrink everything so that it runs in seconds, to see whether it runs.
+        tiny: shrink everything so that it runs in seconds, to see whether it runs: on a few images of --data, or on
+            digits where it is not given.
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
@@ -106,7 +108,7 @@ def parse(arguments: Sequence[str]) -> tuple[Experiment, Path]:
         pretraining=flags.pretraining,
     )
     if flags.tiny:
-        experiment = experiment.tiny()
+        experiment = experiment.tiny(own_data=names_data(arguments))
     return experiment, flags.run_folder or _default_folder(experiment, flags.tiny)
 
 

@@ -34,7 +34,8 @@ class Common:
             (same data, augmentation, batch size and seed) read it there instead of running the teacher again.
         run_folder: where the run is kept; runs/RECIPE/METHODS-seedN if not given. Giving the folder of an interrupted
             run goes on with it.
-        tiny: shrink everything so that it runs in seconds, to see whether it runs.
+        tiny: shrink everything so that it runs in seconds, to see whether it runs: on a few images of --data, or on
+            digits where it is not given.
     """
 
     student: str
@@ -126,6 +127,10 @@ def _read(recipe: Experiment, arguments: Sequence[str]) -> tuple[Experiment, Com
             "--task-weight for yours (1 for the student alone or with attention transfer, 0.1 with kd)"
         )
     methods = tuple(cast(Method, getattr(flags, _column(key))) for key in common.methods)
+    data: Data = flags.data
+    if data.decoding == recipe.data.decoding and not data.name.startswith("folder:"):
+        # A recipe's own files are decoded as its paper's loader does it; of another data set its owners say how.
+        data = replace(data, decoding=None)
     experiment = replace(
         recipe,
         student=common.student,
@@ -136,13 +141,18 @@ def _read(recipe: Experiment, arguments: Sequence[str]) -> tuple[Experiment, Com
         teacher_mean=common.teacher_mean,
         teacher_std=common.teacher_std,
         seed=common.seed,
-        data=flags.data,
+        data=data,
         optimisation=flags.optimisation,
         training=flags.training,
     )
     if common.tiny:
-        experiment = experiment.tiny()
+        experiment = experiment.tiny(own_data=names_data(arguments))
     return experiment, common
+
+
+def names_data(arguments: Sequence[str]) -> bool:
+    """Whether the user says which data to take, and does not leave it to the recipe."""
+    return any(argument.partition("=")[0] == "--data" for argument in arguments)
 
 
 def flags_of(recipe: Experiment, methods: Mapping[str, Method] | None = None) -> type[Any]:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int32, Int64, UInt8
 
+from attention_transfer.data.decoding import AS_SHOWN, Decoding
 from attention_transfer.data.draws import uniform
 from attention_transfer.errors import InputError
 
@@ -38,6 +39,13 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        """How many images of how many classes, without a pixel of them."""
+        images = self.images
+        kind = "files" if isinstance(images, tuple) else "images of " + "×".join(map(str, images.shape[1:]))
+        boxes = "" if self.boxes is None else ", with boxes"
+        return f"Split({len(self)} {kind}, {len(np.unique(self.labels))} classes{boxes})"
+
     def subset(self, index: Int64[np.ndarray, " m"]) -> "Split":
         """The images at these positions, in this order."""
         images = self.images
@@ -66,6 +74,9 @@ class DataSet:
         mirrored: whether a mirror image still belongs to its class (`augment="auto"`).
         train_classes: training images show only the first so many classes; None means all.
         labelled: whether the labels mean anything; without them there is one class, and there are no test images.
+        decoding: what is seen of image files.
+        test_is: what its owner calls the test images: `val` where there are no others.
+        notes: what was assumed or left out, in sentences for the user.
     """
 
     name: str
@@ -80,6 +91,14 @@ class DataSet:
     mirrored: bool = True
     train_classes: int | None = None
     labelled: bool = True
+    decoding: Decoding = AS_SHOWN
+    test_is: str = "test"
+    notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Name, splits and size, without a pixel of them."""
+        splits = ", ".join(f"{name}={split!r}" for name, split in self.splits.items())
+        return f"DataSet({self.name!r}, {self.num_classes} classes, {self.image_size} pixels a side, {splits})"
 
     @property
     def num_classes(self) -> int:
@@ -123,6 +142,11 @@ def with_validation(dataset: DataSet, fraction: float, seed: int) -> DataSet:
     num_images = len(dataset.train)
     if fraction == 0:
         return dataset
+    if dataset.validation is not None:
+        raise InputError(
+            f"{dataset.name} brings {len(dataset.validation)} validation images of its own: leave out "
+            f"validation_fraction={fraction}"
+        )
     chosen = (uniform(seed, _VALIDATION, torch.arange(num_images)) < fraction).numpy()
     if chosen.all() or not chosen.any():
         raise InputError(

@@ -12,13 +12,13 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 from PIL import Image
 
 from attention_transfer.data.dataset import IMAGENET_MEAN, IMAGENET_STD, DataSet, Split
+from attention_transfer.data.decoding import AS_SHOWN, AS_STORED, Decoding
+from attention_transfer.data.names import listed, shown
+from attention_transfer.data.refusals import IncompleteImageError
 from attention_transfer.errors import InputError
 
 MEMORY_BUDGET = 2 << 30  # bytes of decoded images that a split may take; larger ones are decoded anew in every epoch
 UNREADABLE_SHARE = 0.01  # of the files of a split that may be skipped
-_NAMED = 10  # so many unreadable files are named in a message
-_BROKEN = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)  # how PIL reports broken files
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 _LONGEST = 2  # sides: what is longer than twice its breadth is cut at both ends
 _ROOM = 256 / 224  # photographs are stored with so much more than is delivered, as ImageNet's evaluation has it
 
@@ -30,10 +30,12 @@ class Form:
     Args:
         shorter: pixels.
         square: pixels, at most `shorter`; None keeps the whole image, apart from the ends of very long ones.
+        decoding: what is seen of a file.
     """
 
     shorter: int
     square: int | None
+    decoding: Decoding = AS_SHOWN
 
     @property
     def canvas(self) -> int:
@@ -55,31 +57,28 @@ class Form:
         """The image of a file in this form.
 
         Raises:
-            ValueError: the file is not a complete image.
+            ValueError: the file is not a complete image, or none of which 8-bit values follow.
         """
-        try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-        except _BROKEN as error:
-            raise InputError(f"{path} is not a complete image: {error}") from error
+        image = self.decoding.read(path)
         size = self.scaled(*image.size)
         if size != image.size:
             image = image.resize(size, Image.Resampling.BILINEAR)
         return np.asarray(image.crop(self.cut(*size)))
 
 
-def delivered(image_size: int, *, photographs: bool) -> Form:
+def delivered(image_size: int, *, photographs: bool, decoding: Decoding = AS_SHOWN) -> Form:
     """The form in which evaluation sees a file: a square, for photographs the central 87.5 %."""
-    return Form(round(image_size * _ROOM) if photographs else image_size, image_size)
+    shorter = round(image_size * _ROOM) if photographs else image_size
+    return Form(shorter, image_size, decoding)
 
 
-def stored(image_size: int, *, photographs: bool) -> Form:
+def stored(image_size: int, *, photographs: bool, decoding: Decoding = AS_SHOWN) -> Form:
     """The form from which training crops are taken.
 
     Photographs are not kept at their own size: with so few pixels they fit memory, where they are decoded but once. A
     small crop is therefore a little softer than one that is cut from the file.
     """
-    return Form(round(image_size * _ROOM), None) if photographs else Form(image_size, image_size)
+    return Form(round(image_size * _ROOM), None, decoding) if photographs else Form(image_size, image_size, decoding)
 
 
 @dataclass(frozen=True)
@@ -103,9 +102,18 @@ class Listing:
 
 
 def photographs(
-    name: str, classes: tuple[str, ...], train: Listing, test: Listing, image_size: int, place: Path
+    name: str,
+    classes: tuple[str, ...],
+    train: Listing,
+    test: Listing,
+    image_size: int,
+    place: Path,
+    *,
+    test_is: str = "test",
 ) -> DataSet:
-    """A data set of photographs, both of its parts read and normalised as for ImageNet.
+    """A published data set of photographs, both of its parts read and normalised as for ImageNet.
+
+    Files are decoded as the loaders of the papers do it: as they are stored, without turning them upright.
 
     Args:
         name: as a user writes it.
@@ -114,28 +122,34 @@ def photographs(
         test: files to measure on.
         image_size: side in pixels of what is delivered.
         place: where they lie, for messages.
+        test_is: what its owners call the images to measure on.
 
     Raises:
         ValueError: as `read` says.
     """
 
     def part(listing: Listing, form: Form, words: str) -> Split:
-        return read(listing, form, image_size=image_size, photographs=True, what=f"{words} images in {place}")
+        what = f"{words} images in {place}"
+        return read(listing, form, image_size=image_size, photographs=True, what=what, classes=classes)
 
     return DataSet(
         name=name,
         classes=classes,
-        train=part(train, stored(image_size, photographs=True), "training"),
+        train=part(train, stored(image_size, photographs=True, decoding=AS_STORED), "training"),
         validation=None,
-        test=part(test, delivered(image_size, photographs=True), "test"),
+        test=part(test, delivered(image_size, photographs=True, decoding=AS_STORED), "test"),
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
         image_size=image_size,
         photographs=True,
+        decoding=AS_STORED,
+        test_is=test_is,
     )
 
 
-def read(listing: Listing, form: Form, *, image_size: int, photographs: bool, what: str) -> Split:
+def read(
+    listing: Listing, form: Form, *, image_size: int, photographs: bool, what: str, classes: Sequence[str] = ()
+) -> Split:
     """Decodes every file of a listing once; keeps the images in memory if they fit `MEMORY_BUDGET`, else as files.
 
     Files that cannot be decoded are left out and named on standard error.
@@ -146,14 +160,16 @@ def read(listing: Listing, form: Form, *, image_size: int, photographs: bool, wh
         image_size: side of the squares that evaluation sees; boxes refer to these.
         photographs: whether evaluation sees the central part only.
         what: these files, in words, for messages.
+        classes: their names; a class without any readable file is refused. None are needed where none may be missed.
 
     Raises:
-        ValueError: more than `UNREADABLE_SHARE` of the files cannot be decoded, or there are none.
+        ValueError: more than `UNREADABLE_SHARE` of the files cannot be decoded, or none of a class, or there are none;
+            or an image has more pixels than Pillow decodes, or values of which no 8-bit ones follow.
     """
     if not listing.paths:
         raise InputError(f"there are no {what}")
     with ThreadPoolExecutor() as pool:
-        shapes = np.array(list(pool.map(_shape, listing.paths)))
+        shapes = np.array(list(pool.map(partial(_shape, form.decoding), listing.paths)))
         known = shapes[:, 0] > 0
         scaled = np.array([form.scaled(width, height) for width, height in shapes[known].tolist()] or [(1, 1)])
         width, height = np.minimum(scaled.max(axis=0), form.canvas).tolist()
@@ -163,8 +179,9 @@ def read(listing: Listing, form: Form, *, image_size: int, photographs: bool, wh
             readable = sizes[:, 0] > 0
         else:
             canvas = sizes = None
-            readable = np.array(list(pool.map(_decodes, listing.paths)))
+            readable = np.array(list(pool.map(partial(_decodes, form.decoding), listing.paths)))
     _report(listing, readable, what)
+    _refuse_lost_classes(listing, readable, classes, what)
     index = np.flatnonzero(readable)
     kept = listing.subset(index)
     boxes = kept.boxes
@@ -176,12 +193,11 @@ def read(listing: Listing, form: Form, *, image_size: int, photographs: bool, wh
     return Split(images, kept.labels, boxes, sizes[index] if form.square is None else None)
 
 
-def _shape(path: Path) -> tuple[int, int]:
+def _shape(decoding: Decoding, path: Path) -> tuple[int, int]:
     """Width and height, without decoding; zeros where even that cannot be read."""
     try:
-        with Image.open(path) as file:
-            return file.size
-    except _BROKEN:
+        return decoding.size(path)
+    except IncompleteImageError:
         return 0, 0
 
 
@@ -189,32 +205,40 @@ def _fill(form: Form, path: Path, canvas: UInt8[np.ndarray, "h w 3"]) -> tuple[i
     """Decodes into the upper left corner of a canvas; height and width, zeros where the file cannot be decoded."""
     try:
         image = form.read(path)
-    except ValueError:
+    except IncompleteImageError:
         return 0, 0
     height, width = image.shape[:2]
     canvas[:height, :width] = image
     return height, width
 
 
-def _decodes(path: Path) -> bool:
+def _decodes(decoding: Decoding, path: Path) -> bool:
     try:
-        with Image.open(path) as file:
-            file.draft("RGB", (1, 1))  # JPEG reads all bytes at an eighth of the size: much faster, as strict
-            file.load()
-    except _BROKEN:
+        decoding.check(path)
+    except IncompleteImageError:
         return False
     return True
 
 
 def _report(listing: Listing, readable: Bool[np.ndarray, " n"], what: str) -> None:
-    broken = [str(listing.paths[i]) for i in np.flatnonzero(~readable).tolist()]
+    broken = [listing.paths[i] for i in np.flatnonzero(~readable).tolist()]
     if not broken:
         return
-    names = ", ".join(broken[:_NAMED]) + (f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else "")
-    count = f"{len(broken)} of {len(readable)} {what} cannot be decoded"
+    names = listed(broken, len(broken))
+    count = f"{len(broken)} of {len(readable)} {shown(what)} cannot be decoded"
     if len(broken) > UNREADABLE_SHARE * len(readable):
         raise InputError(f"{count}, more than {UNREADABLE_SHARE:.0%}: replace or remove {names}")
     print(f"{count} and are left out: {names}", file=sys.stderr)
+
+
+def _refuse_lost_classes(listing: Listing, readable: Bool[np.ndarray, " n"], classes: Sequence[str], what: str) -> None:
+    lost = np.setdiff1d(listing.labels, listing.labels[readable]).tolist() if classes else []
+    if lost:
+        broken = next(path for path, label in zip(listing.paths, listing.labels, strict=True) if label == lost[0])
+        raise InputError(
+            f"none of the {shown(what)} of class {listed([classes[label] for label in lost], len(lost))} can be "
+            f"decoded: replace {shown(broken)}, or remove the class"
+        )
 
 
 def _delivered_boxes(

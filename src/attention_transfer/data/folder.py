@@ -1,115 +1,219 @@
 """A user's own image files: a folder with `train/` and `val/`, each with one folder per class, or without labels."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
+from jaxtyping import Bool, Int64
 
-from attention_transfer.data.dataset import IMAGENET_MEAN, IMAGENET_STD, PHOTOGRAPH_SIDE, DataSet, interleaved
-from attention_transfer.data.files import SUFFIXES, Listing, delivered, read, stored
+from attention_transfer.data.dataset import IMAGENET_MEAN, IMAGENET_STD, PHOTOGRAPH_SIDE, DataSet, Split, interleaved
+from attention_transfer.data.draws import uniform
+from attention_transfer.data.files import Form, Listing, delivered, read, stored
+from attention_transfer.data.names import is_text, listed, shown
 from attention_transfer.data.request import Request
+from attention_transfer.data.selection import evenly
+from attention_transfer.data.split_folders import (
+    ClassFolders,
+    Layout,
+    class_folders,
+    classes_of,
+    differing_in_case,
+    layout,
+    matched,
+    refuse_nested_splits,
+)
+from attention_transfer.data.walking import Others, images_below
 from attention_transfer.errors import InputError
 
 SIDE = 224
+TEST_SHARE = 0.2  # of each class, where the user has set no images aside
+
+_CHOOSING = 8  # the stream of the hash that chooses test images
+
+Classes = tuple[str, ...]
 
 
 def folder(request: Request) -> DataSet:
     """Reads `train/CLASS/…` and `val/CLASS/…`; classes are sorted by name, and files may lie in subfolders.
 
-    Images are delivered with 224 pixels a side unless asked otherwise, normalised as for ImageNet. Those of up to 64
-    pixels count as small images, which are shifted rather than cropped at random sizes. Training images are in an
-    order in which classes take turns.
+    Other names of the parts are `training`, `valid`, `validation`, `dev`, `test` and `testing`. Where there is one part
+    beside the training images it is measured on; of two, `val` becomes the validation split. Where there is none, a
+    fifth of each class (rounded, but at least one of two) is set aside by `split_seed`. Classes are those of the
+    training images; the other parts may lack some.
 
-    A folder with neither `train` nor `val` holds images without labels: all that lie in it, at any depth, are training
-    images, in the order of their names, and none is a test image. Only a pre-training can learn from these.
+    Hidden files and what systems leave behind are passed by, links are followed. Files are seen as a viewer shows them:
+    upright, on a background, in 8 bits (16-bit values are divided by 257). Images are delivered with 224 pixels a side
+    unless asked otherwise, normalised as for ImageNet. Those of up to 64 pixels count as small images, which are
+    shifted rather than cropped at random sizes. Training images are in an order in which classes take turns.
+
+    A folder without class folders holds images without labels, as does any without parts where no labels are needed:
+    all that lie in it, at any depth, are training images, in the order of their names, and none is a test image. Only a
+    pre-training can learn from these.
 
     Raises:
-        ValueError: a folder is missing or empty, the classes of `train` and `val` differ, or files cannot be decoded.
+        ValueError: a folder is missing, empty or ambiguous, the classes do not fit, or files cannot be decoded.
     """
     place = request.place
-    image_size = request.image_size or SIDE
-    photographs = image_size > PHOTOGRAPH_SIDE
-    if not any((place / part).is_dir() for part in ("train", "val")) and (paths := _images(place)):
-        return _unlabelled(request, paths, image_size, photographs=photographs)
-    names = {part: _classes(place / part) for part in ("train", "val")}
-    if names["train"] != names["val"]:
-        only = [
-            f"only {part} has {', '.join(sorted(set(names[part]) - set(names[other]))[:10])}"
-            for part, other in (("train", "val"), ("val", "train"))
-            if set(names[part]) - set(names[other])
-        ]
-        raise InputError(f"train and val of {place} hold different classes ({'; '.join(only)}): give both the same")
-    train, test = (_listing(place / part, names[part]) for part in ("train", "val"))
-    train = request.selection.of(train.subset(interleaved(train.labels)), len(names["train"]))
-    return DataSet(
-        name=f"folder:{request.path}",
-        classes=names["train"],
-        train=read(
-            train,
-            stored(image_size, photographs=photographs),
-            image_size=image_size,
-            photographs=photographs,
-            what=f"images in {place / 'train'}",
-        ),
-        validation=None,
-        test=read(
-            test,
-            delivered(image_size, photographs=photographs),
-            image_size=image_size,
-            photographs=photographs,
-            what=f"images in {place / 'val'}",
-        ),
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        image_size=image_size,
-        photographs=photographs,
-    )
-
-
-def _unlabelled(request: Request, paths: list[Path], image_size: int, *, photographs: bool) -> DataSet:
-    everything = Listing(paths, np.zeros(len(paths), dtype=np.int64))
-    train = read(
-        request.selection.of(everything, 1),
-        stored(image_size, photographs=photographs),
-        image_size=image_size,
-        photographs=photographs,
-        what=f"images in {request.place}",
-    )
-    return DataSet(
-        name=f"folder:{request.path}",
-        classes=("unlabelled",),
-        train=train,
-        validation=None,
-        test=train.subset(np.zeros(0, dtype=np.int64)),
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        image_size=image_size,
-        photographs=photographs,
-        labelled=False,
-    )
-
-
-def _images(place: Path) -> list[Path]:
-    return sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-
-
-def _classes(place: Path) -> tuple[str, ...]:
-    if not place.is_dir():
+    if not is_text(str(request.path)):
+        raise InputError(f"the path {shown(place)} is no text in UTF-8, and no run could be recorded: rename it")
+    found = layout(place)
+    if found.train is None and (found.validation or found.test):
         raise InputError(
-            f"there is no folder {place}: a data folder holds train/ and val/, each with a folder per class"
+            f"there is no folder {shown(place / 'train')}: a data folder holds train/ and val/, each with a folder per "
+            "class"
         )
-    names = tuple(sorted(entry.name for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
-    if not names:
-        raise InputError(f"{place} is empty: it should hold one folder of images for each class")
-    return names
+    train = class_folders(found.train or place) if found.split or request.labelled else None
+    if not found.split and (train is None or not train.filled):
+        unlabelled = _unlabelled(request, found.train or place)
+        if unlabelled is not None:
+            return unlabelled
+    return _labelled(request, found, train or class_folders(found.train or place))
 
 
-def _listing(place: Path, names: tuple[str, ...]) -> Listing:
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(names):
-        files = _images(place / name)
-        if not files:
-            raise InputError(f"{place / name} holds no images: add some, or remove the class from train and val")
-        paths += files
-        labels += [label] * len(files)
+def _labelled(request: Request, found: Layout, train: ClassFolders) -> DataSet:
+    if found.train is None:
+        refuse_nested_splits(train)
+    classes = classes_of(train)
+    notes = [*train.notes(), *differing_in_case(classes)]
+    listing, validation, test_is = _listing(train.images, classes), None, "test"
+    if found.split:
+        if request.split_seed is not None:
+            raise InputError(
+                f"{shown(found.place)} sets its own images aside, on which split_seed {request.split_seed} has no "
+                "effect: leave it out"
+            )
+        parts, left_out = _held_out(found, classes)
+        notes += left_out
+        test_is, test = parts.popitem()
+        validation = next(iter(parts.values()), None)
+    else:
+        seed = request.split_seed or 0
+        chosen = _chosen_for_testing(listing.labels, seed)
+        if not chosen.any():
+            raise InputError(
+                f"{shown(train.place)} holds one image of each class, of which none can be set aside to measure on: "
+                "give more, or train/ and val/"
+            )
+        test = listing.subset(np.flatnonzero(chosen))
+        notes.append(
+            f"{shown(found.place)} sets no images aside: {len(test.paths)} of {len(listing.paths)} are measured on and "
+            f"not learned from, {TEST_SHARE:.0%} of each class chosen by split_seed {seed}; to choose "
+            "them yourself, give train/ and val/"
+        )
+        listing = listing.subset(np.flatnonzero(~chosen))
+    missing = [name for label, name in enumerate(classes) if label not in test.labels]
+    if missing:
+        notes.append(
+            f"no images are measured of {len(missing)} of {len(classes)} classes: {listed(missing, len(missing))}"
+        )
+    listing = request.selection.of(listing.subset(interleaved(listing.labels)), len(classes))
+    side, photographs = _side(request)
+    seen = delivered(side, photographs=photographs, decoding=request.decoding)
+    place = found.place
+    return _dataset(
+        request,
+        tuple(shown(name) for name in classes),
+        _read(request, listing, None, train.place, classes),
+        None if validation is None else _read(request, validation, seen, found.validation or place, classes),
+        _read(request, test, seen, place / test_is if found.split else place, classes),
+        notes=tuple(notes),
+        test_is=test_is,
+    )
+
+
+def _unlabelled(request: Request, place: Path) -> DataSet | None:
+    """All images below a place, where there are some."""
+    others = Others()
+    paths = images_below(place, others)
+    if not paths:
+        return None
+    note = others.note(place)
+    everything = request.selection.of(Listing(paths, np.zeros(len(paths), dtype=np.int64)), 1)
+    train = _read(request, everything, None, place, ())
+    nothing = train.subset(np.zeros(0, dtype=np.int64))
+    notes = () if note is None else (note,)
+    return _dataset(request, ("unlabelled",), train, None, nothing, notes=notes, labelled=False)
+
+
+def _held_out(found: Layout, classes: Classes) -> tuple[dict[str, Listing], list[str]]:
+    """What is not learned from, by the names of its folders, what is measured on last; and what is left out."""
+    parts: dict[str, Listing] = {}
+    notes: list[str] = []
+    for part in (found.validation, found.test):
+        if part is None:
+            continue
+        folders = class_folders(part)
+        if part == found.test and found.validation is not None and not set(folders.filled) & set(classes):
+            # As the test images of a competition, whose classes nobody tells.
+            notes.append(
+                f"{shown(part)} has no images in folders of the classes and is left out: {found.validation.name} is "
+                "measured on in its place"
+            )
+            continue
+        parts[part.name] = _listing(matched(folders, classes, found.train or found.place), classes)
+        notes += folders.notes()
+    return parts, notes
+
+
+def _chosen_for_testing(labels: Int64[np.ndarray, " n"], seed: int) -> Bool[np.ndarray, " n"]:
+    """Which images are set aside: of each class the same share, those with the lowest draws."""
+    draws = uniform(seed, _CHOOSING, torch.arange(len(labels))).numpy()
+    chosen = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        own = np.flatnonzero(labels == label)
+        share = max(int(TEST_SHARE * len(own) + 0.5), 1) if len(own) > 1 else 0
+        chosen[own[np.argsort(draws[own], kind="stable")[:share]]] = True
+    return chosen
+
+
+def _listing(images: Mapping[str, list[Path]], classes: Classes) -> Listing:
+    paths = [path for name in classes for path in images.get(name, ())]
+    labels = [label for label, name in enumerate(classes) for _ in images.get(name, ())]
     return Listing(paths, np.array(labels, dtype=np.int64))
+
+
+def _side(request: Request) -> tuple[int, bool]:
+    """Of the squares that are delivered, and whether they are photographs."""
+    side = request.image_size or SIDE
+    return side, side > PHOTOGRAPH_SIDE
+
+
+def _read(request: Request, listing: Listing, form: Form | None, place: Path, classes: Classes) -> Split:
+    """A listing in a form, which is that of training images if not given."""
+    side, photographs = _side(request)
+    if form is None:
+        form = stored(side, photographs=photographs, decoding=request.decoding)
+    else:
+        listing = evenly(listing, request.test_limit)
+    what = f"images in {place}"
+    return read(listing, form, image_size=side, photographs=photographs, what=what, classes=classes)
+
+
+def _dataset(
+    request: Request,
+    classes: Classes,
+    train: Split,
+    validation: Split | None,
+    test: Split,
+    *,
+    notes: tuple[str, ...],
+    test_is: str = "test",
+    labelled: bool = True,
+) -> DataSet:
+    side, photographs = _side(request)
+    return DataSet(
+        name=f"folder:{request.path}",
+        classes=classes,
+        train=train,
+        validation=validation,
+        test=test,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        image_size=side,
+        photographs=photographs,
+        labelled=labelled,
+        decoding=request.decoding,
+        test_is=test_is,
+        notes=notes,
+    )

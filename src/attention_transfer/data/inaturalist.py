@@ -49,7 +49,7 @@ def inaturalist(year: int) -> Callable[[Request], DataSet]:
             )
         train = request.selection.of(train.subset(interleaved(train.labels)), len(classes))
         size = request.image_size or SIDE
-        return photographs(f"inaturalist-{year}", classes, train, test, size, place)
+        return photographs(f"inaturalist-{year}", classes, train, test, size, place, test_is="val")
 
     source.__doc__ = f"Reads the competition of {year} with its official split; delivered with {SIDE} pixels a side."
     return source

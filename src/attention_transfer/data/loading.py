@@ -84,7 +84,9 @@ def loader(
         memory_format=torch.channels_last if channels_last else torch.contiguous_format,
     )
     if isinstance(split.images, tuple):
-        form = (delivered if augment == "none" else stored)(dataset.image_size, photographs=dataset.photographs)
+        form = (delivered if augment == "none" else stored)(
+            dataset.image_size, photographs=dataset.photographs, decoding=dataset.decoding
+        )
         source = Files(split.images, form, num_workers, device)
     else:
         source = Memory(split, device)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from attention_transfer.data.decoding import AS_SHOWN, Decoding
+from attention_transfer.data.names import shown
 from attention_transfer.data.selection import Selection
 from attention_transfer.errors import InputError
 
@@ -20,6 +22,10 @@ class Request:
         root: folder that holds, or receives, the named data sets; None means the user's cache.
         image_size: side of the squares to deliver, at least 8; None keeps the data set's own.
         selection: which training images the source returns; it may leave the others unread.
+        test_limit: only so many test images are asked for; a source may leave the others unread.
+        labelled: whether labels are needed; a folder without a split is read whole where they are not.
+        split_seed: of the choice of test images, where a source has none; None means 0.
+        decoding: what is seen of image files.
 
     Raises:
         ValueError: the side is too small.
@@ -29,6 +35,10 @@ class Request:
     root: Path | None = None
     image_size: int | None = None
     selection: Selection = field(default_factory=Selection)
+    test_limit: int | None = None
+    labelled: bool = True
+    split_seed: int | None = None
+    decoding: Decoding = AS_SHOWN
 
     def __post_init__(self) -> None:
         if self.image_size is not None and self.image_size < SMALLEST_SIDE:
@@ -56,14 +66,26 @@ class Request:
 
     @property
     def cache(self) -> Path:
-        return (self.root or CACHE).expanduser()
+        return at_home(self.root or CACHE)
 
     @property
     def place(self) -> Path:
         """The path after the colon, which must be a folder."""
         if self.path is None:
             raise InputError("this kind of data set needs a path: write it after a colon, as in folder:PATH")
-        folder = self.path.expanduser()
+        folder = at_home(self.path)
         if not folder.is_dir():
-            raise InputError(f"{folder} is not a folder: give the path of one, as in folder:PATH or npz:PATH")
+            raise InputError(f"{shown(folder)} is not a folder: give the path of one, as in folder:PATH or npz:PATH")
         return folder
+
+
+def at_home(path: Path) -> Path:
+    """A path whose `~` is filled in, except where the folder is really called so.
+
+    Raises:
+        ValueError: there is no such home.
+    """
+    try:
+        return path if path.exists() else path.expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{shown(path)} begins with a home folder that does not exist: {error}") from error

@@ -28,12 +28,14 @@ Images = TypeVar("Images", bound=Labelled)
 
 @dataclass(frozen=True)
 class Selection:
-    """Which training images are learned from; three restrictions, applied in this order.
+    """Which training images are learned from; four restrictions, applied in this order.
 
     Args:
         classes: only images of the first so many classes, in the data set's order; None means of all.
         fraction: of every class that is left its first images, 0 < f ≤ 1; their number is rounded (halves up), but at
             least one remains; None means all.
+        sample: of what is left about so many images of all classes alike: the first of each class in turn, and at least
+            one of each; None means all.
         limit: of what is left the first so many images, in the data set's order; None means all.
 
     Raises:
@@ -43,6 +45,7 @@ class Selection:
     classes: int | None = None
     fraction: float | None = None
     limit: int | None = None
+    sample: int | None = None
 
     def __post_init__(self) -> None:
         if self.fraction is not None and not 0 < self.fraction <= 1:
@@ -51,6 +54,8 @@ class Selection:
             )
         if self.limit is not None and self.limit < 1:
             raise InputError(f"train_limit must be at least 1, not {self.limit}")
+        if self.sample is not None and self.sample < 1:
+            raise InputError(f"train_sample must be at least 1, not {self.sample}")
 
     def positions(self, labels: Int64[np.ndarray, " n"], num_classes: int) -> Int64[np.ndarray, " m"]:
         """Where the selected images are, ascending.
@@ -76,8 +81,25 @@ class Selection:
             chosen = chosen[turns(left) < wanted[left]]
         if len(labels) and not len(chosen):
             raise InputError(f"no training image belongs to the first {self.classes} classes: raise train_classes")
+        if self.sample is not None:
+            left = labels[chosen]
+            in_turn = np.lexsort((left, turns(left)))
+            chosen = np.sort(chosen[in_turn[: max(self.sample, len(np.unique(left)))]])
         return chosen[: self.limit]
 
     def of(self, images: Images, num_classes: int) -> Images:
         """The selected ones of all training images; arguments and errors as for `positions`."""
         return images.subset(self.positions(images.labels, num_classes))
+
+
+def evenly(images: Images, limit: int | None) -> Images:
+    """At most so many images, spread evenly over all, which may be sorted by class.
+
+    Args:
+        images: to choose from.
+        limit: how many; None means all.
+    """
+    num = len(images.labels)
+    if limit is None or num <= limit:
+        return images
+    return images.subset(np.linspace(0, num - 1, limit).round().astype(np.int64))

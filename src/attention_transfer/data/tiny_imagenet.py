@@ -11,6 +11,7 @@ from attention_transfer.data.dataset import (
     interleaved,
     scaled_boxes,
 )
+from attention_transfer.data.decoding import AS_STORED
 from attention_transfer.data.files import Form, Listing, read
 from attention_transfer.data.request import Request
 from attention_transfer.errors import InputError
@@ -22,7 +23,8 @@ def tiny_imagenet(request: Request) -> DataSet:
     """Reads `tiny-imagenet-200`; its `val` is the test split, as its `test` has no labels.
 
     Classes of `wnids.txt` without training images are left out. Boxes are inclusive in the files and exclusive here;
-    those without an extent are NaN. Training images are in an order in which classes take turns.
+    those without an extent are NaN. Training images are in an order in which classes take turns. Files are decoded as
+    they are stored, without turning them upright.
 
     Raises:
         ValueError: a file or folder is missing, or images cannot be decoded.
@@ -40,16 +42,25 @@ def tiny_imagenet(request: Request) -> DataSet:
     train = request.selection.of(train.subset(interleaved(train.labels)), len(wnids))
     test = _listing(_test_rows(place, number), number)
     size = request.image_size or SIDE
+    classes = tuple(words.get(wnid, wnid).strip().split(",")[0] for wnid in wnids)
+    form = Form(SIDE, SIDE, AS_STORED)
     splits = [
         scaled_boxes(
-            read(listing, Form(SIDE, SIDE), image_size=SIDE, photographs=False, what=f"images in {place / part}"),
+            read(
+                listing,
+                form,
+                image_size=SIDE,
+                photographs=False,
+                what=f"images in {place / part}",
+                classes=classes,
+            ),
             size / SIDE,
         )
         for listing, part in ((train, "train"), (test, "val"))
     ]
     return DataSet(
         name="tiny-imagenet",
-        classes=tuple(words.get(wnid, wnid).strip().split(",")[0] for wnid in wnids),
+        classes=classes,
         train=splits[0],
         validation=None,
         test=splits[1],
@@ -57,6 +68,7 @@ def tiny_imagenet(request: Request) -> DataSet:
         std=IMAGENET_STD,
         image_size=size,
         photographs=False,
+        test_is="val",
     )
 
 

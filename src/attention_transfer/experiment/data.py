@@ -1,17 +1,21 @@
 """Which images, and how they are prepared."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from attention_transfer.data import OWN_SIDES
 from attention_transfer.data.changes import Changes
 from attention_transfer.data.dataset import check_validation_fraction
+from attention_transfer.data.decoding import colour
 from attention_transfer.data.mixing import Mixing
 from attention_transfer.data.request import Request
 from attention_transfer.data.selection import Selection
 from attention_transfer.experiment.requirement import require
+
+_FEW = 16  # images, of a tiny experiment
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,14 @@ class Data:
             order; the number is rounded, at least one. None uses all.
         train_limit: learn only from the first so many images of those that `train_classes` and `train_fraction` leave;
             None uses all. What is set aside for validation is taken from what these three leave.
-        test_limit: measure on only the first so many test images; None uses all.
+        train_sample: learn only from about so many images of all classes alike, at least one of each, taken from what
+            `train_classes` and `train_fraction` leave; None uses all.
+        test_limit: measure on only so many test images, spread evenly; None uses all.
+        split_seed: of the choice of test images where a class folder sets none aside; None is 0.
+        decoding: what is seen of image files in a class folder: `as-shown` turns them upright and puts transparent ones
+            on the background, `as-stored` does neither, as torchvision's loader. None is as-shown for class folders;
+            named data sets are read as their papers' loaders do, which is as-stored.
+        background: colour behind transparent images of a class folder, by name or as #rrggbb; None is white.
         num_workers: processes that decode photographs; small sets live on the device and need none.
     """
 
@@ -63,19 +74,57 @@ class Data:
     train_classes: int | None = None
     train_fraction: float | None = None
     train_limit: int | None = None
+    train_sample: int | None = None
     test_limit: int | None = None
+    split_seed: int | None = None
+    decoding: Literal["as-shown", "as-stored"] | None = None
+    background: str | None = None
     num_workers: int = 0
 
     def __post_init__(self) -> None:
         # The data room says what it cannot deliver; settings are refused before it is asked.
         _ = self.changes, self.mixing
         check_validation_fraction(self.validation_fraction)
-        Request(image_size=self.image_size, selection=Selection(None, self.train_fraction, self.train_limit))
+        selection = Selection(None, self.train_fraction, self.train_limit, self.train_sample)
+        Request(image_size=self.image_size, selection=selection)
+        if self.background is not None:
+            colour(self.background)
         require(
             self.train_classes is None or self.train_classes >= 1, "train_classes", "at least 1", self.train_classes
         )
         require(self.test_limit is None or self.test_limit >= 1, "test_limit", "at least 1", self.test_limit)
         require(self.num_workers >= 0, "num_workers", "at least 0", self.num_workers)
+
+    @property
+    def own_side(self) -> int | None:
+        """Side of the images of this data set where nobody asks for another; None where only its files say."""
+        return OWN_SIDES.get(self.name.partition(":")[0])
+
+    def few(self, side: int) -> "Data":
+        """A few images of the same data set, of each class at least one.
+
+        Args:
+            side: in pixels, of what is delivered.
+        """
+        return replace(
+            self, image_size=side, validation_fraction=0.0, train_sample=_FEW, test_limit=_FEW, num_workers=0
+        )
+
+    def few_digits(self, side: int) -> "Data":
+        """As many digits, which are there on every machine, prepared in the same way; arguments as for `few`."""
+        return replace(
+            self.few(side),
+            name=Data().name,
+            root=None,
+            # Of the ten digits; a hundredth of one class is still a batch.
+            train_classes=None if self.train_classes is None else min(self.train_classes, 5),
+            train_fraction=None if self.train_fraction is None else max(self.train_fraction, 0.01),
+            train_sample=None,
+            train_limit=_FEW,
+            split_seed=None,
+            decoding=None,
+            background=None,
+        )
 
     @property
     def changes(self) -> Changes:

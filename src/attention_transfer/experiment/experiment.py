@@ -68,34 +68,28 @@ class Experiment:
         lengths = [phase.epochs for method in self.methods for phase in method.phases] or [None]
         return sum(self.training.epochs if length is None else length for length in lengths)
 
-    def tiny(self) -> "Experiment":
-        """The same experiment made so small that it runs in seconds: two steps on digits, an untrained teacher."""
+    def tiny(self, *, own_data: bool = False) -> "Experiment":
+        """The same experiment made so small that it runs in seconds: a few steps under an untrained teacher.
+
+        Args:
+            own_data: take a few images of the data that are named, of each class at least one; otherwise digits, which
+                are there on every machine.
+        """
         data, snapshots = self.data, self.training.snapshot_epochs
-        side = min(data.image_size or 32, 64)
+        full = data.image_size or (data.own_side if own_data else None)
+        side = min(full or 32, 64)
         teacher = None if self.teacher is None else smaller(split_weights(self.teacher)[0], side)
         return replace(
             self,
             student=smaller(split_weights(self.student)[0], side),
             teacher=teacher,
             methods=tuple(
-                _tiny(method.stretched(1 / self.training.epochs), side / (data.image_size or side))
-                for method in self.methods
+                _smaller_maps(method, side / (full or side)) if own_data else _of_digits(method, side / (full or side))
+                for method in (method.stretched(1 / self.training.epochs) for method in self.methods)
             ),
             untrained_teacher=teacher is not None,
             # The largest networks need half a second an image for all that is done with it.
-            data=replace(
-                data,
-                name=Data().name,
-                root=None,
-                image_size=side,
-                validation_fraction=0.0,
-                # Of the ten digits; a hundredth of one class is still a batch.
-                train_classes=None if data.train_classes is None else min(data.train_classes, 5),
-                train_fraction=None if data.train_fraction is None else max(data.train_fraction, 0.01),
-                train_limit=16,
-                test_limit=16,
-                num_workers=0,
-            ),
+            data=data.few(side) if own_data else data.few_digits(side),
             # The same share of the training.
             optimisation=replace(
                 self.optimisation, warmup_epochs=self.optimisation.warmup_epochs / self.training.epochs
@@ -109,15 +103,19 @@ class Experiment:
         )
 
 
-def _tiny(method: Method, scale: float) -> Method:
-    """A method for the ten digits, and for images that are smaller by a factor, and maps with them."""
-    if not isinstance(method, ClassAttention):
+def _of_digits(method: Method, scale: float) -> Method:
+    """A method for the ten digits, and for images that are smaller by a factor."""
+    if isinstance(method, ClassAttention):
+        method = replace(
+            method,
+            top=None if method.top is None else min(method.top, 9),
+            lowest=None if method.lowest is None else min(method.lowest, 9),
+        )
+    return _smaller_maps(method, scale)
+
+
+def _smaller_maps(method: Method, scale: float) -> Method:
+    """A method for images that are smaller by a factor, and maps with them."""
+    if not isinstance(method, ClassAttention) or method.resolution is None:
         return method
-    return replace(
-        method,
-        top=None if method.top is None else min(method.top, 9),
-        lowest=None if method.lowest is None else min(method.lowest, 9),
-        resolution=None
-        if method.resolution is None
-        else max(int(scale * method.resolution), min(2, method.resolution)),
-    )
+    return replace(method, resolution=max(int(scale * method.resolution), min(2, method.resolution)))

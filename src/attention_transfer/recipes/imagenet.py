@@ -3,8 +3,9 @@
 from attention_transfer.experiment import Data, Experiment, Optimisation, Training
 from attention_transfer.methods import Method
 
-# `$IMAGENET` holds train/CLASS/… and val/CLASS/…; the variable is filled in when a run starts.
-IMAGENET = Data("folder:$IMAGENET", image_size=224, augment="random-resized-crop", num_workers=8)
+# `$IMAGENET` holds train/CLASS/… and val/CLASS/…; the variable is filled in when a run starts. As the papers' loaders,
+# which do not turn images upright.
+IMAGENET = Data("folder:$IMAGENET", image_size=224, augment="random-resized-crop", decoding="as-stored", num_workers=8)
 EPOCHS = 100
 STEPS = (0.3, 0.6, 0.9)
 WEIGHT_DECAY = 1e-4

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 
 from attention_transfer.errors import InputError
-from attention_transfer.report.groups import MeasuredRun, grouped
+from attention_transfer.report.groups import MeasuredRun, grouped, tested_images
 from attention_transfer.runs import RunFolder
 
 
@@ -46,6 +46,7 @@ class Group:
         student_parameters: of the bare student.
         test_count: distinct numbers of test images.
         hardware: distinct descriptions.
+        tested: what these images are, in words.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Group:
     student_parameters: int | None
     test_count: tuple[int, ...]
     hardware: tuple[str, ...]
+    tested: str = "test images"
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,7 @@ def _summarise(name: str, runs: Sequence[MeasuredRun], first: Sequence[MeasuredR
         student_parameters=summaries[0].get("student_parameters"),
         test_count=_distinct(test.get("count") for test in tests),
         hardware=tuple(dict.fromkeys(hardware for run in runs for hardware in run.hardware)),
+        tested=tested_images(runs),
     )
 
 

@@ -82,6 +82,12 @@ class MeasuredRun:
         return test[max(both, key=lambda epoch: validation[epoch])] if both else None
 
 
+def tested_images(runs: Iterable[MeasuredRun]) -> str:
+    """What was measured on, in words: test images, or those of the part that served as such."""
+    names = {row["test"].get("images_of", "test") for run in runs for row in run.rows if row.get("test")}
+    return f"images of {' and '.join(sorted(names))}" if names - {"test"} else "test images"
+
+
 def grouped(runs: Iterable[MeasuredRun]) -> dict[str, list[MeasuredRun]]:
     """Runs that differ only in their seed, by name, in the order of the seeds; groups without a method come first."""
     by_settings: dict[str, list[MeasuredRun]] = {}

@@ -8,7 +8,7 @@ from typing import Any
 
 from attention_transfer.errors import InputError
 from attention_transfer.report.compare import Spread, spread
-from attention_transfer.report.groups import MeasuredRun
+from attention_transfer.report.groups import MeasuredRun, tested_images
 from attention_transfer.report.table import duration, markdown_table, percent
 from attention_transfer.runs import RunFolder
 
@@ -246,7 +246,7 @@ def _notes(
     entries: Sequence[Entry], runs: Sequence[MeasuredRun], lines: Sequence[Line], source: str, alone: str | None
 ) -> list[str]:
     counts = sorted({row["test"]["count"] for run in runs for row in run.rows if (row.get("test") or {}).get("count")})
-    images = f" on {', '.join(f'{count:,}' for count in counts)} test images" if counts else ""
+    images = f" on {', '.join(f'{count:,}' for count in counts)} {tested_images(runs)}" if counts else ""
     notes = [
         f"Top-1 in percent{images}, mean ± sample standard deviation over seeds. «Best on test» is too good by nature."
     ]

@@ -7,7 +7,7 @@ from typing import Any
 
 from attention_transfer.errors import InputError
 from attention_transfer.report.compare import Spread, spread
-from attention_transfer.report.groups import MeasuredRun
+from attention_transfer.report.groups import MeasuredRun, tested_images
 from attention_transfer.report.table import duration, markdown_table, percent
 from attention_transfer.runs import RunFolder
 
@@ -170,7 +170,7 @@ def _way(first: Spread, last: Spread) -> str:
 
 def _notes(rows: Sequence[Row], runs: Sequence[MeasuredRun], planned: int, unfinished: Sequence[str]) -> list[str]:
     counts = sorted({row["test"]["count"] for run in runs for row in run.rows if (row.get("test") or {}).get("count")})
-    images = f" on {', '.join(f'{count:,}' for count in counts)} test images" if counts else ""
+    images = f" on {', '.join(f'{count:,}' for count in counts)} {tested_images(runs)}" if counts else ""
     notes = [
         f"Top-1 in percent after the last epoch{images}, mean ± sample standard deviation over seeds. Loss terms are"
         " means over the first epoch → over the last."

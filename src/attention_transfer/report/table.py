@@ -90,7 +90,8 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list
 
 def _notes(comparison: Comparison) -> list[str]:
     counts = sorted({count for group in comparison.groups for count in group.test_count})
-    images = f" on {_range(counts)} test images" if counts else ""
+    tested = " or ".join(dict.fromkeys(group.tested for group in comparison.groups))
+    images = f" on {_range(counts)} {tested}" if counts else ""
     notes = [
         f"Top-1 in percent{images}, mean ± sample standard deviation over seeds. «Best on test» selects on the test"
         " images and is too good by nature: compare it only with papers that report the same.",

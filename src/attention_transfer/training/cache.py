@@ -23,13 +23,15 @@ from attention_transfer.distiller import Distiller
 from attention_transfer.distiller.fingerprint import fingerprint
 from attention_transfer.distiller.network import Seen
 from attention_transfer.errors import InputError
-from attention_transfer.experiment import Experiment
+from attention_transfer.experiment import Data, Experiment
 from attention_transfer.runs import TEMPORARY, write_whole
 from attention_transfer.runs.places import expand
 from attention_transfer.training.device import Place, environment
 from attention_transfer.training.prepare import Prepared
 
 _SUFFIX = ".safetensors"
+# Settings that did not exist when caches were first made: they count where they are given.
+_LATER = ("train_sample", "split_seed", "decoding", "background")
 _ATTENTION = ("query", "key", "value", "bias", "weights")
 # Relative to the largest value: what two runs of the same kernels on other machines differ by.
 _SAME = {torch.bfloat16: 0.02, torch.float16: 0.005}
@@ -144,6 +146,10 @@ def _key(experiment: Experiment, prepared: Prepared, processes: int) -> dict[str
     data = asdict(experiment.data)
     for name in ("num_workers", "test_limit", "root", "label_smoothing"):
         del data[name]
+    for name in _LATER:
+        if data[name] == getattr(Data(), name):
+            del data[name]
+    shown = prepared.dataset.decoding.as_shown and experiment.data.name.startswith("folder:")
     return {
         "teacher": fingerprint(distiller.teacher).hex(),
         "teacher_input": None if prepared.teacher_input is None else asdict(prepared.teacher_input),
@@ -152,6 +158,8 @@ def _key(experiment: Experiment, prepared: Prepared, processes: int) -> dict[str
         "seed": experiment.seed,
         "batch_size": experiment.training.batch_size,
         "processes": processes,
+        # Such files were read as they are stored before there was a choice.
+        **({"decoding": "as-shown"} if shown else {}),
         **_arithmetic(place),
     }
 

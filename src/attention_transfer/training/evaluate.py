@@ -1,14 +1,14 @@
 """How good a network is on a data set."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from attention_transfer.capture import as_logits
-from attention_transfer.data import Loader
+from attention_transfer.data import DataSet, Loader
 from attention_transfer.training.device import Place
 from attention_transfer.training.metrics import scores
 
@@ -22,16 +22,23 @@ class Score:
         top1: share of images whose label has the highest logit, in percent.
         top5: share whose label is among the five highest, in percent.
         count: number of images.
+        images_of: what their owner calls the test images, where that is not `test` but, say, `val`; None otherwise.
     """
 
     loss: float
     top1: float
     top5: float
     count: int
+    images_of: str | None = None
 
     def row(self) -> dict[str, Any]:
         """As the metrics file has it."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "images_of" or value is not None}
+
+    def of(self, dataset: DataSet, split: str) -> "Score":
+        """The same, with what the owner of the data set calls the images of a split."""
+        others = split in ("test", "unseen") and dataset.test_is != "test"
+        return replace(self, images_of=dataset.test_is) if others else self
 
 
 @torch.no_grad()

@@ -36,7 +36,7 @@ from attention_transfer.training.neighbours import measure_neighbours
 from attention_transfer.training.optim import make_optimizer, make_scheduler, peak_learning_rate
 from attention_transfer.training.prepare import Prepared, check_networks, evenly, prepare
 from attention_transfer.training.prepare_pretraining import prepare_pretraining
-from attention_transfer.training.progress import Reporter
+from attention_transfer.training.progress import Reporter, called
 
 # Loss on training images, of student and teacher, is measured on at most so many: as many as a usual test split has.
 MEASURED_TRAIN_IMAGES = 10_000
@@ -268,7 +268,7 @@ class _Loop:
             return measure_neighbours(self.prepared, self.distiller.student)
         images = self.distiller.teacher_images if teacher else None
         return {
-            name: evaluate(network, loader, self.prepared.place, images).row()
+            name: evaluate(network, loader, self.prepared.place, images).of(self.prepared.dataset, name).row()
             for name, loader in self._measured.items()
             if train or name != "train"
         }
@@ -371,7 +371,7 @@ class _Loop:
         self._keep(self.run_folder.path)
         self.run_folder.write_summary(summary)
         scored = ", ".join(
-            f"{name} top-1 {measured[name]['top1']:.2f} %"
+            f"{called(name, measured[name])} top-1 {measured[name]['top1']:.2f} %"
             for name in ("test", "unseen", "neighbours")
             if measured.get(name)
         )

@@ -5,10 +5,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from attention_transfer.data import DataSet, Loader, Split, load, loader
+from attention_transfer.data.selection import evenly as evenly
 from attention_transfer.distiller import Distiller
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, Experiment
@@ -91,6 +91,12 @@ def load_data(data: Data, seed: int, *, labelled: bool = True) -> DataSet:
         train_classes=data.train_classes,
         train_fraction=data.train_fraction,
         train_limit=data.train_limit,
+        train_sample=data.train_sample,
+        test_limit=data.test_limit,
+        labelled=labelled,
+        split_seed=data.split_seed,
+        decoding=data.decoding,
+        background=data.background,
         seed=seed,
     )
     if labelled and not dataset.labelled:
@@ -98,8 +104,11 @@ def load_data(data: Data, seed: int, *, labelled: bool = True) -> DataSet:
             f"{dataset.name} holds images without labels (no train/ and val/ with a folder per class), from which only "
             "`attention-transfer pretrain` can learn"
         )
-    if data.test_limit is not None:
-        dataset = replace(dataset, test=evenly(dataset.test, data.test_limit))
+    if labelled and dataset.num_classes == 1:
+        raise InputError(
+            f"{dataset.name} holds a single class, {dataset.classes[0]}, which cannot be told from anything: give "
+            "images of two or more classes"
+        )
     unseen = dataset.unseen
     if unseen is not None and not len(unseen):
         raise InputError(
@@ -107,13 +116,6 @@ def load_data(data: Data, seed: int, *, labelled: bool = True) -> DataSet:
             f"{data.train_classes}: raise test_limit, or lower train_classes"
         )
     return dataset
-
-
-def evenly(split: Split, limit: int) -> Split:
-    """At most so many images, spread evenly over the split, which may be sorted by class."""
-    if len(split) <= limit:
-        return split
-    return split.subset(np.linspace(0, len(split) - 1, limit).round().astype(np.int64))
 
 
 def open_at_its_size(spec: str, dataset: DataSet) -> OpenedModel:

@@ -51,10 +51,17 @@ class Reporter:
         parts += [f"{name} {term['raw']:.4g}×{term['weight']:g}" for name, term in row["terms"].items()]
         for split in ("train", "validation", "test", "unseen"):
             if row.get(split):
-                parts.append(f"{split} {row[split]['top1']:.2f} %")
+                parts.append(f"{called(split, row[split])} {row[split]['top1']:.2f} %")
         if row.get("unaveraged", {}).get("test"):
-            parts.append(f"unaveraged test {row['unaveraged']['test']['top1']:.2f} %")
+            unaveraged = row["unaveraged"]["test"]
+            parts.append(f"unaveraged {called('test', unaveraged)} {unaveraged['top1']:.2f} %")
         if row.get("neighbours"):
             parts.append(f"nearest neighbours {row['neighbours']['top1']:.2f} %")
         parts.append(f"{row['seconds']:.0f} s")
         self.line("  ".join(parts))
+
+
+def called(split: str, measured: Mapping[str, Any]) -> str:
+    """What the images of a split are called by their owner."""
+    of = measured.get("images_of")
+    return split if of is None else of if split == "test" else f"{split} of {of}"

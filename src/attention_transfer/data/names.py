@@ -1,0 +1,57 @@
+"""Names of classes and files: what can be written down, and what can be shown on a terminal."""
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from itertools import islice
+
+# Controls, halves of pairs (bytes in no encoding), and separators of lines and paragraphs.
+_HIDDEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
+# They turn the direction of what follows.
+_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def shown(name: object) -> str:
+    """A name with everything escaped that would not show, or would move the cursor: as `a\\nb` for two lines."""
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if unicodedata.category(character) in _HIDDEN or character in _TURNING
+        else character
+        for character in str(name)
+    )
+
+
+def listed(names: Iterable[object], total: int, most: int = 10) -> str:
+    """The first names of several, with how many more there are.
+
+    Args:
+        names: in order.
+        total: how many these are.
+        most: so many are written out.
+    """
+    first = ", ".join(shown(name) for name in islice(names, most))
+    return first + (f" and {total - most} more" if total > most else "")
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be written as UTF-8: file systems also take bytes that are no text."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def same_text(name: str) -> str:
+    """The same for names that look the same, however accents are stored in them."""
+    return unicodedata.normalize("NFC", name)
+
+
+def alike(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of names that differ in case only."""
+    seen: dict[str, str] = {}
+    found: list[tuple[str, str]] = []
+    for name in names:
+        other = seen.setdefault(same_text(name).casefold(), name)
+        if other != name:
+            found.append((other, name))
+    return found

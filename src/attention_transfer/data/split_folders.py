@@ -1,0 +1,211 @@
+"""Which folder holds what: training, validation and test images by what people call them, classes by their folders."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from attention_transfer.data.names import alike, is_text, listed, same_text, shown
+from attention_transfer.data.walking import Entries, Others, entries, images_below
+from attention_transfer.errors import InputError
+
+TRAIN = ("train", "training")
+VALIDATION = ("val", "valid", "validation", "dev")
+TEST = ("test", "testing")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Folders of one data set.
+
+    Args:
+        place: that holds them.
+        train: training images in class folders; None where nothing says which images are for training.
+        validation: as `train`, of what may select a model, or the only ones to measure on.
+        test: as `train`, of what selects nothing.
+    """
+
+    place: Path
+    train: Path | None = None
+    validation: Path | None = None
+    test: Path | None = None
+
+    @property
+    def split(self) -> bool:
+        """Whether the folders say what is for training and what is for measuring."""
+        return self.train is not None and (self.validation is not None or self.test is not None)
+
+
+def layout(place: Path) -> Layout:
+    """What the folders in a place are for, by their names in upper or lower case.
+
+    Raises:
+        ValueError: two folders are for the same.
+    """
+    found = entries(place)
+    roles: dict[str, Path | None] = {}
+    for role, names in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
+        folders = [folder for folder in found.folders if folder.name.lower() in names]
+        if len(folders) > 1:
+            raise InputError(
+                f"{shown(place)} holds {' and '.join(shown(folder.name) for folder in folders)}, and only one of them "
+                f"can be its {role} images: rename or remove the others"
+            )
+        roles[role] = folders[0] if folders else None
+    known = [folder for folder in roles.values() if folder is not None]
+    train = roles["train"]
+    if train is not None and known == [train] and _is_class(train, found, train):
+        return Layout(place)
+    return Layout(place, train, roles["validation"], roles["test"])
+
+
+def _is_class(folder: Path, beside: Entries, train: Path) -> bool:
+    """Whether a folder called `train` is one of several classes, as of vehicles: it holds images, others do too."""
+    inside = entries(folder)
+    others = [other for other in beside.folders if other != train]
+    return bool(inside.images) and not inside.folders and any(entries(other).images for other in others)
+
+
+@dataclass
+class ClassFolders:
+    """Images of one split by their classes.
+
+    Args:
+        place: that holds the folders.
+        images: of each class, by the name of its folder, sorted by name.
+        others: files that are no images.
+        strays: images beside the class folders, which belong to no class.
+    """
+
+    place: Path
+    images: dict[str, list[Path]]
+    others: Others = field(default_factory=Others)
+    strays: tuple[Path, ...] = ()
+
+    @property
+    def filled(self) -> tuple[str, ...]:
+        """Names of the folders that hold images."""
+        return tuple(name for name, images in self.images.items() if images)
+
+    def notes(self) -> list[str]:
+        """What is left out, in sentences."""
+        left_out = self.others.note(self.place)
+        notes = [] if left_out is None else [left_out]
+        if self.strays:
+            notes.append(
+                f"{len(self.strays)} images lie in {shown(self.place)} beside its class folders, belong to no class "
+                f"and are left out: {listed([path.name for path in self.strays], len(self.strays))}"
+            )
+        return notes
+
+
+def class_folders(place: Path, *, without: Sequence[Path] = ()) -> ClassFolders:
+    """The images of every class folder, at any depth.
+
+    Args:
+        place: that holds the class folders.
+        without: folders in it that are none.
+
+    Raises:
+        ValueError: a folder cannot be read, or the name of a class is no text.
+    """
+    found = entries(place)
+    made = ClassFolders(place, {}, strays=found.images)
+    for path in found.others:
+        made.others.add(path)
+    for folder in found.folders:
+        if folder in without:
+            continue
+        if not is_text(folder.name):
+            raise InputError(
+                f"the name of the class folder {shown(folder)} is no text in UTF-8, and could not be written down "
+                "after training: rename it"
+            )
+        made.images[folder.name] = images_below(folder, made.others)
+    return made
+
+
+def refuse_nested_splits(place: ClassFolders) -> None:
+    """Refuse folders that hold `train` themselves, and are taken for classes.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for name in place.images:
+        inside = next((folder for folder in entries(place.place / name).folders if folder.name.lower() in TRAIN), None)
+        if inside is not None:
+            raise InputError(
+                f"there is no folder {shown(place.place / 'train')}, but {shown(inside)}: give the folder that holds "
+                "train/ and val/, and in these one folder per class"
+            )
+
+
+def classes_of(train: ClassFolders) -> tuple[str, ...]:
+    """The classes of a data set: those that have training images.
+
+    Raises:
+        ValueError: there are none, a class has no images, or two look the same.
+    """
+    if not train.images:
+        missing = f"there is no folder {shown(train.place / 'train')}: a data folder holds train/ and val/"
+        empty = f"{shown(train.place)} is empty: it should hold one folder of images for each class"
+        strays = f"{shown(train.place)} holds {len(train.strays)} images, but in no folders of classes"
+        in_parts = train.place.name.lower() in TRAIN
+        raise InputError(strays if train.strays else empty if in_parts else missing + ", each with a folder per class")
+    _refuse_empty(train)
+    seen: dict[str, str] = {}
+    for name in train.images:
+        other = seen.setdefault(same_text(name), name)
+        if other != name:
+            raise InputError(
+                f"{shown(train.place)} holds two folders called {shown(name)}, which differ only in how accents are "
+                "stored: put their images into one"
+            )
+    return tuple(train.images)
+
+
+def _refuse_empty(folders: ClassFolders) -> None:
+    empty = [folders.place / name for name, images in folders.images.items() if not images]
+    if empty:
+        kinds = f" (in them is {folders.others})" if folders.others.kinds else ""
+        raise InputError(
+            f"{listed(empty, len(empty))} holds no images{kinds}: add some, or remove the class from train and val"
+        )
+
+
+def matched(held_out: ClassFolders, classes: Sequence[str], train: Path) -> dict[str, list[Path]]:
+    """Images to measure on, by the classes of the training images, of which some may be missing.
+
+    Args:
+        held_out: the images.
+        classes: of the training images.
+        train: folder of these.
+
+    Raises:
+        ValueError: there are images of a class that is not learned, a folder without any, or none at all.
+    """
+    known = {same_text(name): name for name in classes}
+    found = {same_text(name): name for name in held_out.images}
+    strange = [name for key, name in found.items() if key not in known]
+    if strange:
+        missing = [name for key, name in known.items() if key not in found]
+        only = f"only {train.name} has {listed(missing, len(missing))}; " if missing else ""
+        near = alike([*classes, *strange])
+        hint = f" ({shown(near[0][0])} and {shown(near[0][1])} differ in case)" if near else ""
+        raise InputError(
+            f"{train.name} and {held_out.place.name} of {shown(train.parent)} hold different classes ({only}only "
+            f"{held_out.place.name} has {listed(strange, len(strange))}){hint}: nothing is learned of classes without "
+            "training images, so rename or remove their folders"
+        )
+    _refuse_empty(held_out)
+    if not found:
+        raise InputError(
+            f"{shown(held_out.place)} is empty: it should hold one folder of images for each class; without it a part "
+            "of the training images is measured on"
+        )
+    return {known[key]: held_out.images[name] for key, name in found.items()}
+
+
+def differing_in_case(classes: Sequence[str]) -> list[str]:
+    """A sentence where names of classes differ in case only."""
+    pairs = [f"{shown(first)} and {shown(second)}" for first, second in alike(classes)]
+    return [f"the classes {listed(pairs, len(pairs))} differ in case only and count as two"] if pairs else []

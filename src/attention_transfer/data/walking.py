@@ -1,0 +1,122 @@
+"""Which files below a folder are images: links are followed, what is hidden or left over is passed by."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from attention_transfer.data.formats import endings, is_leftover
+from attention_transfer.data.names import shown
+from attention_transfer.errors import InputError
+
+
+@dataclass
+class Others:
+    """Files beside the images, which are not read.
+
+    Args:
+        kinds: how many there are of each ending.
+        example: one of them.
+    """
+
+    kinds: Counter[str] = field(default_factory=Counter[str])
+    example: Path | None = None
+
+    def add(self, path: Path) -> None:
+        """Count a file."""
+        self.kinds[path.suffix.lower() or "without an ending"] += 1
+        self.example = self.example or path
+
+    def __str__(self) -> str:
+        """As `12 .heic, 1 .txt`, the most frequent first."""
+        kinds = sorted(self.kinds.items(), key=lambda kind: (-kind[1], kind[0]))
+        rest = sum(count for _, count in kinds[8:])
+        return ", ".join(f"{count} {shown(kind)}" for kind, count in kinds[:8]) + (f", {rest} more" if rest else "")
+
+    def note(self, place: Path) -> str | None:
+        """What is left out, in a sentence; None where nothing is."""
+        if self.example is None:
+            return None
+        count = self.kinds.total()
+        return (
+            f"{count} {'file' if count == 1 else 'files'} in {shown(place)} cannot be read as images and "
+            f"{'is' if count == 1 else 'are'} left out ({self}; the first is {shown(self.example.name)}): convert "
+            "images among them to JPEG or PNG"
+        )
+
+
+@dataclass(frozen=True)
+class Entries:
+    """What lies in one folder, without what is hidden or left over; sorted by name.
+
+    Args:
+        folders: folders, and links to folders.
+        images: files with the ending of an image; also links to files that do not exist.
+        others: what remains.
+    """
+
+    folders: tuple[Path, ...]
+    images: tuple[Path, ...]
+    others: tuple[Path, ...]
+
+
+def entries(place: Path) -> Entries:
+    """What lies in a folder.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    folders: list[Path] = []
+    images: list[Path] = []
+    others: list[Path] = []
+    try:
+        with os.scandir(place) as found:
+            for entry in found:
+                path = place / entry.name
+                if is_leftover(entry.name):
+                    continue
+                if path.is_dir():
+                    folders.append(path)
+                # A link to nothing is an image that cannot be decoded; a pipe would block whoever opens it.
+                elif path.is_file() or (entry.is_symlink() and not path.exists()):
+                    (images if path.suffix.lower() in endings() else others).append(path)
+    except OSError as error:
+        raise InputError(f"the folder {shown(place)} cannot be read: {error.strerror or error}") from error
+    return Entries(*(tuple(sorted(paths)) for paths in (folders, images, others)))
+
+
+def images_below(place: Path, others: Others) -> list[Path]:
+    """All images in a folder, at any depth, sorted by name.
+
+    Args:
+        place: the folder.
+        others: receives the files that are none.
+
+    Raises:
+        ValueError: a folder cannot be read.
+    """
+    # A link to a folder above the place would bring all that lies beside it.
+    above = frozenset(_identity(folder) for folder in place.resolve().parents)
+    return sorted(_walk(place, others, above))
+
+
+def _walk(place: Path, others: Others, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
+    identity = _identity(place)
+    if identity in above:
+        return  # a link back to a folder that holds it
+    found = entries(place)
+    yield from found.images
+    for path in found.others:
+        others.add(path)
+    for path in found.folders:
+        yield from _walk(path, others, above | {identity})
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """What stays the same whatever a folder is called."""
+    try:
+        status = folder.stat()
+    except OSError as error:
+        raise InputError(f"the folder {shown(folder)} cannot be read: {error.strerror or error}") from error
+    return status.st_dev, status.st_ino

@@ -1,0 +1,173 @@
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.raw_images import write_png, write_tiff
+
+from attention_transfer.data.decoding import Decoding
+from attention_transfer.data.refusals import IncompleteImageError, UnsuitableImageError
+
+SHAPE = (9, 7)
+
+
+def noise(*channels: int, high: int = 65536) -> np.ndarray:
+    return np.random.default_rng(len(channels)).integers(0, high, (*SHAPE, *channels))
+
+
+def in_bytes(values: np.ndarray) -> np.ndarray:
+    """16-bit values divided by 257, as RGB."""
+    values = values[..., None] if values.ndim == 2 else values
+    return np.broadcast_to(np.floor(values / 257 + 0.5).astype(int), (*SHAPE, 3))
+
+
+def read(path: Path) -> np.ndarray:
+    image = np.asarray(Decoding().read(path))
+    assert image.dtype == np.uint8
+    assert Decoding().size(path) == image.shape[1::-1]
+    Decoding().check(path)
+    return image.astype(int)
+
+
+@pytest.mark.parametrize(("colour_type", "channels"), [(0, 1), (2, 3)])
+def test_png_of_16_bits_is_divided_by_257(tmp_path: Path, colour_type: int, channels: int):
+    values = noise(channels)
+    assert np.array_equal(read(write_png(tmp_path / "a.png", values, colour_type, 16)), in_bytes(values))
+
+
+@pytest.mark.parametrize(("colour_type", "channels"), [(4, 1), (6, 3)])
+def test_png_of_16_bits_is_laid_on_white_where_it_is_transparent(tmp_path: Path, colour_type: int, channels: int):
+    values, alpha = noise(channels), noise(1)
+    path = write_png(tmp_path / "a.png", np.concatenate([values, alpha], axis=2), colour_type, 16)
+    share = alpha / 65535
+    assert np.abs(read(path) - (values * share + 65535 * (1 - share)) / 257).max() <= 0.51
+
+
+@pytest.mark.parametrize(("colour_type", "channels"), [(0, 1), (2, 3)])
+def test_the_transparent_colour_of_a_16_bit_png_is_compared_in_16_bits(tmp_path: Path, colour_type: int, channels: int):
+    values = noise(channels)
+    values[2, 3] = values[1, 1] + 1  # the same in 8 bits
+    key = struct.pack(f">{channels}H", *values[1, 1])
+    expected = in_bytes(values).copy()
+    expected[1, 1] = 255
+    assert np.array_equal(read(write_png(tmp_path / "a.png", values, colour_type, 16, transparency=key)), expected)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("compressed", [False, True])
+def test_tiff_of_16_bits_is_divided_by_257(tmp_path: Path, order: str, compressed: bool):
+    for channels, photometric, extra in ((1, 1, None), (3, 2, None), (4, 2, 0)):
+        values = noise(channels)
+        path = tmp_path / "a.tiff"
+        write_tiff(path, values, 16, photometric, order=order, compressed=compressed, extra=extra)
+        assert np.array_equal(read(path), in_bytes(values[..., :3]))
+
+
+def test_tiff_with_alpha_is_laid_on_the_background(tmp_path: Path):
+    values, alpha = noise(3), noise(1)
+    share = alpha / 65535
+    write_tiff(tmp_path / "plain.tif", np.concatenate([values, alpha], axis=2), 16, 2, extra=2)
+    assert np.abs(read(tmp_path / "plain.tif") - (values * share + 65535 * (1 - share)) / 257).max() <= 0.51
+    multiplied = (values * share).astype(int)
+    write_tiff(tmp_path / "multiplied.tif", np.concatenate([multiplied, alpha], axis=2), 16, 2, extra=1)
+    # Pillow divides by alpha in 8 bits.
+    assert np.abs(read(tmp_path / "multiplied.tif") - (multiplied + 65535 - alpha) / 257).max() <= 3
+
+
+def test_where_white_is_zero_grey_is_inverted(tmp_path: Path):
+    values = noise()
+    assert np.array_equal(read(write_tiff(tmp_path / "a.tif", values, 16, 0)), in_bytes(65535 - values))
+    floats = noise() / 65535
+    write_tiff(tmp_path / "f.tif", floats, 32, 0, kind=3)
+    assert np.abs(read(tmp_path / "f.tif") - in_bytes(65535 * (1 - floats))).max() == 0
+
+
+def test_cmyk_of_16_bits_is_divided_by_257(tmp_path: Path):
+    ink = noise(4)
+    write_tiff(tmp_path / "a.tif", ink, 16, 5)
+    expected = (65535 - ink[..., :3]) * (65535 - ink[..., 3:]) / 65535 / 257
+    assert np.abs(read(tmp_path / "a.tif") - expected).max() <= 0.51
+
+
+def test_portable_maps_of_more_than_8_bits_are_scaled_by_their_largest_value(tmp_path: Path):
+    for largest in (1023, 4095, 65535):
+        values = noise(high=largest + 1)
+        path = tmp_path / f"{largest}.pgm"
+        path.write_bytes(b"P5 7 9 %d\n" % largest + values.astype(">u2").tobytes())
+        expected = in_bytes(np.floor(values / largest * 65535 + 0.5))
+        assert np.abs(read(path) - expected).max() <= (largest != 65535)
+
+
+def test_jpeg_2000_of_16_bits_is_divided_by_257(tmp_path: Path):
+    values = noise().astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.jp2")
+    assert np.array_equal(read(tmp_path / "a.jp2"), in_bytes(values))
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_floats_of_0_to_1_are_scaled_and_those_of_0_to_255_kept(tmp_path: Path, order: str):
+    floats = noise().astype(np.float32) / np.float32(65535)
+    for scale in (1, 255):
+        write_tiff(tmp_path / "a.tif", floats * scale, 32, 1, kind=3, order=order)
+        assert np.abs(read(tmp_path / "a.tif") - 255.0 * floats[..., None]).max() <= 0.51
+    write_tiff(tmp_path / "i.tif", noise(high=256), 32, 1, kind=2, order=order)
+    assert np.array_equal(read(tmp_path / "i.tif"), np.repeat(noise(high=256)[..., None], 3, axis=2))
+    (tmp_path / "a.pfm").write_bytes(b"Pf\n7 9\n-1.0\n" + floats[::-1].astype("<f4").tobytes())
+    assert np.abs(read(tmp_path / "a.pfm") - 255.0 * floats[..., None]).max() <= 0.51
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "words"),
+    [
+        (np.linspace(0, 300, 63), 3, "holds floats from 0 to 300, .* 0…255 or 0…1, or with 16 bits"),
+        (np.linspace(-0.1, 1, 63), 3, "holds floats from -0.1 to 1"),
+        (np.array([np.nan] + [0.5] * 62), 3, "holds floats from nan to nan"),
+        (np.array([np.inf] + [0.5] * 62), 3, "holds floats from 0.5 to inf"),
+        (np.arange(63) * 5, 2, "holds 32-bit integers from 0 to 310, .* store it in 0…255, or with 16 bits"),
+        (np.arange(63) - 1, 2, "holds 32-bit integers from -1 to 61"),
+    ],
+)
+def test_values_of_which_nothing_says_what_is_white_are_refused(
+    tmp_path: Path, values: np.ndarray, kind: int, words: str
+):
+    write_tiff(tmp_path / "a.tif", values.reshape(SHAPE), 32, 1, kind=kind)
+    with pytest.raises(UnsuitableImageError, match=words):
+        Decoding().read(tmp_path / "a.tif")
+
+
+def test_what_pillow_reads_wrongly_is_refused(tmp_path: Path):
+    path = tmp_path / "a.tif"
+    cases = [
+        (write_tiff, (noise(3), 16, 2), {"planar": True}, "16-bit colours in planes of their own"),
+        (write_tiff, (noise(high=256) - 128, 8, 1), {"kind": 2}, "holds integers below 0"),
+        (
+            write_tiff,
+            (noise(high=2), 32, 1),
+            {"kind": 3, "order": ">", "compressed": True},
+            "compressed .* floats",
+        ),
+        (
+            write_tiff,
+            (noise(high=9), 16, 1),
+            {"kind": 2, "order": ">", "compressed": True},
+            "compressed .* signed",
+        ),
+        (write_tiff, (noise(3, high=2), 32, 2), {"kind": 3}, "a TIFF with 3 channels of 32-bit floats, which Pillow"),
+        (write_tiff, (noise(high=2), 64, 1), {"kind": 3}, "a TIFF with 1 channels of 64-bit floats"),
+    ]
+    for write, values, settings, words in cases:
+        write(path, *values, **settings)
+        with pytest.raises(UnsuitableImageError, match=words):
+            Decoding().read(path)
+
+
+def test_a_tiff_that_was_cut_off_is_broken_and_not_unsuitable(tmp_path: Path):
+    path = write_tiff(tmp_path / "a.tif", noise(3), 64, 2, kind=3)
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(IncompleteImageError):
+        Decoding().read(path)
+    whole = write_tiff(tmp_path / "b.tif", noise(3), 16, 2)
+    whole.write_bytes(whole.read_bytes()[:-99])
+    with pytest.raises((IncompleteImageError, UnsuitableImageError)):
+        Decoding().read(whole)
