@@ -45,3 +45,14 @@ def test_a_forward_pass_is_compared_with_and_without_norms(script: Any, capsys: 
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "resnet8, batch 16, bfloat16: 6 of 9 norms folded"
     assert [line.split()[0] for line in lines[1:]] == ["plain", "folded", "ratio"]
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_checks_of_a_batch_are_measured_beside_their_step(
+    script: Any, capsys: pytest.CaptureFixture[str], mixed: bool
+) -> None:
+    checks = script("batch_checks")
+    checks.main(checks.Flags("resnet8", "", batch_size=2, classes=3, mixed=mixed, rounds=2))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("no teacher → resnet8, batch 2, class ")
+    assert [line.split()[0] for line in lines[1:]] == ["step", "checks"]

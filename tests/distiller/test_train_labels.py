@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -59,16 +60,23 @@ def test_labels_reach_the_parts_and_the_proof_counts_in_their_places(small_pair:
 def test_labels_that_are_missing_or_none_are_refused(small_pair: Pair) -> None:
     with pytest.raises(ValueError, match="counting needs the labels of all training images"):
         Distiller(small_pair[0], None, [Counting()], example=EXAMPLE)
-    for wrong in (torch.zeros(4, 5), torch.zeros(4), torch.zeros(0).long(), torch.tensor([-1])):
-        with pytest.raises(ValueError, match="train_labels must be a list of class numbers"):
+    kinds = (torch.zeros(4, 5), torch.zeros(4), torch.zeros(0).long(), torch.zeros(4).bool(), torch.tensor(3))
+    for wrong in (*kinds, torch.tensor([-1]), torch.tensor([0, -100]), ["cat", "dog"], [[0], [1, 2]], {0: 1}):
+        with pytest.raises(ValueError, match="train_labels must be a list of class indices"):
             Distiller(small_pair[0], None, [Counting()], example=EXAMPLE, train_labels=wrong)
 
 
-def test_mixed_labels_are_refused_where_class_numbers_are_wanted(small_pair: Pair) -> None:
+def test_labels_of_any_whole_number_type_are_taken(small_pair: Pair) -> None:
+    for labels in ([0, 1, 2], np.array([0, 1, 2]), torch.tensor([0, 1, 2], dtype=torch.int32)):
+        distiller = Distiller(small_pair[0], None, [Counting()], example=EXAMPLE, train_labels=labels)
+        assert len(distiller.parts["counting"].seen) == 3
+
+
+def test_mixed_labels_are_refused_where_class_indices_are_wanted(small_pair: Pair) -> None:
     distiller = Distiller(small_pair[0], None, [Numbers()], example=EXAMPLE, task_weight=0)
     images = torch.randn(2, 3, 16, 16)
     distiller(images, torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="labels are needed"):
         distiller(images)
-    with pytest.raises(ValueError, match="class numbers as labels, not probabilities"):
+    with pytest.raises(ValueError, match="counting: labels must be class indices, not probabilities"):
         distiller(images, torch.full((2, 5), 0.2))

@@ -123,6 +123,21 @@ def step(distiller: Distiller, places: list[int]) -> Tensor:
     return distiller(images, LABELS[index], index).loss
 
 
+def test_an_image_without_a_label_has_no_negatives_in_a_queue_and_is_nobodys() -> None:
+    queue, rows = Queue(3, 2), torch.ones(3, 2)
+    batch = Batch(torch.empty(3, 3, 1, 1), torch.tensor([0, -100, 1]))
+    for _ in range(2):
+        others = queue.others(batch, {"student": rows, "teacher": rows})
+        queue.remember(batch, {"student": rows, "teacher": rows})
+    assert others.differ.int().tolist() == [[0, 0, 1] * 2, [0] * 6, [1, 0, 0] * 2]
+
+
+def test_an_image_without_a_label_contradicts_no_training_label(small_pair: Pair) -> None:
+    distiller, images = make(small_pair).train(), torch.randn(2, 3, 16, 16)
+    out = distiller(images, torch.tensor([0, -100]), torch.tensor([0, 1]))
+    assert out.loss.isfinite()
+
+
 @pytest.mark.parametrize("memory", ["bank", "queue"])
 def test_normaliser_is_that_of_the_first_batch_and_stays(small_pair: Pair, memory: str) -> None:
     distiller = make(small_pair, memory=memory, num_negatives=16)
@@ -298,7 +313,7 @@ def test_what_a_step_needs_is_asked_for(small_pair: Pair) -> None:
     queue = make(small_pair, memory="queue")
     with pytest.raises(ValueError, match="labels are needed"):
         queue(images)
-    with pytest.raises(ValueError, match="class numbers"):
+    with pytest.raises(ValueError, match="crd: labels must be class indices"):
         queue(images, torch.full((2, 5), 0.2))
 
 

@@ -109,5 +109,17 @@ def test_labels_are_needed_and_must_be_single_classes(small_pair: tuple[nn.Modul
     images = torch.randn(2, 3, 8, 8)
     with pytest.raises(ValueError, match="labels are needed"):
         distiller(images)
-    with pytest.raises(ValueError, match="class numbers as labels"):
+    with pytest.raises(ValueError, match="dkd: labels must be class indices"):
         distiller(images, torch.full((2, 5), 0.2))
+
+
+def test_images_without_a_label_are_left_out() -> None:
+    student, teacher, labels = logits()
+    some = labels.clone()
+    some[1::2] = -100
+    found = decoupled_divergences(student, teacher, some, 4.0)
+    torch.testing.assert_close(found, decoupled_divergences(student[::2], teacher[::2], labels[::2], 4.0))
+    gradient = torch.autograd.grad(sum(found), student)[0]
+    assert gradient[::2].any(1).all()
+    assert not gradient[1::2].any()
+    assert sum(decoupled_divergences(student, teacher, torch.full_like(labels, -100), 4.0)) == 0

@@ -219,6 +219,18 @@ def test_label_probabilities_and_class_numbers_agree(small_pair: Pair) -> None:
     )
 
 
+@pytest.mark.parametrize("target", ["teacher", "flip"])
+@pytest.mark.parametrize("normalise", [False, True])
+def test_images_without_a_label_are_left_out(small_pair: Pair, target: str, normalise: bool) -> None:
+    method = GradientAttention(target=target, normalise=normalise)
+    distiller = Distiller(*small_pair, [method], task_weight=0, example=torch.empty(2, 3, 16, 16)).eval()
+    images, labels = torch.randn(4, 3, 16, 16), torch.arange(4)
+    found = distiller(images, torch.where(labels % 2 == 0, labels, -100)).loss
+    torch.testing.assert_close(found, distiller(images[::2], labels[::2]).loss)
+    gradients = torch.autograd.grad(found, list(distiller.parameters()), allow_unused=True)
+    assert all(gradient.isfinite().all() for gradient in gradients if gradient is not None)
+
+
 def test_a_symmetric_student_has_nothing_to_learn_from_its_mirror_image() -> None:
     class Mean(nn.Module):
         def __init__(self) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from attention_transfer.models import Input, WeightsError, build, open_model, save_model
 from attention_transfer.models import opening as opening_module
+from attention_transfer.models import saving as saving_module
 from attention_transfer.runs import STUDENT_CONFIG, STUDENT_WEIGHTS
 
 IMAGE = torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32)
@@ -127,7 +128,7 @@ def test_an_interrupted_saving_leaves_the_old_weights(tmp_path: Path, monkeypatc
         Path(file).write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(opening_module.safetensors.torch, "save_file", torn)
+    monkeypatch.setattr(saving_module.safetensors.torch, "save_file", torn)
     with pytest.raises(KeyboardInterrupt):
         save_model(build("resnet8", 2), tmp_path, "resnet8", 2)
     assert torch.equal(logits(open_model(str(tmp_path)).module), logits(first))

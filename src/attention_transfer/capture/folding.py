@@ -1,8 +1,9 @@
 """Batch norms of a network that rests, folded into the convolutions before them."""
 
+import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -51,7 +52,7 @@ class Folding:
     A batch norm that uses the statistics it has learned multiplies each channel by a number and adds another; the
     convolution before it can do both. That takes the time of batch norm off a forward pass, and puts there that of
     multiplying the weights, which is less for all but the smallest images and batches. The modules compute otherwise
-    only while the network runs, in one thread at a time, and their tensors are never touched.
+    only while the network runs, and only in the thread that runs it; their tensors are never touched.
 
     Args:
         pairs: see `found`.
@@ -61,18 +62,22 @@ class Folding:
         self.pairs = tuple(pairs)
 
     @classmethod
-    def found(cls, model: nn.Module, run: Callable[[], object], images: int) -> "Folding":
+    def found(
+        cls, model: nn.Module, run: Callable[[], object], images: int, read: Collection[nn.Module] = ()
+    ) -> "Folding":
         """What can be folded in a network, seen by running it once: norms that alone take what a convolution gives.
 
         Args:
             model: in evaluation mode.
             run: the network, as far as it will be run.
             images: in that run.
+            read: modules whose values are read; they stay as they are.
         """
-        if len({type(module) for module in model.modules() if _plain(module)}) < 2:
+        plain = [module for module in model.modules() if _plain(module) and module not in read]
+        if len({type(module) for module in plain}) < 2:
             return cls()
         try:
-            with _Watch(model, images) as watch:
+            with _Watch(plain, images) as watch:
                 run()
         except Exception:
             # Networks that cannot be watched run as they are; what is wrong with one shows where it runs in earnest.
@@ -106,6 +111,7 @@ class _Folded:
 
     def __init__(self, pair: Pair) -> None:
         self._convolution, self._norm = pair.convolution, pair.norm
+        self._thread = threading.get_ident()
         self._output: Tensor | None = None
         self._version = 0
 
@@ -119,6 +125,8 @@ class _Folded:
             stack.callback(vars(module).pop, "forward")
 
     def _convolve(self, input: Tensor) -> Tensor:
+        if threading.get_ident() != self._thread:
+            return nn.Conv2d.forward(self._convolution, input)
         if self.waiting:
             raise FoldingError("a convolution was run twice before its batch norm")
         convolution, (scale, shift) = self._convolution, _affine(self._norm)
@@ -137,6 +145,8 @@ class _Folded:
         return self._output
 
     def _pass_on(self, input: Tensor) -> Tensor:
+        if threading.get_ident() != self._thread:
+            return nn.BatchNorm2d.forward(self._norm, input)
         if input is not self._output or _version(input) != self._version:
             raise FoldingError("a batch norm was given something else than its convolution's values")
         self._output = None
@@ -146,10 +156,9 @@ class _Folded:
 class _Watch(TorchDispatchMode):
     """Sees every operation of a network that takes what a plain convolution gives."""
 
-    def __init__(self, model: nn.Module, images: int) -> None:
+    def __init__(self, plain: Sequence[nn.Module], images: int) -> None:
         super().__init__()
-        self._images = images
-        self._plain = [module for module in model.modules() if _plain(module)]
+        self._images, self._plain = images, plain
         self._made: dict[int, tuple[nn.Conv2d, weakref.ref[Tensor]]] = {}
         self._takers: dict[nn.Conv2d, list[nn.Module | None]] = {}
         self._values: dict[nn.Conv2d, int] = {}

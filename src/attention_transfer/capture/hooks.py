@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from torch.utils.hooks import RemovableHandle
 
+from attention_transfer.capture.attached import Hook
 from attention_transfer.capture.attention import Attention
 from attention_transfer.capture.recorder import Recorder
 from attention_transfer.capture.tap import CaptureError, Tap
@@ -17,19 +17,19 @@ from attention_transfer.capture.tap import CaptureError, Tap
 SOFTMAXES = (torch.softmax, Tensor.softmax, functional.softmax)
 
 
-def read_module(module: nn.Module, tap: Tap, recorder: Recorder) -> list[RemovableHandle]:
-    """Attach what reads a place of one module, and replaces what is read there."""
+def hooks_at(module: nn.Module, tap: Tap, recorder: Recorder) -> list[Hook]:
+    """What reads a place of one module, and replaces what is read there."""
     if tap.site == "output":
-        # What the module's own hooks of before have made of it is its value; those of later see what is replaced.
-        return [module.register_forward_hook(_OutputHook(recorder, tap))]
+        # What the module's own hooks have made of it is its value.
+        return [Hook(module, _OutputHook(recorder, tap), before=False)]
     if tap.site == "input":
-        return [module.register_forward_pre_hook(_InputHook(recorder, tap))]
+        return [Hook(module, _InputHook(recorder, tap), before=True)]
     if tap.site == "map":
-        return [module.register_forward_pre_hook(_MapHook(recorder, tap))]
+        return [Hook(module, _MapHook(recorder, tap), before=True)]
     return [
-        module.register_forward_pre_hook(_EnterHook(recorder, tap), prepend=True),
+        Hook(module, _EnterHook(recorder, tap), before=True, first=True),
         # Left also where the network is stopped or fails.
-        module.register_forward_hook(_LeaveHook(recorder), always_call=True),
+        Hook(module, _LeaveHook(recorder), before=False, always=True),
     ]
 
 
@@ -83,10 +83,10 @@ class _EnterHook:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         replaced = self.recorder.here()
-        mode = None if replaced is None else _Interception(self.recorder, self.tap, replaced)
-        if mode is not None:
+        if replaced is not None:
+            mode = _Interception(self.recorder, self.tap, replaced)
             mode.__enter__()
-        self.recorder.modes.append(mode)
+            self.recorder.modes.append(mode)
 
 
 class _LeaveHook:
@@ -96,9 +96,8 @@ class _LeaveHook:
         self.recorder = recorder
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        mode = self.recorder.modes.pop() if self.recorder.modes else None
-        if mode is not None:
-            mode.__exit__(None, None, None)
+        if self.recorder.here() is not None and self.recorder.modes:
+            self.recorder.modes.pop().__exit__(None, None, None)
 
 
 class _Interception(TorchFunctionMode):

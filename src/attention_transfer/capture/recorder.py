@@ -1,5 +1,6 @@
 """What the hooks of one network share while it runs."""
 
+import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from attention_transfer.capture.attached import Attached
 from attention_transfer.capture.attention import Attention
+from attention_transfer.capture.backward_pass import at_the_end_of_it, current_backward_pass
 from attention_transfer.capture.tap import Tap
 
 Replacement = Tensor | Callable[[Attention], Attention]
@@ -30,15 +33,18 @@ class Recorder:
     the first value that was taken out of the run. What ran before it in the same backward pass, and apart from it, is
     taken for a part of it: a checkpointed student in which something is replaced must not also be run by itself for the
     same loss.
+
+    Another thread may run the same modules at the same time: only what the thread of `active` runs is read.
     """
 
     active: bool = False
+    thread: int = 0
     values: dict[Tap, Tensor] = field(default_factory=dict[Tap, Tensor])
     attention: dict[Tap, Attention] = field(default_factory=dict[Tap, Attention])
     replaced: Mapping[Tap, Replacement] = field(default_factory=dict[Tap, Replacement])
     calls: Counter[Tap] = field(default_factory=Counter[Tap])
     stop_after: tuple[Tap, int] | None = None
-    modes: list[TorchFunctionMode | None] = field(default_factory=list[TorchFunctionMode | None])
+    modes: list[TorchFunctionMode] = field(default_factory=list[TorchFunctionMode])
     differentiated: tuple[int, weakref.ref["_Graph"]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -64,21 +70,39 @@ class Recorder:
         if self.active and tap in self.attention:
             self.attention[tap] = replace(self.attention[tap], dropout=rate)
 
+    def begin(self, replaced: Mapping[Tap, Replacement]) -> None:
+        """Read from now on what this thread runs.
+
+        Args:
+            replaced: in this run.
+        """
+        self.values, self.attention, self.replaced = {}, {}, replaced
+        if not torch.compiler.is_compiling():
+            self.thread = threading.get_ident()
+        self.active = True
+
     def here(self) -> Mapping[Tap, Replacement] | None:
         """What is replaced in the run that is going on; None where nobody reads or replaces anything."""
-        if self.active:
+        if torch.compiler.is_compiling():
+            return self.replaced if self.active else None
+        if self.active and self.thread == threading.get_ident():
             return self.replaced
-        if torch.compiler.is_compiling() or self.differentiated is None:
+        if self.differentiated is None:
             return None
-        task, graph = self.differentiated
+        number, graph = self.differentiated
         run = graph()
-        return run.replaced if run is not None and task == _backward_pass() else None
+        return run.replaced if run is not None and number == current_backward_pass() else None
 
-    def keep_for_backward(self, logits: Tensor) -> None:
-        """Let the replacements of the run that ends live as long as its graph, which owns its hooks."""
+    def keep_for_backward(self, logits: Tensor, hooks: Attached) -> None:
+        """Let the replacements of the run that ends live as long as its graph, which owns its hooks.
+
+        Args:
+            logits: of the run.
+            hooks: that are put on again where the backward pass may run parts of the network again.
+        """
         if not self.replaced:
             return
-        graph = _Graph(self, self.replaced)
+        graph = _Graph(self, self.replaced, hooks)
         taken = [logits, *self.values.values()]
         taken += [tensor for call in self.attention.values() for tensor in call.tensors.values()]
         for tensor in taken:
@@ -89,9 +113,7 @@ class Recorder:
     def leave_modes(self) -> None:
         """Leave what an interrupted run has entered: torch calls no hook of a module for what is no Exception."""
         while self.modes:
-            mode = self.modes.pop()
-            if mode is not None:
-                mode.__exit__(None, None, None)
+            self.modes.pop().__exit__(None, None, None)
 
 
 class _Graph:
@@ -100,16 +122,23 @@ class _Graph:
     It lives as long as the graph that holds it as a hook, and with it what was replaced.
     """
 
-    def __init__(self, recorder: Recorder, replaced: Mapping[Tap, Replacement]) -> None:
-        self.recorder, self.replaced = recorder, replaced
+    def __init__(self, recorder: Recorder, replaced: Mapping[Tap, Replacement], hooks: Attached) -> None:
+        self.recorder, self.replaced, self.hooks = recorder, replaced, hooks
 
     def __call__(self, gradient: Tensor) -> None:
-        task = _backward_pass()
-        if task is not None:
-            self.recorder.differentiated = task, weakref.ref(self)
+        if not self._is_entered():
+            self.hooks.attach()
+            at_the_end_of_it(self._leave)
+            # A backward pass that fails does not come to its end.
+            weakref.finalize(self, self.hooks.remove).atexit = False
+            number = current_backward_pass()
+            if number is not None:
+                self.recorder.differentiated = number, weakref.ref(self)
 
+    def _is_entered(self) -> bool:
+        number, graph = self.recorder.differentiated or (None, None)
+        return number is not None and number == current_backward_pass() and graph is not None and graph() is self
 
-def _backward_pass() -> int | None:
-    """A number of the backward pass that this thread is in; None outside."""
-    task = torch._C._current_graph_task_id()  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportAttributeAccessIssue, reportUnknownVariableType]
-    return None if task == -1 else task
+    def _leave(self) -> None:
+        self.recorder.differentiated = None
+        self.hooks.remove()

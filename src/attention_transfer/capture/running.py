@@ -1,15 +1,16 @@
 """Reading one network while it runs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
+from attention_transfer.capture.attached import Attached
 from attention_transfer.capture.attention import Attention
-from attention_transfer.capture.hooks import read_module
+from attention_transfer.capture.backward_pass import backward_passes_are_told_apart
+from attention_transfer.capture.hooks import hooks_at
 from attention_transfer.capture.recorder import Recorder, Replacement, Stop
 from attention_transfer.capture.tap import CaptureError, Tap
 
@@ -46,14 +47,14 @@ class Capture:
         self.role = role
         self.taps = tuple(dict.fromkeys(taps))
         self._recorder = Recorder()
-        self._handles: list[RemovableHandle] = []
         self._last: tuple[Tap, int] | None = None
         modules = dict(model.named_modules())
         for tap in self.taps:
             if tap.module not in modules:
                 raise CaptureError(_no_such_module(tap.module, modules, role))
-        for tap in self.taps:
-            self._handles += read_module(modules[tap.module], tap, self._recorder)
+        self._attached = Attached([
+            hook for tap in self.taps for hook in hooks_at(modules[tap.module], tap, self._recorder)
+        ])
 
     def run(
         self, image: Tensor, *, until_last_tap: bool = False, replaced: Mapping[Tap, Replacement] | None = None
@@ -67,25 +68,36 @@ class Capture:
             replaced: values that the network goes on with in place of its own.
         """
         recorder = self._recorder
-        recorder.values, recorder.attention, recorder.replaced = {}, {}, replaced or {}
-        recorder.active = True
+        recorder.begin(replaced or {})
         if torch.compiler.is_compiling():
-            logits = as_logits(self.model(image), self.role)
-            return self._take(logits)
+            return self._run_compiled(image) if self._attached.compiles else _apart(self._run, image)
         recorder.calls.clear()
         recorder.stop_after = self._last if until_last_tap else None
-        logits = None
+        return self._run(image)
+
+    def _run(self, image: Tensor) -> Reading:
+        recorder, logits = self._recorder, None
         try:
+            self._attached.attach()
             logits = as_logits(self.model(image), self.role)
-            recorder.keep_for_backward(logits)
+            recorder.keep_for_backward(logits, self._attached)
         except Stop:
             pass
         finally:
+            self._attached.remove()
             recorder.leave_modes()
             # A compiled run takes no notice of where this one stopped.
             recorder.stop_after = None
             reading = self._take(logits)
         return reading
+
+    def _run_compiled(self, image: Tensor) -> Reading:
+        self._attached.exchange()
+        try:
+            logits = as_logits(self.model(image), self.role)
+        finally:
+            self._attached.give_back()
+        return self._take(logits)
 
     def _take(self, logits: Tensor | None) -> Reading:
         """What was read, out of the recorder's hands."""
@@ -107,6 +119,11 @@ class Capture:
             CaptureError: for a tap that never fired, gives no tensor, is overwritten in place, does not fit its layout
                 or carries no gradient; for attention whose queries may see nothing, or that a teacher drops some of.
         """
+        if replaced and not backward_passes_are_told_apart():
+            raise CaptureError(
+                f"nothing in the {self.role} can be replaced with this version of torch, {torch.__version__}, which "
+                "does not tell what a backward pass runs again: install one that this package was tested with"
+            )
         order: list[Tap] = []
         versions: dict[Tap, list[int]] = {}
         record = self._recorder.record
@@ -175,11 +192,20 @@ class Capture:
                 "give each query at least one key in its mask"
             )
 
+    @property
+    def modules(self) -> frozenset[nn.Module]:
+        """Those at which something is read."""
+        return self._attached.modules
+
     def close(self) -> None:
-        """Take every hook off the network."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        """Take every hook off the network, that of a backward pass included."""
+        self._attached.remove()
+
+
+@torch.compiler.disable(recursive=False)
+def _apart(run: Callable[[Tensor], Reading], image: Tensor) -> Reading:
+    """Run by itself what a compiler cannot follow; what it calls is compiled still."""
+    return run(image)
 
 
 def as_logits(output: Any, role: str) -> Tensor:

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+# The class index of an image without a label, as torch's cross-entropy has it: the task leaves such an image out.
+UNLABELLED = -100
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -12,7 +15,8 @@ class Batch:
 
     Args:
         image: normalised as the student expects them.
-        label: class numbers, or one probability vector per image (mixup), or None where nothing needs labels.
+        label: class indices, `UNLABELLED` for an image without a label, or one probability vector per image (mixup), or
+            None where nothing needs labels.
         index: position of each image in its split, or None where nobody knows it.
     """
 

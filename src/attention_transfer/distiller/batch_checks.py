@@ -1,75 +1,162 @@
-"""What is refused of a batch, and of the labels of a training set."""
+"""What is refused of a batch, before either network sees it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from attention_transfer.distiller.image_checks import check_images
+from attention_transfer.distiller.label_checks import (
+    class_labels,
+    in_range,
+    judge_indices,
+    judge_probabilities,
+    measured,
+)
+from attention_transfer.distiller.late import Late
 from attention_transfer.errors import InputError
 from attention_transfer.methods import Reads
 
 
-def check_batch(
-    methods: Mapping[str, Reads], images: Tensor, labels: Tensor | None, index: Tensor | None, task: bool
-) -> None:
-    """Refuse a batch that lacks what is read of it.
+class BatchChecks:
+    """Refuses batches that a distiller cannot learn from.
+
+    Kinds and shapes are looked at in every call. Values are too on a CPU; an accelerator is asked for them in the first
+    step, and then in each step for those of the step before, which it knows by then: nothing waits for it. Until they
+    have been looked at, class indices that the student has not count as images without a label.
 
     Args:
         methods: what each of them reads, by its name.
-        images: of the batch.
-        labels: of the batch.
-        index: places of its images.
         task: whether the labels are learned too.
-
-    Raises:
-        ValueError: if labels or places are missing, places are no numbers of the images, or labels are mixed where
-            class numbers are wanted.
+        channels: of the images.
+        classes: of the student.
+        num_train_images: among which `index` counts; None where that is not known.
     """
-    reads = methods.values()
-    if labels is None and (task or any(each.labels or each.class_numbers or each.input_gradient for each in reads)):
-        raise InputError("labels are needed: task_weight is not 0, or a method reads them")
-    wanting = [name for name, each in methods.items() if each.index]
-    if wanting:
+
+    def __init__(
+        self, methods: Mapping[str, Reads], *, task: bool, channels: int, classes: int, num_train_images: int | None
+    ) -> None:
+        self._channels, self._classes, self._num_train_images = channels, classes, num_train_images
+        readers = {
+            name: reads
+            for name, reads in methods.items()
+            if reads.labels or reads.class_numbers or reads.input_gradient
+        }
+        self._reads_labels = task or bool(readers)
+        self._wanting_indices = [name for name, reads in methods.items() if reads.class_numbers]
+        self._refusing_unlabelled = [name for name, reads in readers.items() if not reads.unlabelled]
+        self._wanting_index = [name for name, reads in methods.items() if reads.index]
+        self._late: list[Late] = []
+        self._looked = False
+
+    def __call__(self, images: Any, labels: Any, index: Any) -> tuple[Tensor | None, Tensor | None]:
+        """Labels and index as they are learned from.
+
+        Raises:
+            InputError: names the argument, what it is and what it must be; or those of the step before.
+        """
+        compiling = torch.compiler.is_compiling()
+        if not compiling:
+            self.read_late()
+        self.images(images)
+        if self._reads_labels:
+            if labels is None:
+                raise InputError("labels are needed: task_weight is not 0, or a method reads them")
+            labels = class_labels(labels, len(images), self._classes, self._wanting_indices)
+        if self._wanting_index:
+            self._check_index(images, index)
+        if compiling or _recorded(images):
+            return labels, index
+        if self._reads_labels:
+            labels = self._look_at_labels(labels)
+        if self._wanting_index:
+            index = self._look_at_index(index)
+        self._looked = True
+        return labels, index
+
+    def images(self, images: Any) -> None:
+        """Refuse what are no images of the kind that the distiller was built with.
+
+        Raises:
+            InputError: says what is wanted.
+        """
+        check_images(images, self._channels)
+
+    def read_late(self) -> None:
+        """Look at the values of the step before.
+
+        Raises:
+            InputError: if they could not be learned from.
+        """
+        late, self._late = self._late, []
+        for each in late:
+            each.read()
+
+    def _check_index(self, images: Tensor, index: Any) -> None:
         if index is None:
             raise InputError(
-                f"index is needed by {', '.join(wanting)}: give the images' places in their data set as third argument"
+                f"index is needed by {', '.join(self._wanting_index)}: give the images' places in their data set as "
+                "third argument"
+            )
+        if not isinstance(index, Tensor):
+            raise InputError(
+                f"index must be a tensor of one whole number (int64) for each image, not a value of type "
+                f"{type(index).__name__}: give torch.tensor(index)"
             )
         if index.dtype != torch.int64 or index.shape != images.shape[:1]:
             raise InputError(
                 f"index must have one whole number (int64) for each of the {len(images)} images, not {index.dtype} of "
                 f"shape {tuple(index.shape)}"
             )
-    if labels is not None and labels.ndim != 1 and any(each.class_numbers for each in reads):
+
+    def _look_at_labels(self, labels: Tensor) -> Tensor:
+        if not _has_values(labels):
+            return labels
+        if labels.ndim > 1:
+            self._look(measured(labels.detach()), judge_probabilities)
+            return labels
+        judge = partial(judge_indices, classes=self._classes, refusing=self._refusing_unlabelled)
+        # Out of its range an index would end the process of an accelerator, without a word that says why.
+        return labels if self._look(labels, judge) else in_range(labels, self._classes)
+
+    def _look_at_index(self, index: Tensor) -> Tensor:
+        if not _has_values(index):
+            return index
+        count = self._num_train_images
+        known = self._look(index, partial(_judge_index, count=count))
+        return index if known or count is None else index.clamp(0, count - 1)
+
+    def _look(self, values: Tensor, judge: Callable[[Tensor], None]) -> bool:
+        """Judge values now, or leave it to the next step; whether it was now."""
+        if self._looked and _waits(values.device):
+            self._late.append(Late.sent(values, judge))
+            return False
+        judge(values.cpu())
+        return True
+
+
+def _judge_index(index: Tensor, count: int | None) -> None:
+    lowest, highest = (int(each) for each in torch.aminmax(index))
+    if lowest < 0 or (count is not None and highest >= count):
+        among = "" if count is None else f", and train_labels are those of {count} images"
         raise InputError(
-            "a method wants class numbers as labels, not probabilities: do not mix images or smooth labels"
+            f"index has places from {lowest} to {highest}{among}: give each image's place among the training images, "
+            "from 0"
         )
 
 
-def checked_labels(labels: Tensor | None, key: str) -> Tensor:
-    """The labels of all training images as class numbers.
+def _waits(device: torch.device) -> bool:
+    """Whether the host must wait for a device to know what it holds."""
+    return device.type != "cpu"
 
-    Args:
-        labels: as they were given.
-        key: of the method that needs them.
 
-    Raises:
-        ValueError: if they are missing, or no class numbers.
-    """
-    if labels is None:
-        raise InputError(
-            f"{key} needs the labels of all training images: give Distiller(..., train_labels=...), class numbers in "
-            "the order that index counts"
-        )
-    labels = torch.as_tensor(labels)
-    if (
-        labels.ndim != 1
-        or labels.is_floating_point()
-        or labels.dtype == torch.bool
-        or not len(labels)
-        or int(labels.min()) < 0
-    ):
-        raise InputError(
-            f"train_labels must be a list of class numbers, one for each training image, not {labels.dtype} of shape "
-            f"{tuple(labels.shape)}"
-        )
-    return labels.long()
+def _has_values(value: Tensor) -> bool:
+    """Whether there is anything to look at: not in tensors without storage, nor in those that only record."""
+    return type(value) in (Tensor, nn.Parameter) and not value.is_meta
+
+
+def _recorded(images: Tensor) -> bool:
+    """Whether the step is being recorded as a graph of an accelerator, which may ask it for nothing."""
+    return images.is_cuda and torch.cuda.is_current_stream_capturing()

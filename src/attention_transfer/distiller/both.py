@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attention_transfer.capture import Replacement, Tap
-from attention_transfer.data.batch import Batch
+from attention_transfer.data.batch import UNLABELLED, Batch
 from attention_transfer.distiller.bound import Bound, part, task_logits
 from attention_transfer.distiller.network import Network, Seen
 from attention_transfer.distiller.output import TASK
@@ -106,8 +106,7 @@ class Both:
             if self.task_weight and student is not None:
                 assert batch.label is not None
                 logits = task_logits(self.bound, student.reading)
-                value = functional.cross_entropy(at_least_float32(logits), batch.label)
-                terms[TASK] = Term(value, self.task_weight)
+                terms[TASK] = Term(_cross_entropy(at_least_float32(logits), batch.label), self.task_weight)
             for bound in filter(lambda bound: bound.counts(counts), self.bound):
                 observed = self.observed_teacher(teacher, bound), self.observed_student(student, bound)
                 found = bound.terms(batch, *observed, part(parts, bound.name))
@@ -121,3 +120,12 @@ class Both:
         self.student.close()
         if self.teacher is not None:
             self.teacher.release()
+
+
+def _cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """With class indices or probabilities; images without a label are left out."""
+    value = functional.cross_entropy(logits, label)
+    if label.ndim > 1:
+        return value
+    # An accelerator says one step late that there was no label at all: until then, no weight may become NaN by it.
+    return torch.where((label != UNLABELLED).any(), value, 0.0)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attention_transfer.capture import Reading, Tap
 from attention_transfer.data.batch import Batch
-from attention_transfer.distiller.batch_checks import checked_labels
+from attention_transfer.distiller.label_checks import training_labels
 from attention_transfer.distiller.network import Role, Wanted
 from attention_transfer.errors import InputError
 from attention_transfer.methods import Method, Observed, Phase, Reads, Term
@@ -92,7 +92,7 @@ class Bound:
         with _said_by(self.method):
             parts = self.method.parts(teacher, student)
             if self.reads.train_labels or train_labels is not None:
-                self.method.given_labels(parts, checked_labels(train_labels, self.method.key))
+                self.method.given_labels(parts, training_labels(train_labels, self.method.key))
             if isinstance(parts, ChecksMemory):
                 parts.check_memory(len(like), like.device)
             return None if parts is None else parts.to(like.device, at_least_float32(like).dtype)
@@ -162,25 +162,6 @@ def task_logits(bound: Sequence[Bound], reading: Reading) -> Tensor:
     logits = reading.values[named[0]] if named else reading.logits
     assert logits is not None
     return logits
-
-
-def check_methods(methods: Sequence[Method]) -> None:
-    """Refuse anything but a sequence of methods that can be trained together.
-
-    Raises:
-        TypeError: for anything else.
-        ValueError: for methods of which each wants what remains of the training for a phase of its own.
-    """
-    if not isinstance(methods, Sequence) or not all(isinstance(method, Method) for method in methods):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(
-            f"methods must be a list of methods such as [AttentionTransfer(weight=1000.0)], not {methods!r}"
-        )
-    phased = [method.key for method in methods if any(phase.epochs is None for phase in method.phases)]
-    if len(phased) > 1:
-        raise InputError(
-            f"{' and '.join(phased)} each divide the training into phases of their own: leave one out, or have it "
-            "learn in one stage if it can (fitnet without hint_epochs)"
-        )
 
 
 def described(model: nn.Module, image: Float[Tensor, "b 3 h w"], methods: Sequence[Method], role: Role) -> Description:

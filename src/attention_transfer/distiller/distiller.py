@@ -9,10 +9,17 @@ from torch import Tensor, nn
 
 from attention_transfer.capture import CaptureError
 from attention_transfer.data.batch import Batch
-from attention_transfer.distiller.batch_checks import check_batch
-from attention_transfer.distiller.bound import check_methods
+from attention_transfer.distiller.arguments import (
+    check_example,
+    check_input,
+    check_networks,
+    checked_methods,
+    checked_weight,
+)
+from attention_transfer.distiller.batch_checks import BatchChecks
 from attention_transfer.distiller.building import hooked, prove
 from attention_transfer.distiller.deployed import Deployed
+from attention_transfer.distiller.image_checks import explained
 from attention_transfer.distiller.memory import TeacherMemory
 from attention_transfer.distiller.output import TASK, Output
 from attention_transfer.errors import InputError
@@ -72,9 +79,12 @@ class Distiller(nn.Module):
         train_labels: Int64[Tensor, " n"] | None = None,
     ) -> None:
         super().__init__()
+        check_networks(student, teacher)
         check_pair(student, teacher)
-        if not 0 <= task_weight < float("inf"):
-            raise InputError(f"task_weight must be a finite number of at least 0, not {task_weight}")
+        methods, task_weight = checked_methods(methods), checked_weight(task_weight)
+        check_example(example)
+        for name, given in (("student_input", student_input), ("teacher_input", teacher_input)):
+            check_input(name, given, example.shape[1])
         if not methods and not task_weight:
             raise InputError("nothing to learn from: give at least one method, or a task_weight above 0")
         self.student = student
@@ -82,10 +92,9 @@ class Distiller(nn.Module):
         self.phase = Phase("all")
         self._epoch = self._phase_start = 0
         self._detached = False
-        check_methods(methods)
+        self._checks: BatchChecks | None = None
         self.teacher_images = Renormalise(student_input, teacher_input).to(example)
         self._both = hooked(student, teacher, methods, example, self.teacher_images, task_weight)
-        self._reads = {bound.name: bound.reads for bound in self._both.bound}
         self.reads_teacher_logits = any(reads.teacher_logits for reads in self.reads)
         try:
             self.set_epoch(0)
@@ -94,6 +103,13 @@ class Distiller(nn.Module):
             self.detach()
             raise
         self.parts, self._reached, self._replaces = proved.parts, proved.reached, proved.replaces
+        self._checks = BatchChecks(
+            {bound.name: bound.reads for bound in self._both.bound},
+            task=task_weight > 0,
+            channels=example.shape[1],
+            classes=proved.classes,
+            num_train_images=None if train_labels is None else len(train_labels),
+        )
         self._trainable = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
         self._follow()
 
@@ -109,16 +125,27 @@ class Distiller(nn.Module):
 
         Args:
             images: as the student expects them.
-            labels: class numbers or class probabilities; needed unless `task_weight` is 0 and no method reads them.
+            labels: class indices, -100 for an image without a label, or class probabilities; needed unless
+                `task_weight` is 0 and no method reads them.
             index: place of each image in its data set; needed by some methods.
 
         Raises:
-            ValueError: if labels or index are needed and missing.
+            InputError: for images, labels or index of another kind, shape or device, or of values that they cannot
+                have; an accelerator is asked for values one step late. Compiled, values are not looked at.
         """
         if self._detached:
             raise InputError("this distiller was detached from its networks: build a new one")
-        check_batch(self._reads, images, labels, index, self.task_weight > 0)
-        return self._step(images, labels, index)
+        assert self._checks is not None
+        labels, index = self._checks(images, labels, index)
+        if torch.compiler.is_compiling():
+            return self._step(images, labels, index)
+        try:
+            return self._step(images, labels, index)
+        except (RuntimeError, ValueError) as error:
+            refused = self._explained(error, images, labels, index)
+            if refused is None:
+                raise
+            raise refused from error
 
     def predict(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
         """Logits of the student as it is used after training: by itself, or where a method replaces something in it,
@@ -126,7 +153,12 @@ class Distiller(nn.Module):
 
         Args:
             images: as the student expects them.
+
+        Raises:
+            InputError: for images of another kind or shape.
         """
+        assert self._checks is not None
+        self._checks.images(images)
         teacher = self._both.read_teacher(images, None) if self._replaces else None
         logits = self._both.read_student(images, None, teacher, self.parts).reading.logits
         assert logits is not None
@@ -173,6 +205,8 @@ class Distiller(nn.Module):
 
     def set_epoch(self, epoch: int) -> None:
         """Move the schedules of the weights to an epoch of the whole training, counted from 0."""
+        if self._checks is not None:
+            self._checks.read_late()
         self._epoch = epoch
         of_phase = max(0, epoch - self._phase_start)
         for bound in self._both.bound:
@@ -227,7 +261,7 @@ class Distiller(nn.Module):
         return Deployed(self, self.predict) if self._replaces else self.student
 
     def detach(self) -> None:
-        """Leave both networks without a hook, and the teacher's parameters as trainable as they came."""
+        """Give the teacher back in the modes and as trainable as it came; the distiller cannot be used any more."""
         self._both.release()
         self._detached = True
 
@@ -264,6 +298,13 @@ class Distiller(nn.Module):
         teacher_logits = teacher.reading.logits if teacher is not None and self.reads_teacher_logits else None
         loss = sum_of([term.weighted for term in terms.values()])
         return Output(loss, terms, logits, teacher_logits)
+
+    def _explained(
+        self, error: Exception, images: Tensor, labels: Tensor | None = None, index: Tensor | None = None
+    ) -> InputError | None:
+        networks = {"student": self.student} | ({} if self.teacher is None else {"teacher": self.teacher})
+        given = {"images": images, "labels": labels, "index": index}
+        return None if isinstance(error, InputError) else explained(error, given, networks)
 
     def _check_gradients(self, terms: Mapping[str, Term]) -> None:
         trained = {name for name, p in self._trainable if p.requires_grad}

@@ -178,6 +178,11 @@ class Network:
             (*wanted.taps, *wanted.attention),
         )
 
+    @property
+    def modules_read(self) -> frozenset[nn.Module]:
+        """Modules at which something is read."""
+        return self._capture.modules
+
     def close(self) -> None:
         """Take every hook off the network."""
         self._capture.close()

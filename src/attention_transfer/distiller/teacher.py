@@ -121,7 +121,8 @@ class Teacher:
         network, seen = self._network, self._network.probe(images, labels)
         # Elsewhere than on a CPU, more may be lost by computing weights in each step than norms take.
         if images.device.type == "cpu" and not self._wanted_modes - {"eval"}:
-            self._folding = Folding.found(self.model, lambda: network.read(images, None), len(images))
+            run = partial(network.read, images, None)
+            self._folding = Folding.found(self.model, run, len(images), network.modules_read)
         return seen
 
     def observed(self, seen: Seen | None, wanted: Wanted) -> Observed:

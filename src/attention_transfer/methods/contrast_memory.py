@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from attention_transfer.data.batch import Batch
+from attention_transfer.data.batch import UNLABELLED, Batch
 from attention_transfer.data.draws import uniform
 from attention_transfer.errors import InputError
 from attention_transfer.methods.device_memory import memory_of
@@ -125,8 +125,11 @@ class Bank(nn.Module):
                 "give each image's place among these, from 0"
             )
         # Smoothed labels are shares of all classes.
-        numbers = batch.label is not None and batch.label.ndim == 1
-        if numbers and bool((self.labels[batch.index] != batch.label).any()):
+        if batch.label is None or batch.label.ndim != 1:
+            self._compared = True
+            return
+        others = (self.labels[batch.index] != batch.label) & (batch.label != UNLABELLED)
+        if bool(others.any()):
             raise InputError(
                 "the labels of this batch are not those that train_labels has in the places that index gives: both "
                 "must count the training images in the same order"
@@ -164,7 +167,8 @@ class Queue(nn.Module):
         return Others(
             own,
             {role: torch.cat([gathered(own[role]), self.get_buffer(role)]) for role in ROLES},
-            (batch.label[:, None] != labels) & (labels != _EMPTY),
+            # Of which class an image without a label is, and of which it is not, is not known.
+            (batch.label[:, None] != labels) & (labels >= 0) & (batch.label >= 0)[:, None],
         )
 
     @torch.no_grad()

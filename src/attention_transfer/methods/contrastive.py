@@ -182,6 +182,7 @@ class Contrastive(Method):
             student=(embedding_tap(student, "student", self.student_layer),),
             labels=not bank,
             class_numbers=not bank,
+            unlabelled=True,
             index=bank,
             train_labels=bank,
         )

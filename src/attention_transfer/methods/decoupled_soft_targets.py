@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attention_transfer.data.batch import Batch
+from attention_transfer.data.batch import UNLABELLED, Batch
 from attention_transfer.errors import InputError
 from attention_transfer.methods.maps import at_least_float32
 from attention_transfer.methods.method import Method, Observed, Reads, Term, require_same_classes
@@ -28,16 +28,24 @@ def decoupled_divergences(
     Args:
         student: logits.
         teacher: logits, taken as constants.
-        label: the right classes.
+        label: the right classes; images of -100 have none, and are left out.
         temperature: T, above 0.
 
     Returns:
         KL between (p, 1 − p) of teacher and student, and KL between their probabilities of the other classes, which
         sum to 1 without the right one.
     """
-    ours, theirs = (_decoupled(logits, label, temperature) for logits in (student, teacher.detach()))
+    labelled = label != UNLABELLED
+    right = label.masked_fill(~labelled, 0)
+    ours, theirs = (_decoupled(logits, right, temperature) for logits in (student, teacher.detach()))
+    # The mean is over images with a label; the others have no right class, and differ in nothing.
+    share = len(label) / labelled.sum().clamp_min(1)
     target, others = (
-        temperature**2 * functional.kl_div(mine, wanted, reduction="batchmean", log_target=True)
+        share
+        * temperature**2
+        * functional.kl_div(
+            torch.where(labelled[:, None], mine, wanted), wanted, reduction="batchmean", log_target=True
+        )
         for mine, wanted in zip(ours, theirs, strict=True)
     )
     return target, others
@@ -50,7 +58,7 @@ class DecoupledSoftTargets(Method):
     Zhao et al. (CVPR 2022, arXiv:2203.08679): in plain soft targets the second half counts the less, the surer the
     teacher is; here it has a weight of its own. It goes with a task weight of 1.
 
-    Labels must be class numbers: of mixed images no class is the right one.
+    Labels must be class indices: of mixed images no class is the right one, and images without a label are left out.
 
     Args:
         weight: of both halves.
@@ -86,7 +94,7 @@ class DecoupledSoftTargets(Method):
         del student
         if teacher is None:
             raise InputError("decoupled soft targets need a teacher")
-        return Reads(teacher_logits=True, class_numbers=True)
+        return Reads(teacher_logits=True, class_numbers=True, unlabelled=True)
 
     def parts(self, teacher: Observed, student: Observed) -> None:
         assert teacher.logits is not None

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attention_transfer.data.batch import Batch
+from attention_transfer.data.batch import UNLABELLED, Batch
 from attention_transfer.errors import InputError
 from attention_transfer.methods.maps import at_least_float32, unit
 from attention_transfer.methods.method import Method, Observed, Reads, Term, require_same_classes
@@ -21,6 +21,7 @@ def gradient_distance(
     *,
     normalise: bool = False,
     distance: Literal["norm", "square"] = "norm",
+    labelled: Bool[Tensor, " b"] | None = None,
 ) -> Float[Tensor, ""]:
     """How far two gradients with respect to the image are apart: the L2 norm of their difference, averaged over images.
 
@@ -29,14 +30,16 @@ def gradient_distance(
         target: J of the teacher, or of the mirrored image.
         normalise: compare directions only: each image's J is divided by its L2 norm first.
         distance: `norm`, or `square` for its square.
+        labelled: which images have a label, and so a gradient of its loss; None means all.
     """
     ours, theirs = (at_least_float32(gradient).flatten(1) for gradient in (student, target))
     if normalise:
         ours, theirs = unit(ours), unit(theirs)
     difference = ours - theirs
-    if distance == "square":
-        return difference.square().sum(1).mean()
-    return torch.linalg.vector_norm(difference, dim=1).mean()
+    each = difference.square().sum(1) if distance == "square" else torch.linalg.vector_norm(difference, dim=1)
+    if labelled is None:
+        return each.mean()
+    return torch.where(labelled, each, 0.0).mean() * (len(each) / labelled.sum().clamp_min(1))
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,10 @@ class GradientAttention(Method):
     def reads(self, teacher: Description | None, student: Description) -> Reads:
         del student
         if self.target == "flip":
-            return Reads(student_gradient=True, flipped_gradient=True)
+            return Reads(student_gradient=True, flipped_gradient=True, unlabelled=True)
         if teacher is None:
             raise InputError('gradient attention needs a teacher, or target="flip"')
-        return Reads(teacher_logits=True, teacher_gradient=True, student_gradient=True)
+        return Reads(teacher_logits=True, teacher_gradient=True, student_gradient=True, unlabelled=True)
 
     def parts(self, teacher: Observed, student: Observed) -> None:
         if self.target == "flip":
@@ -88,9 +91,13 @@ class GradientAttention(Method):
         require_same_classes("gradient attention needs", *classes, 'target="flip"')
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
-        del batch, parts
+        del parts
         target = teacher.gradient if self.target == "teacher" else student.flipped_gradient
         assert student.gradient is not None
         assert target is not None
-        value = gradient_distance(student.gradient, target, normalise=self.normalise, distance=self.distance)
+        # Those of probabilities all have one.
+        labelled = None if batch.label is None or batch.label.ndim > 1 else batch.label != UNLABELLED
+        value = gradient_distance(
+            student.gradient, target, normalise=self.normalise, distance=self.distance, labelled=labelled
+        )
         return {self.key: Term(value)}

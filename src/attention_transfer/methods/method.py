@@ -62,7 +62,9 @@ class Reads:
         teacher_logits: whether the teacher must run to its end.
         labels: whether images need labels.
         index: whether images need their places in the data set.
-        class_numbers: whether labels must be class numbers; images cannot be mixed then.
+        class_numbers: whether labels must be class indices; images cannot be mixed then.
+        unlabelled: whether it can do with class indices of -100, of images without a label, though it reads labels;
+            where it cannot, such batches are refused.
         train_labels: whether it needs the class numbers of all training images, see `Method.given_labels`.
         heads: whether it needs both networks' linear heads; it is then proved that each head acts on the mean over
             positions of that network's taps, and that its result is the logits.
@@ -84,6 +86,7 @@ class Reads:
     labels: bool = False
     index: bool = False
     class_numbers: bool = False
+    unlabelled: bool = False
     train_labels: bool = False
     heads: bool = False
     teacher_gradient: bool = False

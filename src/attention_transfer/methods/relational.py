@@ -140,7 +140,10 @@ def require_several(rows: Float[Tensor, "b ..."], what: str) -> None:
         what: compares them, for the message.
     """
     if len(rows) < 2:
-        raise InputError(f"{what} compares the images of a batch with each other, and this one has {len(rows)}")
+        raise InputError(
+            f"{what} compares the images of a batch with each other, and this one has {len(rows)}: give at least two "
+            "images in every batch, for a DataLoader with drop_last=True"
+        )
 
 
 _REDUCTION: dict[Form, str] = {"code": "mean", "paper": "sum"}

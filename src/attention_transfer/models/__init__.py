@@ -5,9 +5,10 @@ from attention_transfer.models.build import TransformersClassifier, bare, build
 from attention_transfer.models.channels import check_channels
 from attention_transfer.models.description import Description, Input, Stage
 from attention_transfer.models.external import describe
-from attention_transfer.models.opening import OpenedModel, check_spec, open_model, save_model
+from attention_transfer.models.opening import OpenedModel, check_spec, open_model
 from attention_transfer.models.pair import check_pair
 from attention_transfer.models.renormalise import Renormalise
+from attention_transfer.models.saving import save_model
 from attention_transfer.models.weight_files import WeightsError
 from attention_transfer.models.weights import load_weights, read_weights
 from attention_transfer.models.zoo import MODELS

@@ -328,9 +328,10 @@ def _without_head(parsed: Name, config: Any, expected: Input | None) -> Transfor
         model, report = AutoModelForImageClassification.from_pretrained(
             parsed.inner, config=config, output_loading_info=True, trust_remote_code=False
         )
+        built = not report["missing_keys"]
     except _REFUSALS:
-        report = {"missing_keys": ["its last layer"]}
-    if report["missing_keys"]:
+        model, built = None, False
+    if model is None or not built:
         raise InputError(
             f"hf:{parsed.inner} has no trained last layer: its weights are those of a backbone, and transformers "
             "builds no classifier of this kind without one. Take weights of an image classifier"

@@ -1,38 +1,34 @@
 """Trained networks: saved bare, and opened from whatever a user has (a name, a file, a run folder)."""
 
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import safetensors.torch
-import torch
 from torch import Tensor, nn
 
 from attention_transfer.errors import InputError
 from attention_transfer.models.build import (
-    IMAGENET_CLASSES,
     bare,
     build,
     check_name,
     from_transformers_config,
     is_name,
-    takes_image_size,
 )
 from attention_transfer.models.choosing import choose, holds_names
 from attention_transfer.models.description import Description, Input
-from attention_transfer.models.distillation_token import asks_for_token, with_token, written_plainly
+from attention_transfer.models.distillation_token import with_token, written_plainly
 from attention_transfer.models.external import describe
-from attention_transfer.models.naming import parse_name, split_key, split_weights, written
+from attention_transfer.models.heads import class_tensors, count_classes, forget_head, shapes
+from attention_transfer.models.naming import parse_name, split_key, split_weights
 from attention_transfer.models.recorded import PRETRAINED
-from attention_transfer.models.state_dicts import Wanted, without_wrappers
+from attention_transfer.models.state_dicts import Wanted
 from attention_transfer.models.student_file import check_student_file, read_student_file
 from attention_transfer.models.weight_files import WeightsError, read_content
 from attention_transfer.models.weights import fit_weights, read_weights
 from attention_transfer.models.zoo import MODELS
-from attention_transfer.runs import STUDENT_CONFIG, STUDENT_WEIGHTS, whole_file, write_whole
+from attention_transfer.runs import STUDENT_CONFIG, STUDENT_WEIGHTS
 
 _TOKEN_NORM = {"norm.weight", "norm.bias"}
 _POOLED_NORM = {"fc_norm.weight", "fc_norm.bias"}
@@ -128,9 +124,9 @@ def _open(
                 f"Without a network, give {name}@FILE"
             ) from error
         if classes is not None:
-            _forget_head(module, name, classes, image_size)
+            forget_head(module, name, classes, image_size)
         else:
-            classes = _count_classes(module, image_size)
+            classes = count_classes(module, image_size)
         # What a library publishes, it also describes.
         expects = describe(module).input
         opened = _opened(module, written_plainly(name, image_size), classes, image_size, trained=True, expects=expects)
@@ -160,52 +156,6 @@ def check_spec(spec: str) -> None:
     check_name(name)
     if source not in (None, PRETRAINED) and not split_key(source)[0].exists():
         raise InputError(f"there is no file of weights {source}, which {spec!r} names")
-
-
-def save_model(
-    model: nn.Module,
-    folder: Path,
-    name: str,
-    num_classes: int,
-    image_size: int | None = None,
-    input: Input | None = None,
-    extra: Mapping[str, Any] | None = None,
-) -> None:
-    """Save a network bare: its own state dict, and a few lines of JSON that say how to load it without this package.
-
-    Args:
-        model: the network, not compiled and not wrapped for several processes (their prefixes are taken off).
-        folder: an existing folder; what was saved there before is replaced, each file whole or not at all.
-        name: how `build` calls it.
-        num_classes: size of its logits; 0 for one without its last layer.
-        image_size: side in pixels that it was built for, as given to `build`.
-        input: how its images are normalised.
-        extra: more to remember, JSON.
-
-    Raises:
-        ValueError: if `extra` would hide what is needed to open the network.
-    """
-    network = bare(model)
-    # Copies: safetensors refuses tensors that share memory or lie in another order than their indices.
-    weights = {k: v.detach().cpu().contiguous().clone() for k, v in without_wrappers(network.state_dict()).items()}
-    known: dict[str, Any] = {
-        "model": name,
-        "num_classes": num_classes,
-        "image_size": image_size,
-        "mean": list(input.mean) if input else None,
-        "std": list(input.std) if input else None,
-        "input_size": list(input.size) if input and input.size else None,
-        "load": _instructions(name, num_classes, image_size),
-    }
-    if name.startswith("hf:"):
-        known["transformers_config"] = cast("Any", network).config.to_dict()
-    clash = sorted(known.keys() & (extra or {}).keys())
-    if clash:
-        raise InputError(f"extra must not hold {', '.join(clash)}: they are needed to open the network")
-    with whole_file(folder / STUDENT_WEIGHTS) as temporary:
-        safetensors.torch.save_file(weights, temporary, metadata={"format": "pt"})
-    text = json.dumps({**known, **(extra or {})}, indent=2, ensure_ascii=False, default=str)
-    write_whole(folder / STUDENT_CONFIG, (text + "\n").encode())
 
 
 def _opened(
@@ -238,7 +188,7 @@ def _open_folder(folder: Path, new_classes: int | None, allow_download: bool) ->
     weights = read_weights(folder / STUDENT_WEIGHTS)
     _refuse_more_classes_than_numbers(classes if new_classes is None else 0, weights, student.path)
     module = make(classes)
-    leave_out = _class_tensors(make) if new_classes else {}
+    leave_out = class_tensors(make) if new_classes else {}
     fit_weights(module, weights, str(folder / STUDENT_WEIGHTS), leave_out)
     return _opened(module, name, classes, image_size, trained=True, expects=student.input)
 
@@ -259,9 +209,9 @@ def _open_named(
     def make(classes: int) -> nn.Module:
         return build(name, classes, image_size=image_size)
 
-    head = _class_tensors(make)
+    head = class_tensors(make)
     # Where a token is asked for, weights of a network without one are what it starts from.
-    wanted = Wanted(_shapes(make, 3), head, adapt=partial(with_token, of=parsed))
+    wanted = Wanted(shapes(make, 3), head, adapt=partial(with_token, of=parsed))
     chosen = choose(content, wanted, file, key)
     weights, notes = chosen.weights, chosen.notes
     sizes = {weights[key].shape[axis] for key, axis in head.items() if key in weights and weights[key].ndim > axis}
@@ -300,93 +250,14 @@ def _open_file(file: Path, key: str | None, new_classes: int | None) -> OpenedMo
     """The network of ours whose names and shapes are those of the file."""
     content = read_content(file)
     for name, make in MODELS.items():
-        shapes = _shapes(make, 3)
-        if not holds_names(content, shapes, file):
+        tensors = shapes(make, 3)
+        if not holds_names(content, tensors, file):
             continue
-        head = _class_tensors(make)
-        chosen = choose(content, Wanted(shapes, head), file, key)
+        head = class_tensors(make)
+        chosen = choose(content, Wanted(tensors, head), file, key)
         if chosen.fits and head.keys() <= chosen.weights.keys():
             return _open_named(name, file, content, key, new_classes, None)
     raise WeightsError(
         f"{file} fits none of {', '.join(MODELS)}: write whose weights they are, as NAME@{file} (timm:NAME, "
         "torchvision:NAME and hf:NAME too)"
     )
-
-
-def _class_tensors(make: Callable[[int], nn.Module]) -> dict[str, int]:
-    """Tensors whose shape depends on the number of classes, with the axis that does."""
-    few, more = _shapes(make, 3), _shapes(make, 5)
-    return {
-        name: next(axis for axis, (a, b) in enumerate(zip(few[name], more[name], strict=True)) if a != b)
-        for name in few
-        if name in more and few[name] != more[name]
-    }
-
-
-def _shapes(make: Callable[[int], nn.Module], num_classes: int) -> dict[str, torch.Size]:
-    """Shapes of a network's tensors, without its memory where it can be helped, and without disturbing a generator."""
-    with torch.random.fork_rng(devices=[]):
-        try:
-            with torch.device("meta"):
-                model = make(num_classes)
-        except (NotImplementedError, RuntimeError):
-            # Some constructors compute with tensors, which have no values on the meta device.
-            model = make(num_classes)
-    return {k: v.shape for k, v in bare(model).state_dict().items() if not k.endswith("num_batches_tracked")}
-
-
-def _forget_head(module: nn.Module, name: str, classes: int, image_size: int | None) -> None:
-    """Draw the last layer of a published network anew where its library kept it, for it is of as many classes."""
-    library = parse_name(name).library
-    if library == "torchvision":
-        own = IMAGENET_CLASSES
-    elif library == "timm":
-        own = cast(Any, module).pretrained_cfg["num_classes"]
-    else:
-        with torch.random.fork_rng(devices=[]):
-            own = _count_classes(build(name, None, image_size=image_size, pretrained=True), image_size)
-    if own == classes:
-        make = partial(build, name, image_size=image_size)
-        fresh = bare(make(classes)).state_dict()
-        bare(module).load_state_dict({key: fresh[key] for key in _class_tensors(make)}, strict=False)
-
-
-def _count_classes(module: nn.Module, image_size: int | None) -> int:
-    """Size of a network's logits: of its last layer, or else of what it gives; 0 where its library built none."""
-    network = bare(module)
-    if 0 in (getattr(network, "num_classes", None), getattr(getattr(network, "config", None), "num_labels", None)):
-        return 0
-    path = describe(module).head
-    if path is not None:
-        head = module.get_submodule(path)
-        assert isinstance(head, nn.Linear)
-        return head.out_features
-    expected = describe(module).input
-    side = image_size or 224
-    size = expected.size if expected and expected.size else (side, side)
-    with torch.no_grad():
-        return int(module.eval()(torch.zeros(1, 3, *size)).shape[1])
-
-
-def _instructions(name: str, num_classes: int, image_size: int | None) -> str:
-    """Python that loads the saved weights, in plain torch wherever their library is another's."""
-    parsed = parse_name(name)
-    arguments = dict(parsed.arguments)
-    if not parsed.library:
-        make = f"attention_transfer.models.build({name!r}, {num_classes})"
-    elif parsed.library == "timm" and asks_for_token(parsed):
-        size = f", image_size={image_size}" if image_size else ""
-        make = f"attention_transfer.models.build({name!r}, {num_classes}{size})"
-    elif parsed.library == "timm":
-        if image_size and takes_image_size(parsed, image_size):
-            arguments = {"img_size": image_size} | arguments
-        make = f"timm.create_model({parsed.inner!r}, num_classes={num_classes}{written(arguments)})"
-    elif parsed.library == "torchvision":
-        if image_size and parsed.inner.startswith("vit_"):
-            arguments = {"image_size": image_size} | arguments
-        make = f"torchvision.models.get_model({parsed.inner!r}, num_classes={num_classes}{written(arguments)})"
-    else:
-        config = f"json.loads(pathlib.Path({STUDENT_CONFIG!r}).read_text())['transformers_config']"
-        auto = "transformers.AutoModelForImageClassification"
-        make = f"{auto}.from_config(transformers.AutoConfig.for_model(**{config}))"
-    return f"model = {make}; model.load_state_dict(safetensors.torch.load_file({STUDENT_WEIGHTS!r}))"
