@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.two_processes import TwoProcesses
+
 GOLDEN = Path(__file__).parent / "golden"
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -45,6 +47,22 @@ def golden() -> dict[str, Tensor]:
         with np.load(path) as file:
             values |= {name: torch.from_numpy(file[name]) for name in file.files}
     return values
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of two processes go to the same worker, which then starts them once."""
+    for item in items:
+        if "two_processes" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("two processes"))
+
+
+@pytest.fixture(scope="session")
+def two_processes() -> Generator[TwoProcesses]:
+    """Two processes that stay alive from test to test."""
+    both = TwoProcesses()
+    yield both
+    both.stop()
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from torch import Tensor, distributed, multiprocessing, nn
+from tests.two_processes import TwoProcesses
+from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from attention_transfer.methods.gathering import gathered
@@ -25,7 +26,6 @@ def term(values: Tensor) -> Tensor:
 
 
 def run(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     for first in SHARES:
         rows = ROWS[:first] if rank == 0 else ROWS[first:]
@@ -38,11 +38,12 @@ def run(rank: int, folder: str) -> None:
         places = gathered(torch.arange(len(rows)) + 10 * rank)
         found |= {"rows": all_rows.detach(), "value": value.detach(), "places": places}
         torch.save(found, f"{folder}/{first}-{rank}.pt")
-    distributed.destroy_process_group()
 
 
-def test_a_term_of_all_rows_has_the_gradient_of_one_process_with_the_whole_batch(tmp_path: Path) -> None:
-    multiprocessing.start_processes(run, (str(tmp_path),), nprocs=2, start_method="spawn")
+def test_a_term_of_all_rows_has_the_gradient_of_one_process_with_the_whole_batch(
+    two_processes: TwoProcesses, tmp_path: Path
+) -> None:
+    two_processes.run(run, str(tmp_path))
     model = network()
     rows = model(ROWS)
     value = term(rows)

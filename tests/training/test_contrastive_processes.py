@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import torch
-from torch import Tensor, distributed, multiprocessing, nn
+from torch import Tensor, distributed, nn
 
 from attention_transfer import Contrastive, Distiller, build
 from attention_transfer.training.distributed import Process, wrap
+from tests.two_processes import TwoProcesses
 
 LABELS = torch.arange(40) % 5
 METHODS = {
@@ -40,17 +41,15 @@ def steps(module: nn.Module, distiller: Distiller, share: slice, rank: int) -> d
 
 
 def run(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     for memory in METHODS:
         distiller = make(memory)
         found = steps(wrap(distiller, Process(rank, 2)), distiller, slice(4 * rank, 4 * rank + 4), rank)
         torch.save(found, f"{folder}/{memory}-{rank}.pt")
-    distributed.destroy_process_group()
 
 
-def test_two_processes_remember_and_learn_what_one_does(tmp_path: Path) -> None:
-    multiprocessing.start_processes(run, (str(tmp_path),), nprocs=2, start_method="spawn")
+def test_two_processes_remember_and_learn_what_one_does(two_processes: TwoProcesses, tmp_path: Path) -> None:
+    two_processes.run(run, str(tmp_path))
     for memory in METHODS:
         distiller = make(memory)
         wanted = steps(distiller, distiller, slice(0, 8), 0)

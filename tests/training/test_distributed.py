@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, distributed, multiprocessing, nn
+from torch import Tensor, distributed, nn
 
 from attention_transfer import (
     METHODS,
@@ -24,6 +24,7 @@ from attention_transfer.training.progress import Reporter
 from tests.distiller.test_distiller import Limited
 from tests.pairs import pair
 from tests.training.test_fit import TwoPhases
+from tests.two_processes import TwoProcesses
 
 
 def make(methods: str) -> Distiller:
@@ -48,7 +49,6 @@ def gradients(module: nn.Module, distiller: Distiller, images: Tensor, labels: T
 
 
 def run(rank: int, folder: str, methods: str) -> None:
-    torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     distiller = make(methods)
     half = slice(4 * rank, 4 * rank + 4)
@@ -60,7 +60,6 @@ def run(rank: int, folder: str, methods: str) -> None:
         parameter.grad = None
     found = gradients(module, distiller, images[half], labels[half])
     torch.save(found, f"{folder}/{rank}.pt")
-    distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize(
@@ -79,8 +78,10 @@ def run(rank: int, folder: str, methods: str) -> None:
         "rkd+sp+pkt+dkd+fitnet",
     ],
 )
-def test_two_processes_average_to_the_gradient_of_one(tmp_path: Path, methods: str) -> None:
-    multiprocessing.start_processes(run, (str(tmp_path), methods), nprocs=2, start_method="spawn")
+def test_two_processes_average_to_the_gradient_of_one(
+    two_processes: TwoProcesses, tmp_path: Path, methods: str
+) -> None:
+    two_processes.run(run, str(tmp_path), methods)
     distiller = make(methods)
     wanted = gradients(distiller, distiller, *data())
     for rank in range(2):
@@ -91,7 +92,6 @@ def test_two_processes_average_to_the_gradient_of_one(tmp_path: Path, methods: s
 
 
 def run_limited(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     distiller = Distiller(build("resnet8", 5), None, [Limited()], example=torch.empty(2, 3, 16, 16))
     images, labels = data()
@@ -99,11 +99,10 @@ def run_limited(rank: int, folder: str) -> None:
     torch.save(
         gradients(wrap(distiller, Process(rank, 2)), distiller, images[half], labels[half]), f"{folder}/{rank}.pt"
     )
-    distributed.destroy_process_group()
 
 
-def test_limited_gradients_are_averaged_too(tmp_path: Path) -> None:
-    multiprocessing.start_processes(run_limited, (str(tmp_path),), nprocs=2, start_method="spawn")
+def test_limited_gradients_are_averaged_too(two_processes: TwoProcesses, tmp_path: Path) -> None:
+    two_processes.run(run_limited, str(tmp_path))
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert first
     for name in first:
@@ -126,13 +125,15 @@ def run_fit(rank: int, port: int, folder: str, images: str) -> None:
     fit(experiment, Path(folder), Reporter(silent=True))
 
 
-def test_two_processes_train_in_phases_and_leave_a_finished_run_alone(tmp_path: Path, images: Path) -> None:
+def test_two_processes_train_in_phases_and_leave_a_finished_run_alone(
+    two_processes: TwoProcesses, tmp_path: Path, images: Path
+) -> None:
     for _ in range(2):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         arguments = (port, str(tmp_path / "run"), str(images))
-        multiprocessing.start_processes(run_fit, arguments, nprocs=2, start_method="spawn")
+        two_processes.run(run_fit, *arguments)
     rows = RunFolder(tmp_path / "run").read_metrics()
     assert [row["phase"] for row in rows] == ["first", "first", "second"]
     assert RunFolder(tmp_path / "run").finished

@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 import safetensors.torch
 import torch
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor, distributed
 
 from attention_transfer import Distiller, Experiment, MultiHeadGraph, build
 from attention_transfer.experiment import from_json, to_json
@@ -21,6 +21,7 @@ from attention_transfer.training.term_sizes import measurable, term_sizes
 from tests.training.conftest import Make
 from tests.training.test_distributed import data, gradients
 from tests.training.test_fit import KilledError, Killer, rows, silent
+from tests.two_processes import TwoProcesses
 
 METHOD = MultiHeadGraph(graph_epochs=2, graph_learning_rate=0.05)
 
@@ -114,7 +115,6 @@ def found_by(distiller: Distiller, module: torch.nn.Module, images: Tensor, labe
 
 
 def run(rank: int, folder: str, phase: int, graph: Literal["learned", "random"]) -> None:
-    torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     images, labels = data()
     distiller = graph_distiller(phase, graph, rank)
@@ -125,18 +125,17 @@ def run(rank: int, folder: str, phase: int, graph: Literal["learned", "random"])
     torch.save(
         found_by(distiller, wrap(distiller, Process(rank, 2)), images[share], labels[share]), f"{folder}/{rank}.pt"
     )
-    distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize(
     ("phase", "graph"), [(0, "learned"), (1, "learned"), (1, "random")], ids=["heads", "student", "random"]
 )
 def test_the_graph_of_two_processes_is_that_of_one(
-    tmp_path: Path, phase: int, graph: Literal["learned", "random"]
+    two_processes: TwoProcesses, tmp_path: Path, phase: int, graph: Literal["learned", "random"]
 ) -> None:
     """Batch norm of the heads sees the images of all, the limit of the gradient goes by averages over all, and what is
     drawn, dropped heads and random graphs, is drawn once for all."""
-    multiprocessing.start_processes(run, (str(tmp_path), phase, graph), nprocs=2, start_method="spawn")
+    two_processes.run(run, str(tmp_path), phase, graph)
     distiller = graph_distiller(phase, graph, 0)
     wanted = found_by(distiller, distiller, *data())
     assert any(name.startswith(("parts.", "student.")[phase]) for name in wanted)
