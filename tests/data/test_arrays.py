@@ -60,6 +60,33 @@ def test_classes_without_names_are_numbered(write_npz: Write):
         ({"images": None}, "train.npz has no array 'images'"),
         ({"labels": None}, "train.npz has no array 'labels'"),
         ({"images": np.zeros((12, 16, 16, 3))}, "must be uint8, N×H×W×3 or N×H×W, but are float64, 12×16×16×3"),
+        (
+            {"images": noise(12, 16, 16, 3) / 255},
+            r"are float64, .*: give \(255 \* images\).round\(\).astype",
+        ),
+        ({"images": noise(12, 16, 16, 3).astype(np.float16)}, r"are float16, .*: give images.round\(\).astype"),
+        ({"images": noise(12, 16, 16, 3) / 100 - 1}, r"are float64, .* from -1 to 1.55: scale them to 0…255"),
+        ({"images": np.full((12, 16, 16), np.nan)}, r"are float64, .* from nan to nan: scale them to 0…255"),
+        ({"images": noise(12, 16, 16, 3).astype(np.uint16) * 257}, r"are uint16, .*: give \(images / 257\).round\(\)"),
+        ({"images": noise(12, 16, 16, 3).astype(np.int64)}, r"are int64, .*: give images.round\(\).astype\('uint8'\)"),
+        ({"images": noise(12, 16, 16, 3).astype(np.int32) * 9}, r"are int32, .* from 0 to 2295: scale them"),
+        ({"images": noise(12, 16, 16) > 99}, r"are bool, 12×16×16: give 255 \* images.astype\('uint8'\)"),
+        ({"images": noise(12, 16, 16, 1)}, r"but are uint8, 12×16×16×1: give images\[..., 0\]"),
+        ({"images": noise(12, 16, 16, 4)}, r"but are uint8, 12×16×16×4: lay them on a background"),
+        ({"images": noise(12, 1, 16, 16)}, r"12×1×16×16: give images.transpose\(0, 2, 3, 1\)"),
+        ({"images": noise(12, 768)}, "but are uint8, 12×768"),
+        ({"images": np.array([b"x"] * 12)}, "but are |S1, 12"),
+        ({"images": np.array([None] * 12)}, "not a readable npz file without pickled objects"),
+        ({"images": None, "arr_0": noise(12, 16, 16)}, "has no array 'images' but labels, arr_0: save one with"),
+        ({"labels": np.array(["ant", "bee"] * 6)}, r"are <U3, 12: give numpy.unique\(labels, return_inverse=True\)"),
+        ({"labels": np.eye(12, dtype=int)}, r"are int64, 12×12: give labels.argmax\(1\), if each row is of one class"),
+        ({"labels": np.eye(12)[:, :3]}, r"are float64, 12×3: give labels.argmax\(1\)"),
+        ({"labels": np.arange(12) / 2}, r"are float64, 12: give labels.astype\('int64'\), if they are whole numbers"),
+        ({"labels": np.arange(12) > 5}, r"are bool, 12: give labels.astype\('int64'\)"),
+        ({"labels": np.full(12, 2**64 - 1, dtype=np.uint64)}, "go up to 18446744073709551615, which is no number of a"),
+        ({"labels": np.arange(12) * 10**9}, "go up to 11,000,000,000, and classes are numbered from 0 without a gap"),
+        ({"classes": np.array([["a"], ["b"], ["c"]])}, "'classes' of .* must be a list of names, but are 3×1"),
+        ({"classes": np.array([b"a", b"caf\xe9", b"c"])}, "'classes' of .* are no text in UTF-8"),
         ({"images": noise(12, 3, 16, 16)}, "but are uint8, 12×3×16×16"),
         ({"images": noise(12, 16, 20, 3)}, "must be square, .* but are 16×20"),
         ({"images": noise(12, 4, 4, 3)}, "at least 8 pixels a side, but are 4×4"),
@@ -79,6 +106,60 @@ def test_classes_without_names_are_numbered(write_npz: Write):
 def test_arrays_that_are_not_images_are_refused(write_npz: Write, changes: dict[str, np.ndarray | None], words: str):
     path = write_npz(**changes)
     with pytest.raises(ValueError, match=words):
+        load(f"npz:{path}")
+
+
+def test_a_column_of_labels_is_read(write_npz: Write):
+    assert load(f"npz:{write_npz(labels=np.arange(12)[:, None] % 3)}").train.labels.tolist() == [0, 1, 2] * 4
+
+
+def write_labels(folder: Path, labels: list[int], **arrays: np.ndarray) -> str:
+    for name in ("train", "test"):
+        np.savez(folder / f"{name}.npz", images=noise(len(labels), 16, 16), labels=np.array(labels), **arrays)
+    return f"npz:{folder}"
+
+
+def test_labels_that_count_from_one_make_no_class_of_zero(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    dataset = load(write_labels(tmp_path, [1, 2, 3, 1]))
+    assert (dataset.classes, dataset.num_classes) == (("1", "2", "3"), 3)
+    assert dataset.train.labels.tolist() == dataset.test.labels.tolist() == [0, 1, 2, 0]
+    assert "count from 1, to 3: label 1 is the first of 3 classes" in capsys.readouterr().err
+    named = load(write_labels(tmp_path, [1, 2, 3], classes=np.array([b"ant", b"bee", b"cat\n"])))
+    assert (named.classes, named.train.labels.tolist()) == (("ant", "bee", "cat\\n"), [0, 1, 2])
+    # Of three names that the first is not used by any image is no contradiction.
+    assert load(write_labels(tmp_path, [1, 2], classes=np.array(list("abc")))).train.labels.tolist() == [1, 2]
+
+
+def test_labels_that_no_image_has_are_said(tmp_path: Path):
+    dataset = load(write_labels(tmp_path, [0, 2, 5]))
+    assert (dataset.num_classes, dataset.notes) == (6, ("no training image has label 1, 3, 4",))
+    assert load(write_labels(tmp_path, [2, 3])).notes == ("no training image has label 0, 1",)
+
+
+def test_a_zero_beside_labels_from_one_is_a_class(tmp_path: Path):
+    write_labels(tmp_path, [0, 1, 2])
+    np.savez(tmp_path / "train.npz", images=noise(2, 16, 16), labels=np.array([1, 2]))
+    assert load(f"npz:{tmp_path}").num_classes == 3
+
+
+def test_other_names_in_the_test_file_are_refused(write_npz: Write):
+    path = write_npz(classes=np.array(["a", "b", "c"]))
+    for names in (["a", "c", "b"], ["a", "b"]):
+        np.savez(path / "test.npz", images=noise(3, 16, 16), labels=np.arange(3), classes=np.array(names))
+        with pytest.raises(ValueError, match=r"'classes' of .*test.npz are a, .*, but of train.npz a, b, c: give both"):
+            load(f"npz:{path}")
+
+
+def test_of_three_files_one_is_for_validation(write_npz: Write):
+    path = write_npz()
+    np.savez(path / "valid.npz", images=noise(5, 16, 16, 3), labels=np.arange(5) % 3)
+    dataset = load(f"npz:{path}")
+    assert dataset.validation is not None
+    assert (len(dataset.train), len(dataset.validation), len(dataset.test), dataset.test_is) == (12, 5, 6, "test")
+    (path / "test.npz").unlink()
+    assert load(f"npz:{path}").test_is == "valid"
+    np.savez(path / "val.npz", images=noise(5, 16, 16, 3), labels=np.arange(5) % 3)
+    with pytest.raises(ValueError, match=r"holds val.npz and valid.npz, and only one of them can be its validation"):
         load(f"npz:{path}")
 
 

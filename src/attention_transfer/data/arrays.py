@@ -1,107 +1,120 @@
-"""A user's own images as NumPy arrays: a folder with `train.npz` and `test.npz` or `val.npz`."""
+"""A user's own images as NumPy arrays: a folder with `train.npz` and `test.npz` or `val.npz`, or all three."""
 
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import UInt8
 
-from attention_transfer.data.dataset import PHOTOGRAPH_SIDE, DataSet, Split, scaled_boxes
+from attention_transfer.data.array_files import ArrayFile, read_arrays
+from attention_transfer.data.dataset import PHOTOGRAPH_SIDE, DataSet, scaled_boxes
+from attention_transfer.data.names import listed, shown
 from attention_transfer.data.request import Request
+from attention_transfer.data.split_folders import TEST, TRAIN, VALIDATION
 from attention_transfer.errors import InputError
 
-_SMALLEST = 8
+_MOST_CLASSES = 1_000_000  # more are numbers of something else
 
 
 def npz(request: Request) -> DataSet:
     """Reads `images` (uint8, N×H×W×3 or N×H×W grey, square), `labels` (integers), and optional `classes` and `boxes`.
 
     Other keys are ignored. `classes` are names, read from `train.npz`; without them classes are numbered up to the
-    largest training label. `boxes` are left, top, right, bottom in pixels, the last two exclusive. Images are
-    normalised by mean and standard deviation of all training images.
+    largest training label. Labels that count from 1 are taken so, and that is said. `boxes` are left, top, right,
+    bottom in pixels, the last two exclusive. Images are normalised by mean and standard deviation of all training
+    images. Files are known by the names that `folder` has for its parts; of two beside the training images, `val` is
+    the validation split.
 
     Raises:
         ValueError: a file or key is missing, or does not hold what it should.
     """
-    folder = request.place
-    train_file = folder / "train.npz"
-    test_file = next((path for path in (folder / "test.npz", folder / "val.npz") if path.is_file()), None)
-    if test_file is None or not train_file.is_file():
-        found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
-        raise InputError(f"{folder} must hold train.npz and test.npz or val.npz, but holds {found[:300]}")
-    train, names = _split(train_file)
-    test, _ = _split(test_file)
-    classes = names or tuple(str(label) for label in range(int(train.labels.max()) + 1))
-    for path, split in ((train_file, train), (test_file, test)):
-        _check_labels(path, split.labels, len(classes), named=bool(names))
-    side = _images(train).shape[1]
-    if _images(test).shape[1] != side:
+    train_file, *others = _files(request.place)
+    train, held_out = read_arrays(train_file), [read_arrays(path) for path in others]
+    if not train.names and train.labels.max() >= _MOST_CLASSES:
         raise InputError(
-            f"{test_file} holds images of side {_images(test).shape[1]}, but {train_file.name} of {side}: resize one"
+            f"'labels' of {shown(train_file)} go up to {train.labels.max():,}, and classes are numbered from 0 without "
+            "a gap: number them anew, as numpy.unique(labels, return_inverse=True) does"
         )
-    size = request.image_size or side
-    mean, std = _statistics(_images(train))
+    first, notes = _first_label(train, held_out)
+    classes = train.names or tuple(str(label) for label in range(first, int(train.labels.max()) + 1))
+    for file in (train, *held_out):
+        _check_labels(file, first, len(classes), named=bool(train.names))
+        _check_names(file, train)
+        if file.side != train.side:
+            raise InputError(
+                f"{shown(file.path)} holds images of side {file.side}, but {train_file.name} of {train.side}: resize "
+                "one"
+            )
+    unused = sorted(set(range(len(classes))) - set(np.unique(train.labels - first).tolist()))
+    if unused and not train.names:
+        notes.append(f"no training image has label {listed([u + first for u in unused], len(unused))}")
+    size = request.image_size or train.side
+    mean, std = _statistics(train.images)
+    splits = [scaled_boxes(file.split(first), size / train.side) for file in (train, *held_out)]
     return DataSet(
         name=f"npz:{request.path}",
         classes=classes,
-        train=scaled_boxes(request.selection.of(train, len(classes)), size / side),
-        validation=None,
-        test=scaled_boxes(test, size / side),
+        train=request.selection.of(splits[0], len(classes)),
+        validation=splits[1] if len(splits) > 2 else None,
+        test=splits[-1],
         mean=mean,
         std=std,
         image_size=size,
-        photographs=side > PHOTOGRAPH_SIDE,
+        photographs=train.side > PHOTOGRAPH_SIDE,
+        test_is=others[-1].stem,
+        notes=tuple(notes),
     )
 
 
-def _split(path: Path) -> tuple[Split, tuple[str, ...]]:
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in ("images", "labels", "classes", "boxes") if key in file}
-    except Exception as error:  # numpy passes on whatever zip, zlib and its own parser raise
-        raise InputError(f"{path} is not a readable npz file without pickled objects: {error}") from error
-    for key in ("images", "labels"):
-        if key not in arrays:
-            raise InputError(f"{path} has no array '{key}': save one with numpy.savez(path, images=..., labels=...)")
-    images, labels = arrays["images"], arrays["labels"]
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
+def _files(folder: Path) -> list[Path]:
+    """Training images, validation images where there are others to test on, and test images."""
+    found: dict[str, Path] = {}
+    for role, names in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
+        paths = [folder / f"{name}.npz" for name in names if (folder / f"{name}.npz").is_file()]
+        if len(paths) > 1:
+            raise InputError(
+                f"{shown(folder)} holds {' and '.join(path.name for path in paths)}, and only one of them can be its "
+                f"{role} images: rename or remove the others"
+            )
+        if paths:
+            found[role] = paths[0]
+    if "train" not in found or len(found) == 1:
+        names = sorted(path.name for path in folder.iterdir())
         raise InputError(
-            f"'images' of {path} must be uint8, N×H×W×3 or N×H×W, but are {images.dtype}, {_times(images.shape)}"
+            f"{shown(folder)} must hold train.npz and test.npz or val.npz, but holds "
+            f"{listed(names, len(names)) or 'nothing'}"
         )
-    if images.shape[1] != images.shape[2] or images.shape[1] < _SMALLEST:
-        raise InputError(
-            f"'images' of {path} must be square, at least {_SMALLEST} pixels a side, "
-            f"but are {_times(images.shape[1:3])}"
-        )
-    if not len(images):
-        raise InputError(f"{path} holds no images")
-    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
-        raise InputError(
-            f"'labels' of {path} must be one integer for each of {len(images)} images, but are {labels.dtype}, "
-            f"{_times(labels.shape)}"
-        )
-    if images.ndim == 3:
-        images = np.repeat(images[..., None], 3, axis=3)
-    boxes = _boxes(path, arrays["boxes"], len(images)) if "boxes" in arrays else None
-    names = tuple(str(name) for name in arrays.get("classes", np.array([])))
-    return Split(np.ascontiguousarray(images), labels.astype(np.int64), boxes), names
+    return list(found.values())
 
 
-def _boxes(path: Path, boxes: np.ndarray, num_images: int) -> Float32[np.ndarray, "n 4"]:
-    if boxes.shape != (num_images, 4) or boxes.dtype.kind not in "iuf":
-        raise InputError(
-            f"'boxes' of {path} must be four numbers for each of {num_images} images, but are {boxes.dtype}, "
-            f"{_times(boxes.shape)}"
-        )
-    return boxes.astype(np.float32)
+def _first_label(train: ArrayFile, held_out: list[ArrayFile]) -> tuple[int, list[str]]:
+    """0 or 1, and a sentence where it is not 0."""
+    everything = (train, *held_out)
+    most = int(train.labels.max())
+    if any(file.labels.min() < 1 or file.labels.max() > most for file in everything):
+        return 0, []
+    counts_from_one = most == len(train.names) if train.names else len(np.unique(train.labels)) == most
+    if not counts_from_one:
+        return 0, []
+    return 1, [f"labels of {shown(train.path)} count from 1, to {most}: label 1 is the first of {most} classes"]
 
 
-def _check_labels(path: Path, labels: Int64[np.ndarray, " n"], num_classes: int, *, named: bool) -> None:
+def _check_labels(file: ArrayFile, first: int, num_classes: int, *, named: bool) -> None:
+    labels = file.labels - first
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(wrong):
         what = "'classes' names" if named else "the training labels use"
         raise InputError(
-            f"label {labels[wrong[0]]} of image {wrong[0]} in {path} is outside 0…{num_classes - 1}: "
-            f"{what} {num_classes} classes, numbered from 0; {len(wrong)} labels do not fit"
+            f"label {file.labels[wrong[0]]} of image {wrong[0]} in {shown(file.path)} is outside "
+            f"{first}…{first + num_classes - 1}: {what} {num_classes} classes, numbered from {first}; {len(wrong)} "
+            "labels do not fit"
+        )
+
+
+def _check_names(file: ArrayFile, train: ArrayFile) -> None:
+    if file.names and file.names != train.names:
+        raise InputError(
+            f"'classes' of {shown(file.path)} are {listed(file.names, len(file.names))}, but of {train.path.name} "
+            f"{listed(train.names, len(train.names)) or 'not given'}: give both the same, in the same order"
         )
 
 
@@ -119,12 +132,3 @@ def _statistics(
         variance = (num * squares - total * total) / num**2
         deviations.append(variance**0.5 / 255 or 1.0)
     return (means[0], means[1], means[2]), (deviations[0], deviations[1], deviations[2])
-
-
-def _images(split: Split) -> UInt8[np.ndarray, "n h w 3"]:
-    assert isinstance(split.images, np.ndarray)
-    return split.images
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return "×".join(str(length) for length in shape) or "a single number"
