@@ -180,14 +180,6 @@ def test_networks_without_norms_are_known_as_such() -> None:
     assert not any(describe(model).normalised for model in no)
 
 
-@pytest.mark.parametrize(
-    "name", ["mvitv2_tiny", "hrnet_w18_small", "tnt_s_patch16_224", "pit_ti_224", "hiera_tiny_224"]
-)
-def test_networks_whose_stages_cannot_be_read_as_maps_have_none(name: str) -> None:
-    with torch.device("meta"):
-        assert describe(build(f"timm:{name}", 10)).stages == ()
-
-
 def test_a_network_that_nobody_knows_has_no_stages_and_no_head() -> None:
     description = describe(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4, 2)))
     assert (description.stages, description.head, description.input) == ((), None, None)

@@ -21,7 +21,7 @@ POOLED = {
     "timm:swin_tiny_patch4_window7_224": ("input of head.global_pool", "nhwc", 0),
     "timm:nest_tiny": ("input of global_pool", "nchw", 0),
     "timm:pvt_v2_b0": ("stages.3", "nchw", 0),
-    "timm:mvitv2_tiny": ("norm", "nhwc", 0),
+    "timm:mvitv2_tiny": ("norm", "tokens", 0),
     "timm:gmixer_12_224": ("norm", "tokens", 0),
     "timm:vit_srelpos_small_patch16_224": ("norm", "tokens", 0),
     "timm:vit_tiny_patch16_224": None,
@@ -53,7 +53,7 @@ def test_the_class_token_is_left_out_of_the_mean_where_timm_says_that_the_patche
 
     with torch.device("meta"):
         model = timm.create_model("vit_tiny_patch16_224", img_size=(64, 96), global_pool="avg", fc_norm=False)
-    assert describe(model).pooled == Tap("norm", "output", "tokens", 1, (4, 6))
+    assert describe(model).pooled == Tap("norm", "output", "tokens", 1, (4, 6), patch=(16, 16))
 
 
 class WithGates(nn.Module):

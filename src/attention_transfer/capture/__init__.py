@@ -9,10 +9,11 @@ from attention_transfer.capture.gradients import (
     no_recomputation,
     twice_differentiable,
 )
+from attention_transfer.capture.patches import Grid, Patch, patch_grid
 from attention_transfer.capture.recorder import Replacement
 from attention_transfer.capture.running import Capture, Reading, as_logits
 from attention_transfer.capture.same_noise import check_same_noise
-from attention_transfer.capture.tap import CaptureError, Layout, Tap, spatial
+from attention_transfer.capture.tap import CaptureError, Layout, Tap, spatial, token_grid
 from attention_transfer.capture.undisturbed import noise, own_buffers, undisturbed
 from attention_transfer.capture.written_out import WrittenOutAttention
 
@@ -23,7 +24,9 @@ __all__ = [
     "Folding",
     "FoldingError",
     "FoundAttention",
+    "Grid",
     "Layout",
+    "Patch",
     "Reading",
     "Replacement",
     "Tap",
@@ -36,7 +39,9 @@ __all__ = [
     "no_recomputation",
     "noise",
     "own_buffers",
+    "patch_grid",
     "spatial",
+    "token_grid",
     "twice_differentiable",
     "undisturbed",
 ]

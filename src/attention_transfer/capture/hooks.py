@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from attention_transfer.capture.attached import Hook
 from attention_transfer.capture.attention import Attention
+from attention_transfer.capture.outputs import tensor_in
 from attention_transfer.capture.recorder import Recorder
 from attention_transfer.capture.tap import CaptureError, Tap
 
@@ -41,10 +42,10 @@ class _OutputHook:
         replaced = self.recorder.here()
         if replaced is None:
             return None
-        output = replaced.get(self.tap, output)
+        value: Any = replaced.get(self.tap, tensor_in(output, self.tap.item))
         if self.recorder.active:
-            self.recorder.record(self.tap, output)
-        return output
+            self.recorder.record(self.tap, value)
+        return value if self.tap in replaced else None
 
 
 class _InputHook:
@@ -55,7 +56,7 @@ class _InputHook:
         replaced = self.recorder.here()
         if replaced is None:
             return None
-        value: Any = replaced.get(self.tap, _first(args, self.tap))
+        value: Any = replaced.get(self.tap, tensor_in(_first(args, self.tap), self.tap.item))
         if self.recorder.active:
             # An activation that works in place would overwrite what was read.
             self.recorder.record(self.tap, value.clone() if getattr(module, "inplace", False) else value)
@@ -152,6 +153,9 @@ def fused_call(
     if enable_gqa:
         groups = query.shape[-3] // key.shape[-3]
         key, value = (each.repeat_interleave(groups, -3) for each in (key, value))
+    elif key.shape[:-2] != query.shape[:-2]:
+        # One head of keys and values may serve all heads of queries.
+        key, value = (each.expand(*query.shape[:-2], *each.shape[-2:]) for each in (key, value))
     bias = attn_mask
     if is_causal:
         seen = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()

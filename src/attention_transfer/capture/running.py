@@ -1,7 +1,7 @@
 """Reading one network while it runs."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from attention_transfer.capture.attached import Attached
 from attention_transfer.capture.attention import Attention
 from attention_transfer.capture.backward_pass import backward_passes_are_told_apart
 from attention_transfer.capture.hooks import hooks_at
+from attention_transfer.capture.outputs import tensors_in
 from attention_transfer.capture.recorder import Recorder, Replacement, Stop
 from attention_transfer.capture.tap import CaptureError, Tap
 
@@ -131,9 +132,7 @@ class Capture:
         def watch(tap: Tap, value: Any) -> None:
             read = _tensors(value)
             if not read:
-                raise CaptureError(
-                    f"{tap} of the {self.role} gives a {type(value).__name__}, not a tensor; name a module inside it"
-                )
+                raise CaptureError(_no_tensor(tap, value, self.role))
             if isinstance(value, Attention):
                 self._prove_attention(tap, value)
             order.append(tap)
@@ -226,6 +225,14 @@ def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Attention):
         return [each for each in (value.query, value.key, value.weights) if each is not None]
     return [value] if isinstance(value, Tensor) else []
+
+
+def _no_tensor(tap: Tap, value: Any, role: str) -> str:
+    found = [f"{replace(tap, item=item, call=None).name!r} {tuple(each.shape)}" for item, each in tensors_in(value)]
+    kind = f"{tap} of the {role} gives a {type(value).__name__}"
+    if not found:
+        return f"{kind}, not a tensor; name a module inside it"
+    return f"{kind} of {len(found)} tensors: name one of them ({', '.join(found)}), or a module inside it"
 
 
 def _version(value: Tensor) -> int:

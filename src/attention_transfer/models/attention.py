@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from attention_transfer.capture import FoundAttention, Tap, find_attention, noise
 from attention_transfer.errors import InputError
 from attention_transfer.models.description import Description
-from attention_transfer.models.external import attention_grid, prefix_tokens
+from attention_transfer.models.external import network_of
 from attention_transfer.models.structure import has_attention
+from attention_transfer.models.tokens import attention_grid, pair_of, patch_size, prefix_tokens
 
 _NUMBERED = re.compile(r"(.*?)(\d+)")
 # What says most about a layer comes first: query and key, the map as it is used, a softmax on the way to it.
@@ -59,7 +60,7 @@ def with_attention(
     read = [place.module for place in (*layers, *(place for place in elsewhere if place.shape[2] == 1))]
     return replace(
         description,
-        attention=tuple(_tap(model, place, index, len(batch)) for index, place in enumerate(layers)),
+        attention=tuple(_tap(model, place, index, len(batch), layers[0].module) for index, place in enumerate(layers)),
         attention_elsewhere=tuple(Tap(place.module, place.site) for place in elsewhere),
         attention_unread=tuple(
             block for block in _attention_blocks(model) if not any(_within(module, block) for module in read)
@@ -140,15 +141,41 @@ def _within(path: str, block: str) -> bool:
     return path == block or path.startswith(f"{block}.")
 
 
-def _tap(model: nn.Module, place: FoundAttention, index: int, batch: int) -> Tap:
+def _tap(model: nn.Module, place: FoundAttention, index: int, batch: int, first: str) -> Tap:
     # Windows lie in the batch; they hold neither class tokens nor the grid of the image.
     windows = place.shape[0] != batch
-    prefix, grid = (0, None) if windows else (prefix_tokens(model, index), attention_grid(model))
-    if grid is not None and grid[0] * grid[1] + prefix != place.shape[2]:
-        grid = None
+    within, network = network_of(model)
+    prefix, grid, patch = 0, _window(model, place), None
+    if not windows:
+        prefix, grid = prefix_tokens(network, index), attention_grid(network)
+        patch = patch_size(network, first.removeprefix(f"{within}."))
+        if grid is not None and grid[0] * grid[1] + prefix != place.shape[2]:
+            grid = None
     shift, padded = _windows(model, place, batch)
     class_tokens = _class_tokens(model) if prefix else 0
-    return Tap(place.module, place.site, "tokens", prefix, grid, class_tokens, shift if windows else None, padded)
+    return Tap(
+        place.module,
+        place.site,
+        "tokens",
+        prefix,
+        grid,
+        class_tokens,
+        shift if windows else None,
+        padded,
+        patch=patch,
+    )
+
+
+def _window(model: nn.Module, place: FoundAttention) -> tuple[int, int] | None:
+    """Rows and columns of the windows that attention is computed in, where a module around it says them and they are no
+    squares."""
+    path = place.module
+    while path:
+        sides = pair_of(getattr(model.get_submodule(path), "window_size", None))
+        if sides is not None and sides[0] * sides[1] == place.shape[2]:
+            return sides if sides[0] != sides[1] else None
+        path = path.rpartition(".")[0]
+    return None
 
 
 def _windows(model: nn.Module, place: FoundAttention, batch: int) -> tuple[tuple[int, int] | None, bool]:

@@ -71,7 +71,13 @@ class Description:
     attention_unread: tuple[str, ...] = ()
 
     def tap(self, module: str, site: Literal["output", "input"] = "output") -> Tap:
-        """A place named by the user, with the layout that the stages of this network have."""
-        if not self.stages:
-            return Tap(module, site)
-        return replace(self.stages[0].output, module=module, site=site)
+        """A place named by the user, with the layout that the stages of this network have.
+
+        Args:
+            module: its path; `PATH[0]` is the first of several tensors, `PATH#2` the second call of a module that runs
+                several times.
+            site: what is read there.
+        """
+        known = {stage.output.name: stage.output for stage in self.stages if stage.output.item is None}
+        usual = known.get(module) or (self.stages[0].output if self.stages else Tap(module))
+        return replace(usual.at(module), site=site)

@@ -15,19 +15,22 @@ from attention_transfer.capture import Layout, Tap
 from attention_transfer.models.activations import before_activation
 from attention_transfer.models.description import Description, Input, Stage
 from attention_transfer.models.pooling import find_pooled
-from attention_transfer.models.structure import FoundStages, find_stages, has_attention
+from attention_transfer.models.structure import (
+    FoundStages,
+    find_stages,
+    gives_several,
+    has_attention,
+    join,
+    takes_tokens,
+)
+from attention_transfer.models.tokens import attention_grid, pair_of, patch_size, prefix_tokens
 
 IMAGENET = Input(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 _HEAD_NAMES = ("fc", "classifier", "head", "heads", "linear")
-_PREFIX_TOKENS = ("cls_token", "class_token", "class_embedding", "distillation_token", "dist_token", "register_tokens")
-# They hold class tokens that join only after the blocks: in attention over classes, or in a last layer.
-_LATE_CLASS_TOKEN = ("blocks_token_only", "cls_attn_blocks")
-# Their stages hand on several values at once.
-_SEVERAL_VALUES = re.compile(
-    r"timm\.models\.(coat|efficientvim|hrnet|mvitv2|selecsls|tnt)|transformers\.models\.(pvt|pvt_v2)\..*"
-)
-# Their tokens lie in an order of their own; a grid made of them would be scrambled.
-_SCRAMBLED = ("unroll", "reroll")
+# Which of the values that a stage hands on is the one of the image: before it is merged for the next stage, of patches
+# and not of pixels or the class token, of the branch with the most channels.
+_ITEMS = {"efficientvim": 0, "pit": 0, "selecsls": 0, "tnt": 1, "crossvit": 1}
+_SEVERAL_VALUES = re.compile(r"transformers\.models\.(pvt|pvt_v2)\..*")
 
 
 def describe(model: nn.Module) -> Description:
@@ -40,7 +43,7 @@ def describe(model: nn.Module) -> Description:
         model: any image classifier, also on the meta device.
     """
     stages, layout = _stages(model)
-    network, head = type(_wrapped(model)), _head(model)
+    network, head = type(_bare(model)), _head(model)
     return Description(
         stages=stages,
         head=head,
@@ -58,18 +61,40 @@ def _stages(model: nn.Module) -> tuple[tuple[Stage, ...], Layout | None]:
     declared = cast("tuple[Stage, ...]", getattr(model, "declared_stages", ()))
     if declared:
         return declared, declared[0].output.layout
-    found = find_stages(model)
-    if not found.paths:
-        found = _listed_stages(model)
-    layout = _layout(model, found)
+    within, network = network_of(model)
+    found = find_stages(network)
+    if not found.paths or any(gives_several(network.get_submodule(path)) for path in found.paths):
+        listed = _listed_stages(network)
+        found = listed if listed.paths else found
+    layout = _layout(network, found)
+    if layout is None:
+        return (), None
     stages: list[Stage] = []
-    if layout is not None:
-        grid = attention_grid(model) if layout == "tokens" else None
-        for index, path in enumerate(found.paths):
-            prefix = prefix_tokens(model, index) if layout == "tokens" else 0
-            output = Tap(path, "output", layout, prefix, grid)
-            stages.append(Stage(output, before_activation(model, output)))
+    for index, path in enumerate(_in_rows(network, found.paths)):
+        several = gives_several(network.get_submodule(path))
+        item = _ITEMS.get(type(network).__module__.rpartition(".")[2]) if several is not False else None
+        if several and item is None:
+            return (), None
+        output = Tap(join(within, path), "output", layout, item=item)
+        if layout == "tokens":
+            output = replace(
+                output,
+                prefix_tokens=prefix_tokens(network, index),
+                grid=attention_grid(network),
+                patch=patch_size(network, found.paths[0]),
+            )
+        stages.append(Stage(output, before_activation(model, output)))
     return tuple(stages), layout
+
+
+def _in_rows(network: nn.Module, paths: Sequence[str]) -> Sequence[str]:
+    """Those of some blocks whose tokens lie row by row; networks that unroll an image (Hiera) reorder them, until their
+    last stage has merged what was unrolled."""
+    schedule = getattr(getattr(network, "reroll", None), "schedule", None)
+    if not isinstance(schedule, Mapping):
+        return paths
+    left = cast("Mapping[int, tuple[Sequence[Any], Any]]", schedule)
+    return [path for path in paths if not left[int(path.rpartition(".")[2])][0]]
 
 
 def _is_norm(module: nn.Module) -> bool:
@@ -84,31 +109,50 @@ def _library(module: nn.Module) -> str:
     return next(package for package in packages if package != __name__.partition(".")[0])
 
 
-def _wrapped(model: nn.Module) -> nn.Module:
-    """The network itself, where a thin wrapper of ours holds it."""
+def network_of(model: nn.Module) -> tuple[str, nn.Module]:
+    """The network itself and its path: that of a known library, where a wrapper of ours or of a user holds it."""
+    for path, module in model.named_modules():
+        if _is_network(module) and 2 * _size(module) > _size(model):
+            return path, module
+    return "", model
+
+
+def _is_network(module: nn.Module) -> bool:
+    """Whether a module is a whole network of a known library, not a part of one."""
+    library, _, rest = type(module).__module__.partition(".")
+    known = {"timm": ("pretrained_cfg",), "transformers": ("base_model_prefix",), "torchvision": _HEAD_NAMES}
+    return rest.startswith("models") and any(hasattr(module, name) for name in known.get(library, ()))
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _bare(model: nn.Module) -> nn.Module:
+    """The network as its own library knows it, without a thin wrapper of ours."""
     inner = getattr(model, "wrapped", None)
     return inner if isinstance(inner, nn.Module) else model
 
 
 def _listed_stages(model: nn.Module) -> FoundStages:
-    """What timm lists for feature extraction, for networks of convolutions that no rule knows."""
+    """What timm lists for feature extraction, for networks that no rule knows."""
     listed = getattr(model, "feature_info", None)
-    if _library(model) != "timm" or listed is None or has_attention(model):
+    if _library(model) != "timm" or listed is None:
         return FoundStages(())
     infos = cast("Sequence[Mapping[str, Any]]", getattr(listed, "info", listed))
     modules = dict(model.named_modules())
-    return FoundStages(tuple(i["module"] for i in infos if i["reduction"] >= 4 and i["module"] in modules))
+    names = [info["module"] for info in infos if info["reduction"] >= 4 and info["module"] in modules]
+    # Branches of one block are listed under its name.
+    return FoundStages(tuple(dict.fromkeys(names)))
 
 
 def _layout(model: nn.Module, found: FoundStages) -> Layout | None:
     """How the stages' values lie in memory; None where nobody can tell."""
-    model = _wrapped(model)
-    if not found.paths or any(hasattr(model, name) for name in _SCRAMBLED):
+    if not found.paths:
         return None
     if _SEVERAL_VALUES.fullmatch(type(model).__module__):
         return None
-    paths = [path.removeprefix("wrapped.") for path in found.paths]
-    last = model.get_submodule(paths[-1])
+    last = model.get_submodule(found.paths[-1])
     format_name = str(getattr(getattr(model, "output_fmt", None), "value", getattr(model, "output_fmt", None)))
     position = getattr(model, "pos_embed", None)
     convolutional = any(isinstance(module, nn.Conv2d) for module in last.modules())
@@ -116,66 +160,28 @@ def _layout(model: nn.Module, found: FoundStages) -> Layout | None:
     if format_name == "NHWC" and not hasattr(model, "num_prefix_tokens"):
         return "nhwc"
     if isinstance(position, Tensor) and position.ndim == 4:
-        return "nhwc"
+        _, first, second, third = position.shape
+        return "nchw" if second == third != first else "nhwc"
     if _library(model) == "torchvision" and hasattr(model, "permute"):
         return "nhwc"
     if found.blocks:
         # Where some blocks are of convolutions and some of attention, all hand on maps.
-        mixed = convolutional and not all(has_attention(model.get_submodule(path)) for path in paths)
+        mixed = convolutional and not all(has_attention(model.get_submodule(path)) for path in found.paths)
         return "nchw" if mixed else "tokens"
-    if getattr(model, "use_conv", None) is False:
+    if getattr(model, "use_conv", None) is False or takes_tokens(last):
         return "tokens"
-    if _library(model) == "transformers" and attention and not convolutional:
+    if _library(model) in ("timm", "transformers") and attention and not convolutional:
         return "tokens"
     # Hierarchies of attention lie every way; in a package nobody knows, a guess could be silently wrong.
     return None if attention and _library(model) not in ("timm", "torchvision", "transformers") else "nchw"
 
 
-def prefix_tokens(model: nn.Module, stage: int) -> int:
-    """Tokens before those of the patches at one stage."""
-    model = _wrapped(model)
-    if any(hasattr(model, name) for name in _LATE_CLASS_TOKEN) or stage < getattr(model, "local_up_to_layer", 0):
-        return 0
-    declared = getattr(model, "num_prefix_tokens", None)
-    if isinstance(declared, int):
-        return declared
-    counts = 0
-    for name, parameter in model.named_parameters():
-        if name.rpartition(".")[2] in _PREFIX_TOKENS:
-            counts += parameter.shape[-2] if parameter.ndim > 1 else 1
-    return counts
-
-
-def attention_grid(model: nn.Module) -> tuple[int, int] | None:
-    """Rows and columns of the patches; None where they depend on the image (then they are square)."""
-    model = _wrapped(model)
-    embed = getattr(model, "patch_embed", None)
-    if embed is not None:
-        grid = None if getattr(embed, "dynamic_img_pad", False) else getattr(embed, "grid_size", None)
-        fixed = bool(getattr(embed, "strict_img_size", True))
-    else:
-        source = getattr(model, "config", model)
-        image, patch = (_pair(getattr(source, name, None)) for name in ("image_size", "patch_size"))
-        grid = (image[0] // patch[0], image[1] // patch[1]) if image and patch else None
-        fixed = True
-    pair = _pair(grid)
-    # A square grid needs no saying, and stays right where the image's size may change.
-    return pair if pair is not None and fixed and pair[0] != pair[1] else None
-
-
-def _pair(value: Any) -> tuple[int, int] | None:
-    if isinstance(value, int):
-        return value, value
-    if isinstance(value, Sequence):
-        items = list(cast("Sequence[Any]", value))
-        if len(items) == 2 and all(isinstance(item, int) for item in items):
-            return items[0], items[1]
-    return None
-
-
 def _head(model: nn.Module) -> str | None:
     """Path of the only linear layer between pooled features and logits."""
-    inner = _wrapped(model)
+    within, inner = network_of(model)
+    if inner is not model and inner is not _bare(model) and _has_linear_beside(model, inner):
+        # What a user has put behind a network of a library makes the logits.
+        within, inner = "", model
     declared = (getattr(inner, "pretrained_cfg", None) or {}).get("classifier") if _library(inner) == "timm" else None
     if isinstance(declared, Sequence) and not isinstance(declared, str):
         # Logits averaged from two heads come from no single layer.
@@ -183,12 +189,17 @@ def _head(model: nn.Module) -> str | None:
     names = (declared,) if isinstance(declared, str) else _HEAD_NAMES
     modules = dict(inner.named_modules())
     for name in names:
-        within = [path for path in modules if re.match(rf"{re.escape(name)}(\.|$)", path)]
-        linear = [path for path in within if isinstance(modules[path], nn.Linear)]
-        others = any(isinstance(modules[path], nn.Conv2d) for path in within)
+        named = [path for path in modules if re.match(rf"{re.escape(name)}(\.|$)", path)]
+        linear = [path for path in named if isinstance(modules[path], nn.Linear)]
+        others = any(isinstance(modules[path], nn.Conv2d) for path in named)
         if linear and not others:
-            return linear[-1] if inner is model else f"wrapped.{linear[-1]}"
+            return join(within, linear[-1])
     return None
+
+
+def _has_linear_beside(model: nn.Module, inner: nn.Module) -> bool:
+    inside = set(inner.modules())
+    return any(isinstance(module, nn.Linear) and module not in inside for module in model.modules())
 
 
 def _token_heads(model: nn.Module) -> tuple[str, str] | None:
@@ -204,22 +215,27 @@ def _token_heads(model: nn.Module) -> tuple[str, str] | None:
 
 def _pooled(model: nn.Module, head: str | None, stages: tuple[Stage, ...]) -> Tap | None:
     """What the pooling before the head takes, in the layout that it has there."""
-    inner = _wrapped(model)
-    if head is None or any(hasattr(inner, name) for name in _SCRAMBLED):
+    within, inner = network_of(model)
+    if head is None or hasattr(inner, "reroll"):
         return None
-    wrapper = "" if inner is model else "wrapped."
-    usual = stages[-1].output if stages else Tap("", prefix_tokens=prefix_tokens(model, 0))
+    wrapper = f"{within}." if within else ""
+    if not head.startswith(wrapper):
+        wrapper, inner = "", model
+    last = stages[-1].output if stages else Tap("", prefix_tokens=prefix_tokens(inner, 0))
     ends = [stage.output.module.removeprefix(wrapper) for stage in stages]
-    pooled = find_pooled(inner, head.removeprefix(wrapper), ends, usual)
-    return replace(pooled, module=wrapper + pooled.module) if pooled is not None else None
+    pooled = find_pooled(inner, head.removeprefix(wrapper), ends, replace(last, item=None))
+    if pooled is None:
+        return None
+    pooled = replace(pooled, module=wrapper + pooled.module)
+    return replace(pooled, item=last.item) if (pooled.module, pooled.site) == (last.module, "output") else pooled
 
 
 def _input(model: nn.Module) -> Input | None:
     """The images that a network of these libraries is made for."""
-    inner = _wrapped(model)
+    inner = _bare(model)
     if inner is not model:
         declared = getattr(model, "input", None)
-        side = _pair(getattr(getattr(inner, "config", None), "image_size", None))
+        side = pair_of(getattr(getattr(inner, "config", None), "image_size", None))
         known = declared if isinstance(declared, Input) else None
         return replace(known, size=known.size or side) if known else None
     if _library(model) == "torchvision":
@@ -240,12 +256,12 @@ def _fixed_size(model: nn.Module) -> tuple[int, int] | None:
     """Height and width where the network takes no other."""
     embed = getattr(model, "patch_embed", None)
     if embed is not None and getattr(embed, "strict_img_size", False):
-        return _pair(getattr(embed, "img_size", None))
+        return pair_of(getattr(embed, "img_size", None))
     if _library(model) == "torchvision" and hasattr(model, "encoder"):
-        return _pair(getattr(model, "image_size", None))
+        return pair_of(getattr(model, "image_size", None))
     config = cast("Mapping[str, Any]", getattr(model, "pretrained_cfg", None) or {})
     if config.get("fixed_input_size") and embed is None:
-        return _pair(tuple(config["input_size"][1:]))
+        return pair_of(tuple(config["input_size"][1:]))
     return None
 
 

@@ -6,17 +6,21 @@ so that the blocks inside a stage are never taken for stages.
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from inspect import signature
 from itertools import pairwise
-from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from torch import nn
+from torch import Tensor, nn
 
 _DEPTH = 3
 _STAGE_LISTS = ("stages", "layers", "blocks", "layer", "transformers", "levels")
 _BLOCK_LISTS = ("blocks", "layers", "layer")
-_NUMBERED = re.compile(r"(layer|stage|block|denseblock|level|s)(\d+)")
+_INSIDE = ("blocks", "layers", "transformer_encoder")
+_NUMBERED = re.compile(r"(layer|stage|block|denseblock|serial_blocks|level|s)(\d+)")
 _LETTERED = re.compile(r"(inception|Mixed_)(\d)([a-z])")
 _NOT_STAGES = re.compile(r"stem|embed|head|classif|pool|aux|norm|decoder|patch|teacher")
+_SIZES = {"size", "feat_size", "input_dimensions"}
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 # Where a chain changes shape more often (channels that grow with every block), only the resolution makes stages.
 _MOST_SHAPES = 8
@@ -35,15 +39,12 @@ class FoundStages(NamedTuple):
 
 
 def find_stages(model: nn.Module) -> FoundStages:
-    """The top-level stages of a network; none where its structure is unknown, or a stage gives more than one tensor."""
+    """The top-level stages of a network; none where its structure is unknown."""
     for path, module in _outermost_first(model):
         for rule in _RULES:
             found = rule(module)
-            if found is None:
-                continue
-            if not all(_gives_one_tensor(module.get_submodule(name)) for name in found.paths):
-                return FoundStages(())
-            return FoundStages(tuple(join(path, name) for name in found.paths), found.blocks)
+            if found is not None:
+                return FoundStages(tuple(join(path, name) for name in found.paths), found.blocks)
     return FoundStages(())
 
 
@@ -89,6 +90,8 @@ def _numbered(module: nn.Module) -> FoundStages | None:
     # A stem may be numbered too.
     deep = [item for item in children if not _is_plain(item[1])]
     children = deep if len(deep) > 1 else children
+    if all(type(child) is nn.ModuleList for _, child in children):
+        return FoundStages(_last_members(children))
     single = children[0][0].startswith("block") and not any(_holds_blocks(child) for _, child in children)
     return FoundStages(tuple(_last_of_each_shape(children) if single else (name for name, _ in children)))
 
@@ -104,12 +107,19 @@ def _stage_list(module: nn.Module) -> FoundStages | None:
     """A list called `stages`, `blocks`, … whose members are themselves lists of blocks."""
     for name in _STAGE_LISTS:
         children = _members(module, name)
-        if len(children) > 1 and all(_holds_blocks(child) for _, child in children):
-            # A list of lists is walked by its owner and never called itself, so nothing could be read at it.
-            if any(type(child) is nn.ModuleList for _, child in children):
-                return FoundStages(())
-            return FoundStages(tuple(join(name, child_name) for child_name, _ in children))
+        # What is called stages may have a convolution before its blocks, and a norm after them.
+        holds = _holds_a_block if name == "stages" else _holds_blocks
+        if len(children) > 1 and all(holds(child) for _, child in children):
+            return FoundStages(tuple(join(name, end) for end in _last_members(children)))
     return None
+
+
+def _last_members(children: Sequence[tuple[str, nn.Module]]) -> tuple[str, ...]:
+    """Stages, and the last members of those that are lists, whose owner walks them: they never run themselves."""
+    return tuple(
+        join(name, list(child.named_children())[-1][0]) if type(child) is nn.ModuleList else name
+        for name, child in children
+    )
 
 
 def _block_list(module: nn.Module) -> FoundStages | None:
@@ -145,7 +155,20 @@ def _chain(module: nn.Module) -> FoundStages | None:
     return None
 
 
-_RULES: Sequence[Callable[[nn.Module], FoundStages | None]] = (_numbered, _lettered, _stage_list, _chain, _block_list)
+def _branches(module: nn.Module) -> FoundStages | None:
+    """What is made of each branch of a network of several resolutions, whose stages all hand on every branch."""
+    children = _members(module, "incre_modules")
+    return FoundStages(tuple(join("incre_modules", name) for name, _ in children)) if children else None
+
+
+_RULES: Sequence[Callable[[nn.Module], FoundStages | None]] = (
+    _branches,
+    _numbered,
+    _lettered,
+    _stage_list,
+    _chain,
+    _block_list,
+)
 
 
 def _before_each_pool(children: Sequence[tuple[str, nn.Module]]) -> list[str]:
@@ -194,11 +217,16 @@ def _members(module: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
 
 
 def _holds_blocks(module: nn.Module) -> bool:
-    """Whether a module is a list of blocks, or has one under a usual name."""
+    """Whether a module is a list of blocks, or has one."""
     if isinstance(module, nn.Sequential | nn.ModuleList):
         children = list(module.children())
         return bool(children) and not any(_is_leaf(child) for child in children)
-    return any(isinstance(getattr(module, name, None), nn.Sequential | nn.ModuleList) for name in ("blocks", "layers"))
+    return any(isinstance(getattr(module, name, None), nn.Sequential | nn.ModuleList) for name in _INSIDE)
+
+
+def _holds_a_block(module: nn.Module) -> bool:
+    members = isinstance(module, nn.Sequential) and not all(_is_leaf(child) for child in module.children())
+    return members or _holds_blocks(module)
 
 
 def _is_plain(module: nn.Module) -> bool:
@@ -210,12 +238,29 @@ def _is_leaf(module: nn.Module) -> bool:
     return next(module.children(), None) is None
 
 
-def _gives_one_tensor(module: nn.Module) -> bool:
-    """Whether the annotation of a module's forward does not say that it gives several tensors."""
+def gives_several(module: nn.Module) -> bool | None:
+    """Whether a module gives several tensors, by the annotation of its forward; None where that says nothing."""
+    while type(module).forward is nn.Sequential.forward and len(list(module.children())):
+        module = list(module.children())[-1]
     try:
         given: Any = get_type_hints(type(module).forward).get("return")
     except (NameError, TypeError):
-        # Annotations that cannot be resolved say nothing.
-        return True
-    kinds = {get_origin(given) or given, *(get_origin(part) for part in get_args(given))}
-    return not kinds & {tuple, list}
+        # It may name what cannot be resolved.
+        return None
+    return None if given is None else _tensors(given) > 1
+
+
+def _tensors(kind: Any) -> int:
+    """How many tensors a type holds, at least."""
+    if kind is Tensor:
+        return 1
+    parts = get_args(kind)
+    if get_origin(kind) in (Union, UnionType):
+        return max(map(_tensors, parts), default=0)
+    # Of a list nobody knows how many.
+    return 2 * _tensors(parts[0]) if get_origin(kind) is list else sum(map(_tensors, parts))
+
+
+def takes_tokens(module: nn.Module) -> bool:
+    """Whether a module must be told how many rows and columns its values have, for they are tokens."""
+    return any(name in _SIZES for name in signature(type(module).forward).parameters)
