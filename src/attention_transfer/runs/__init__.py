@@ -3,10 +3,10 @@
 Standard library only. Metrics are one JSON line per epoch; every other file is written whole or not at all.
 """
 
-import fcntl
 import json
 import math
 import os
+import sys
 import weakref
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -337,6 +337,13 @@ def _refuse_other_experiment(path: Path, wanted: Json) -> None:
 
 def _lock(path: Path) -> int:
     """Make the folder and lock it; the lock ends with the process, so a killed run can be resumed at once."""
+    try:
+        import fcntl
+    except ImportError as error:
+        raise RunUnwritableError(
+            f"run folders are locked with flock, which {sys.platform} does not have, so that {path} cannot be written "
+            "safely: train in a loop of your own with Distiller, or use Linux, macOS or WSL"
+        ) from error
     descriptor = None
     try:
         path.mkdir(parents=True, exist_ok=True)
