@@ -7,19 +7,30 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+LOWEST := .venv-lowest
+
+# Tests that share something started once go to one worker. FLAGS are more of pytest's own.
+TWO_AT_A_TIME := -n $(WORKERS) --dist loadgroup
+FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test recipes lint format
+.PHONY: help quickstart test test-lowest test-more recipes lint format
 
 help: ## Show this list
-	@awk -F ': .*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 quickstart: $(INSTALLED) ## Train teacher, lone student and student with attention transfer on a small data set
 	$(BIN)/attention-transfer quickstart
 
 # One thread per worker: processes that each take every core slow each other down.
-test: $(INSTALLED) ## Run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+test: $(INSTALLED) ## Run the tests, on the versions of constraints.txt
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TWO_AT_A_TIME) $(FLAGS)
+
+test-lowest: $(LOWEST)/.installed ## Run the same tests on the lowest versions that pyproject.toml declares
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest $(TWO_AT_A_TIME) $(FLAGS)
+
+test-more: $(INSTALLED) ## Run the tests that take longer or need more: kills, whole commands, extras
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TWO_AT_A_TIME) -m more $(FLAGS)
 
 recipes: $(INSTALLED) ## Run the tiny form of every recipe and say which fail or take more than 10 s on two cores
 	$(BIN)/python benchmarks/recipes.py
@@ -35,10 +46,21 @@ format: $(INSTALLED) ## Put the code into shape
 
 # The stamp is written last, so that a broken installation is taken up again.
 $(INSTALLED): pyproject.toml constraints.txt
+	$(call install,$(VENV),constraints.txt)
+	@touch $@
+
+$(LOWEST)/.installed: pyproject.toml tests/lowest_versions.py
+	@mkdir -p $(LOWEST)
+	$(PYTHON) tests/lowest_versions.py > $(LOWEST)/constraints.txt
+	$(call install,$(LOWEST),$(LOWEST)/constraints.txt)
+	@touch $@
+
+# Into a virtual environment (1), with the versions of a file (2).
+define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "Python 3.11 or newer is needed and '$(PYTHON)' is not: install it, or name one with" \
 			"'make PYTHON=/path/to/python3.11 ...'." >&2; exit 1; }
-	@echo "Installing into $(VENV): a few minutes and, with torch's CUDA libraries, about 6 GB; only this once."
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@touch $@
+	@echo "Installing into $(1): a few minutes and, with torch's CUDA libraries, about 6 GB; only this once."
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --disable-pip-version-check -c $(2) -e '.[dev]'
+endef

@@ -2,6 +2,10 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
+
+from tests.lowest_versions import lowest_versions
+
 REPOSITORY = Path(__file__).parent.parent
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 PIN = re.compile(r"([A-Za-z0-9._-]+)==[0-9][0-9A-Za-z.]*")
@@ -20,6 +24,34 @@ def test_every_dependency_is_pinned_to_the_version_it_was_tested_with():
     names = {re.split(r"[<>=!~\[; ]", wanted)[0].lower() for group in groups for wanted in group}
     assert {"torch", "timm", "pytest"} <= names
     assert not names - pinned_names()
+
+
+def test_every_dependency_declares_the_lowest_version_that_is_tested(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    floors = lowest_versions()
+    assert {"torch", "timm", "transformers", "pytest", "numpy"} <= floors.keys()
+    lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if "==" in line)
+    newest = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pinned.items()}
+    assert not [name for name, floor in floors.items() if numbers(floor) > numbers(newest[name])]
+    project = tmp_path / "pyproject.toml"
+    monkeypatch.setattr("tests.lowest_versions.PROJECT", project)
+    for dependencies, words in ((["torch"], "has no lowest version"), (["torch>=2.8", "torch>=2.9"], "two lowest")):
+        project.write_text(f"[project]\ndependencies = {dependencies}\noptional-dependencies = {{}}\n")
+        with pytest.raises(ValueError, match=words):
+            lowest_versions()
+
+
+def numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".") if part.isdigit()]
+
+
+def test_everything_that_must_hold_is_run_before_a_change_is_accepted():
+    script, readme = (REPOSITORY / ".ci" / "run").read_text(), (REPOSITORY / "README.md").read_text()
+    for command in ("test", "test-lowest", "test-more", "lint"):
+        assert re.search(rf"^part make {command}\b", script, flags=re.MULTILINE), command
+    assert "make test-lowest" in readme
+    assert "make test-more" in readme
+    assert f"torch {lowest_versions()['torch']}" in readme
 
 
 def test_the_readme_names_commands_that_exist():
