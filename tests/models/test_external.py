@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from attention_transfer.capture import Tap, spatial
 from attention_transfer.models import Input, Stage, TransformersClassifier, build, describe
+from attention_transfer.models.outline import outline
 
 # Image side; layout, prefix tokens and number of stages; (channels, side) of the first and of the last; where the value
 # before the activation is (i: input of an activation, =: the output itself, -: unknown); path of the head.
@@ -45,8 +46,6 @@ NETWORKS = {
     "torchvision:swin_t": (224, "nhwc", 0, 4, (96, 56), (768, 7), "====", "head"),
     "torchvision:vit_b_16": (224, "tokens", 1, 12, (768, 14), (768, 14), "=" * 12, "heads.head"),
 }
-# Constructors that compute with tensors have no meta device to build on.
-NOT_ON_META = {"torchvision:googlenet", "torchvision:regnet_x_400mf"}
 
 
 def run_and_read(model: nn.Module, taps: list[Tap], image: Tensor) -> dict[Tap, Tensor]:
@@ -76,8 +75,7 @@ def pre_activations(model: nn.Module) -> str:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_described_tap_yields_the_shape_of_its_layout(name: str) -> None:
     side, layout, prefix, count, first, last, before, head = NETWORKS[name]
-    with torch.device("cpu" if name in NOT_ON_META else "meta"):
-        model = build(name, 10)
+    model = outline(lambda: build(name, 10)).to("meta")
     description = describe(model)
     taps = [stage.output for stage in description.stages]
     values = run_and_read(model.to("meta"), taps, torch.empty(2, 3, side, side, device="meta"))
@@ -113,8 +111,7 @@ def test_every_described_tap_yields_the_shape_of_its_layout(name: str) -> None:
 )
 def test_the_activation_of_a_pre_activation_is_the_stage_output(name: str) -> None:
     torch.manual_seed(0)
-    with torch.device("cpu" if name in NOT_ON_META else "meta"):
-        model = build(name, 10)
+    model = outline(lambda: build(name, 10)).to("meta")
     stages = describe(model).stages
     if "vgg" in name:
         # Its linear layers are large, and not read here.
@@ -136,13 +133,12 @@ def test_the_activation_of_a_pre_activation_is_the_stage_output(name: str) -> No
 
 
 def test_inputs_are_what_the_libraries_publish() -> None:
-    with torch.device("meta"):
-        timm_vit, timm_small = (
-            build("timm:vit_tiny_patch16_224", 10),
-            build("timm:vit_tiny_patch16_224", 10, image_size=32),
-        )
-        timm_resnet, torchvision_resnet = build("timm:resnet18", 10), build("torchvision:resnet18", 10)
-        torchvision_vit = build("torchvision:vit_b_16", 10, image_size=64)
+    timm_vit, timm_resnet, torchvision_resnet = (
+        outline(lambda name=name: build(name, 10))
+        for name in ("timm:vit_tiny_patch16_224", "timm:resnet18", "torchvision:resnet18")
+    )
+    timm_small = outline(lambda: build("timm:vit_tiny_patch16_224", 10, image_size=32))
+    torchvision_vit = outline(lambda: build("torchvision:vit_b_16", 10, image_size=64))
     imagenet = Input((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     half = (0.5, 0.5, 0.5)
     assert describe(timm_resnet).input == imagenet
@@ -156,28 +152,25 @@ def test_inputs_are_what_the_libraries_publish() -> None:
 def test_an_oblong_grid_of_patches_is_known() -> None:
     import timm
 
-    with torch.device("meta"):
-        model = timm.create_model("vit_tiny_patch16_224", img_size=(64, 96))
+    model = outline(lambda: timm.create_model("vit_tiny_patch16_224", img_size=(64, 96))).to("meta")
     tap = describe(model).stages[0].output
     value = run_and_read(model, [tap], torch.empty(1, 3, 64, 96, device="meta"))[tap]
     assert tuple(spatial(value, tap).shape) == (1, 192, 4, 6)
 
 
 def test_convolutional_networks_are_told_from_transformers() -> None:
-    with torch.device("meta"):
-        yes = [build(name, 10) for name in ("resnet8", "timm:convnext_atto", "timm:vgg11", "torchvision:squeezenet1_0")]
-        no = [build(name, 10) for name in ("timm:vit_tiny_patch16_224", "torchvision:swin_t", "timm:mixer_s16_224")]
-    assert all(describe(model).convolutional for model in yes)
-    assert not any(describe(model).convolutional for model in no)
+    for name in ("resnet8", "timm:convnext_atto", "timm:vgg11", "torchvision:squeezenet1_0"):
+        assert describe(outline(lambda name=name: build(name, 10))).convolutional
+    for name in ("timm:vit_tiny_patch16_224", "torchvision:swin_t", "timm:mixer_s16_224"):
+        assert not describe(outline(lambda name=name: build(name, 10))).convolutional
 
 
 def test_networks_without_norms_are_known_as_such() -> None:
     """Timm's are called NormFreeNet, after what they have not."""
-    with torch.device("meta"):
-        yes = [build(name, 10) for name in ("resnet8", "timm:convnext_atto", "timm:regnety_002")]
-        no = [build(name, 10) for name in ("timm:vgg11", "torchvision:squeezenet1_0", "timm:dm_nfnet_f0")]
-    assert all(describe(model).normalised for model in yes)
-    assert not any(describe(model).normalised for model in no)
+    for name in ("resnet8", "timm:convnext_atto", "timm:regnety_002"):
+        assert describe(outline(lambda name=name: build(name, 10))).normalised
+    for name in ("timm:vgg11", "torchvision:squeezenet1_0", "timm:dm_nfnet_f0"):
+        assert not describe(outline(lambda name=name: build(name, 10))).normalised
 
 
 def test_a_network_that_nobody_knows_has_no_stages_and_no_head() -> None:

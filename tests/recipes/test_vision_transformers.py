@@ -5,13 +5,13 @@ from functools import cache
 
 import pytest
 import timm
-import torch
 from timm.models import VisionTransformer
 
 from attention_transfer.experiment import Experiment
 from attention_transfer.methods import AttentionCopy, AttentionDistillation
 from attention_transfer.methods.layer_choice import Layers
 from attention_transfer.models.naming import parse_name, split_weights
+from attention_transfer.models.outline import outline
 from attention_transfer.models.timm_source import without_source
 from attention_transfer.recipes import RECIPES, vision_transformers
 
@@ -32,11 +32,10 @@ def distilling() -> list[Experiment]:
 
 
 @cache
-def outline(name: str) -> VisionTransformer:
-    """A network without memory, nor the time that drawing its weights takes."""
+def sketched(name: str) -> VisionTransformer:
+    """A network without memory."""
     parsed = without_source(parse_name(name))
-    with torch.device("meta"):
-        network = timm.create_model(parsed.inner, weight_init="skip", **dict(parsed.arguments))
+    network = outline(lambda: timm.create_model(parsed.inner, **dict(parsed.arguments)))
     assert isinstance(network, VisionTransformer)
     return network
 
@@ -142,7 +141,7 @@ def test_inaturalist_differs_in_its_images_only():
 def test_students_have_the_published_sizes():
     """ViT-B and ViT-L with the norm after the average, as the authors' code counts them."""
     for size, parameters in (("base", 86_567_656), ("large", 304_326_632)):
-        network = outline(split_weights(named(f"vit-mae-{size}-copy").student)[0])
+        network = sketched(split_weights(named(f"vit-mae-{size}-copy").student)[0])
         assert sum(each.numel() for each in network.parameters()) == parameters
 
 
@@ -156,9 +155,9 @@ def test_tiny_networks_still_fit_each_other_and_their_recipe(name: str):
     )
     assert tiny.optimisation.warmup_epochs == experiment.optimisation.warmup_epochs / experiment.training.epochs
     assert tiny.teacher is not None
-    student, teacher = outline(tiny.student), outline(tiny.teacher)
+    student, teacher = sketched(tiny.student), sketched(tiny.teacher)
     # Layers, heads and width; patches too, unless maps are resampled.
-    assert len(student.blocks) == len(teacher.blocks) == len(outline(split_weights(experiment.student)[0]).blocks)
+    assert len(student.blocks) == len(teacher.blocks) == len(sketched(split_weights(experiment.student)[0]).blocks)
     assert student.blocks[0].attn.num_heads == teacher.blocks[0].attn.num_heads  # pyright: ignore
     assert (student.embed_dim, student.num_prefix_tokens) == (teacher.embed_dim, teacher.num_prefix_tokens)
     patches = [network.patch_embed.num_patches for network in (student, teacher)]

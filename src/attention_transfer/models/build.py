@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -14,6 +13,7 @@ from attention_transfer.models.description import Input
 from attention_transfer.models.distillation_token import asks_for_token, plain_name, with_token, without_argument
 from attention_transfer.models.external import describe
 from attention_transfer.models.naming import Name, parse_name
+from attention_transfer.models.outline import outline
 from attention_transfer.models.recorded import is_source
 from attention_transfer.models.timm_source import WEIGHTS_ELSEWHERE, without_source
 from attention_transfer.models.transformers_config import check_configuration, check_hf_arguments, configuration
@@ -139,12 +139,11 @@ def takes_image_size(name: Name, image_size: int) -> bool:
 
     if "img_size" in name.arguments:
         return True
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        try:
-            options: dict[str, Any] = {**name.arguments, "img_size": image_size}
-            timm.create_model(name.inner, **options)
-        except TypeError:
-            return False
+    options: dict[str, Any] = {**name.arguments, "img_size": image_size}
+    try:
+        outline(lambda: timm.create_model(name.inner, **options))
+    except TypeError:
+        return False
     return True
 
 

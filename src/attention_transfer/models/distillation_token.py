@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from attention_transfer.errors import InputError
 from attention_transfer.models.naming import Name, parse_name, written
+from attention_transfer.models.outline import outline
 from attention_transfer.models.timm_source import without_source
 
 ARGUMENT = "distillation_token"
@@ -118,17 +119,11 @@ def _outline(name: Name) -> nn.Module:
     """A network without memory and values."""
     import timm
 
-    # Without values there is nothing to draw, which would take seconds.
-    options: dict[str, Any] = {**name.arguments, "num_classes": 1, "weight_init": "skip"}
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        try:
-            return timm.create_model(name.inner, **options)
-        except (TypeError, ValueError, AssertionError, RuntimeError, AttributeError) as error:
-            if "weight_init" in str(error):
-                raise InputError(
-                    f"only plain vision transformers can have a {ARGUMENT}, not timm:{name.inner}"
-                ) from error
-            raise InputError(f"timm:{name.inner} with {ARGUMENT} cannot be built: {error}") from error
+    options: dict[str, Any] = {**name.arguments, "num_classes": 1}
+    try:
+        return outline(lambda: timm.create_model(name.inner, **options))
+    except (TypeError, ValueError, AssertionError, RuntimeError, AttributeError) as error:
+        raise InputError(f"timm:{name.inner} with {ARGUMENT} cannot be built: {error}") from error
 
 
 def _refuse_unfit(network: nn.Module, inner: str) -> None:

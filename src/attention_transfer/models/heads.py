@@ -10,6 +10,7 @@ from torch import nn
 from attention_transfer.models.build import IMAGENET_CLASSES, bare, build
 from attention_transfer.models.external import describe
 from attention_transfer.models.naming import parse_name
+from attention_transfer.models.outline import outline
 
 
 def class_tensors(make: Callable[[int], nn.Module]) -> dict[str, int]:
@@ -27,19 +28,13 @@ def class_tensors(make: Callable[[int], nn.Module]) -> dict[str, int]:
 
 
 def shapes(make: Callable[[int], nn.Module], num_classes: int) -> dict[str, torch.Size]:
-    """Shapes of a network's tensors, without its memory where it can be helped, and without disturbing a generator.
+    """Shapes of a network's tensors.
 
     Args:
         make: builds the network with a number of classes.
         num_classes: to build it with.
     """
-    with torch.random.fork_rng(devices=[]):
-        try:
-            with torch.device("meta"):
-                model = make(num_classes)
-        except (NotImplementedError, RuntimeError):
-            # Some constructors compute with tensors, which have no values on the meta device.
-            model = make(num_classes)
+    model = outline(lambda: make(num_classes))
     return {k: v.shape for k, v in bare(model).state_dict().items() if not k.endswith("num_batches_tracked")}
 
 

@@ -1,12 +1,12 @@
 """Small forms of large vision transformers, for trying out whether an experiment runs."""
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, cast
 
-import torch
-
 from attention_transfer.models.build import build
 from attention_transfer.models.naming import parse_name, split_weights, written
+from attention_transfer.models.outline import outline
 
 # Where timm keeps networks of blocks that are all alike, over patches that are cut out once.
 _MODULES = ("vision_transformer", "deit")
@@ -38,9 +38,7 @@ def smaller(spec: str, image_size: int) -> str:
     parsed = parse_name(name)
     if not timm.models.is_model_in_modules(parsed.inner.partition(".")[0], _MODULES):
         return spec
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        # What has no memory needs no values, and drawing them takes seconds.
-        model = cast(Any, build(_named(parsed.inner, {**parsed.arguments, "weight_init": "skip"}), 1))
+    model = cast(Any, outline(lambda: build(_named(parsed.inner, parsed.arguments), 1)))
     patches = max(1, min(model.patch_embed.grid_size) // 2)
     arguments = {
         **parsed.arguments,
@@ -51,5 +49,5 @@ def smaller(spec: str, image_size: int) -> str:
     return _named(parsed.inner, arguments)
 
 
-def _named(inner: str, arguments: dict[str, Any]) -> str:
+def _named(inner: str, arguments: Mapping[str, Any]) -> str:
     return f"timm:{inner}({written(arguments).removeprefix(', ')})"
