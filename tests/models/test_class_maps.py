@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from tests.known import skip_where_unknown
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -177,6 +178,7 @@ NOT_KNOWN = {
 
 @pytest.mark.parametrize("name", NOT_KNOWN)
 def test_networks_that_nobody_knows_to_pool_are_refused_before_they_run(name: str) -> None:
+    skip_where_unknown(name)
     description = describe(outline(lambda: build(name, CLASSES)))
     with pytest.raises(ValueError, match=NOT_KNOWN[name]):
         class_map_tap(description, "teacher")

@@ -281,6 +281,10 @@ def test_hierarchies_of_transformers_are_described(
     model = TransformersClassifier(transformers.AutoModelForImageClassification.from_config(config))
     description = describe(model)
     taps = [stage.output for stage in description.stages]
+    if kind == "segformer" and not hasattr(model.wrapped.segformer.encoder, "stages"):
+        # Before version 5 no module of it ends a stage.
+        assert description.stages == ()
+        return
     values = run_and_read(model, taps, torch.randn(1, 3, 32, 32))
     assert [tap.layout for tap in taps] == [layout] * len(shapes)
     assert [spatial(values[tap], tap).shape[1] for tap in taps] == shapes

@@ -1,6 +1,7 @@
 """What is averaged before the head, found in the modules of a network that never runs."""
 
 import pytest
+from tests.known import skip_where_unknown
 from torch import Tensor, nn
 
 from attention_transfer.capture import Tap
@@ -42,6 +43,7 @@ POOLED = {
 
 @pytest.mark.parametrize("name", POOLED)
 def test_what_is_pooled_is_found_with_the_layout_that_it_has_there(name: str) -> None:
+    skip_where_unknown(name)
     pooled = describe(outline(lambda: build(name, 10))).pooled
     found = (str(pooled), pooled.layout, pooled.prefix_tokens) if pooled else None
     assert found == POOLED[name]

@@ -57,8 +57,8 @@ def test_other_networks_stay_as_they_are(name: str):
     assert smaller(name, 64) == name
 
 
-def test_an_argument_that_does_not_exist_is_refused_in_the_librarys_words():
-    with pytest.raises(ValueError, match="unexpected keyword argument 'size'"):
+def test_an_argument_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="'size' cannot be an argument of 'timm:vit_tiny_patch16_224'"):
         smaller("timm:vit_tiny_patch16_224(size=3)", 32)
 
 

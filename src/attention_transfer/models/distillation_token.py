@@ -143,6 +143,20 @@ def _refuse_unfit(network: nn.Module, inner: str) -> None:
             f"timm:{inner} with a {ARGUMENT} takes images of one size, and all patches: leave out dynamic_img_size and "
             "patch_drop_rate"
         )
+    if known.pos_embed is None and not _has_its_prefix_tokens(network):
+        raise InputError(
+            f"this version of timm leaves the class token of timm:{inner} out, as it does of all networks without "
+            "position embedding: leave out pos_embed, or take a newer timm"
+        )
+
+
+def _has_its_prefix_tokens(outline: nn.Module) -> bool:
+    """Whether what a network says of its tokens before the patches is so."""
+    known = cast(Any, outline.to("meta"))
+    with torch.no_grad():
+        image = torch.empty(1, 3, *known.patch_embed.img_size, device="meta")
+        tokens = known.forward_features(image).shape[1]
+    return tokens == known.patch_embed.num_patches + known.num_prefix_tokens
 
 
 def _architecture(network: nn.Module) -> dict[str, Any]:
