@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from tests.compiling import compiled_whole
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
@@ -221,6 +222,7 @@ def test_a_network_stops_after_the_last_layer_read() -> None:
     assert not {"blocks.1.attn.proj", "blocks.1", "blocks.2", "head"} & set(ran)
 
 
+@compiled_whole
 @pytest.mark.parametrize("kind", ["read", "replaced"])
 def test_attention_is_read_and_replaced_inside_one_compiled_graph(kind: str) -> None:
     model, taps = small_vit(depth=2), layers(small_vit(depth=2))

@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from tests.compiling import compiled_whole
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -185,6 +186,7 @@ def test_a_checkpointed_network_of_transformers_learns_the_same(name: str) -> No
         torch.testing.assert_close(found[1][path], gradient, msg=path)
 
 
+@compiled_whole
 @pytest.mark.parametrize("name", ["distillation", "copy"])
 def test_compiling_changes_nothing(name: str) -> None:
     wanted, wanted_gradients = plain(METHODS[name])

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from tests.compiling import compiled_whole
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -315,6 +316,7 @@ def test_a_late_index_stays_within_the_training_images(small_pair: Pair, images:
 # ---------------------------------------------------------------- compiled
 
 
+@compiled_whole
 def test_compiled_whole_kinds_are_checked_and_values_are_not(images: Tensor) -> None:
     distiller = Distiller(Casting(), example=EXAMPLE)
     torch.compiler.reset()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tests.compiling import compiled_whole
 from torch import Tensor, nn
 
 from attention_transfer import AttentionTransfer, Distiller, Schedule, SoftTargets
@@ -36,6 +37,7 @@ BASELINES = (
 )
 
 
+@compiled_whole
 @pytest.mark.parametrize("methods", [(), (AttentionTransfer(),), (AttentionTransfer(), SoftTargets()), BASELINES])
 def test_compiled_whole_it_gives_the_same(small_pair: Pair, methods: tuple[Method, ...]) -> None:
     student, teacher = small_pair
@@ -52,6 +54,7 @@ def test_compiled_whole_it_gives_the_same(small_pair: Pair, methods: tuple[Metho
     torch.testing.assert_close(compiled, plain)
 
 
+@compiled_whole
 def test_compiled_code_survives_a_schedule(small_pair: Pair) -> None:
     student, teacher = small_pair
     method = AttentionTransfer(schedule=Schedule(warmup_epochs=20))

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from tests.compiling import compiled_whole
 from torch import Tensor, nn
 
 from attention_transfer import Contrastive, Distiller
@@ -260,6 +261,7 @@ def test_training_tells_the_same_image_from_others(small_pair: Pair, memory: str
     assert ranks() < 4
 
 
+@compiled_whole
 @pytest.mark.parametrize("memory", ["bank", "queue"])
 def test_a_compiled_step_gives_the_same(small_pair: Pair, memory: str) -> None:
     # All are drawn: which ones are is the only thing that differs.

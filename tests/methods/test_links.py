@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.compiling import compiled_whole
 from tests.methods.test_attention_links import images, linked, links_of
 from torch import Tensor
 
@@ -23,6 +24,7 @@ def gradients(distiller: Distiller, compiled: bool) -> tuple[float, dict[str, Te
     return loss.item(), found
 
 
+@compiled_whole
 def test_a_step_compiles_in_one_graph_with_links_by_channel_too(tmp_path: Path) -> None:
     path = tmp_path / "links.json"
     groups = (LinkGroup((0, 2), (1, 4)), LinkGroup((1,), (0, 2, 3)))

@@ -17,3 +17,11 @@ def test_networks_that_must_draw_the_same_numbers_are_not_compiled(make: Make, t
     experiment = make(student=VIT, teacher=VIT, methods=methods, training={"compile": True})
     with pytest.raises(ValueError, match="has same_drop_path, and compiled networks need not draw the same numbers"):
         fit(experiment, tmp_path / "run", Reporter(silent=True))
+
+
+def test_versions_of_torch_that_cannot_compile_are_refused(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attention_transfer.training.prepare.compiles", lambda: False)
+    with pytest.raises(ValueError, match=r"cannot compile a distiller: leave out --compile, or take torch 2\.1\d"):
+        fit(make(training={"compile": True}), tmp_path / "run", Reporter(silent=True))

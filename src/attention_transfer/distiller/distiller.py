@@ -18,6 +18,7 @@ from attention_transfer.distiller.arguments import (
 )
 from attention_transfer.distiller.batch_checks import BatchChecks
 from attention_transfer.distiller.building import hooked, prove
+from attention_transfer.distiller.compiling import compiled_where_it_can_be
 from attention_transfer.distiller.deployed import Deployed
 from attention_transfer.distiller.image_checks import explained
 from attention_transfer.distiller.memory import TeacherMemory
@@ -40,7 +41,8 @@ class Distiller(nn.Module):
     `state_dict()`, but follows the distiller to another device, dtype or memory format. So does what methods learn and
     remember, which never goes below float32.
 
-    `torch.compile(distiller, fullgraph=True)` works, unless a method differentiates inside the step, matches heads of
+    `torch.compile(distiller, fullgraph=True)` works from torch 2.10 on (before, a compiled distiller runs as it is),
+    unless a method differentiates inside the step, matches heads of
     attention distillation or has `same_drop_path`. Compiled, the teacher does not stop after its last tap; what nothing
     reads is left out of the graph instead.
 
@@ -115,6 +117,7 @@ class Distiller(nn.Module):
 
     # ------------------------------------------------------------------ the step
 
+    @compiled_where_it_can_be
     def forward(
         self,
         images: Float[Tensor, "b 3 h w"],

@@ -10,6 +10,7 @@ import torch
 from attention_transfer.data import DataSet, Loader, Split, load, loader
 from attention_transfer.data.selection import evenly as evenly
 from attention_transfer.distiller import Distiller
+from attention_transfer.distiller.compiling import COMPILES_FROM, compiles
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, Experiment
 from attention_transfer.methods.device_memory import ChecksMemory
@@ -299,6 +300,11 @@ def _refuse_to_compile(experiment: Experiment, distiller: Distiller) -> None:
         raise InputError(
             f"{', '.join(noisy)} has same_drop_path, and compiled networks need not draw the same numbers: leave out "
             "--compile, or same_drop_path"
+        )
+    if experiment.training.compile and not compiles():
+        raise InputError(
+            f"torch {torch.__version__} cannot compile a distiller: leave out --compile, or take torch {COMPILES_FROM} "
+            "or newer"
         )
 
 
