@@ -169,3 +169,10 @@ def test_errors_are_lines_and_not_tracebacks(capsys: pytest.CaptureFixture[str])
     assert "names a network without weights" in capsys.readouterr().err
     assert main(["compare", "nowhere"]) == 2
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_arguments_that_are_no_text_are_refused_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    strange = str(tmp_path / "run") + b"caf\xe9".decode(errors="surrogateescape")
+    assert main(["train", "digits", "--tiny", "--run-folder", strange]) == 2
+    assert "caf\\udce9 is no text in UTF-8: rename the file or folder" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{PROGRAM}: there is no command {name!r}\n\n{_overview()}", file=sys.stderr)
         return 2
     try:
+        _refuse_bytes(rest)
         COMMANDS[name](rest)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
@@ -184,6 +185,20 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "list": list_,
     "quickstart": quickstart,
 }
+
+
+def _refuse_bytes(arguments: Sequence[str]) -> None:
+    """Refuse arguments that are no text, as names of files may be: no run could be recorded with them."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            from attention_transfer.errors import InputError
+
+            shown = argument.encode(errors="backslashreplace").decode()
+            raise InputError(
+                f"the argument {shown} is no text in UTF-8: rename the file or folder of that name"
+            ) from None
 
 
 def _overview() -> str:

@@ -19,6 +19,26 @@ def test_a_class_whose_images_are_all_broken_is_named(tmp_path: Path, monkeypatc
             load(place, image_size=16)
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "it holds nothing"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "it holds an HEIC photograph"),
+        (b"%PDF-1.7\n", "it holds a PDF document"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "it holds a PostScript document"),
+        (b"\n<!DOCTYPE html><html>404", "it holds a web page"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "it holds an SVG or XML document"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "it holds a pointer of Git LFS"),
+        (b"PK\x03\x04", "it holds a ZIP archive"),
+        (b"hello", "what it holds is none that Pillow reads"),
+    ],
+)
+def test_what_a_file_holds_that_is_called_an_image_is_said(tmp_path: Path, content: bytes, words: str):
+    place = write_folder(tmp_path, {**CLEAN, "train/a/1.jpg": content})
+    with pytest.raises(ValueError, match=rf"1 of 3 images .* more than 1% \(of the first: {words}.*a/1.jpg"):
+        load(place, image_size=16)
+
+
 def test_unsuitable_images_are_refused_however_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     deep = Image.fromarray(np.full((16, 16), 1000, dtype=np.int32))
     place = write_folder(tmp_path, {**CLEAN, "train/a/1.tif": lambda path: deep.save(path)})

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from torchvision import datasets
 
 from attention_transfer.data import load
@@ -52,6 +53,22 @@ def test_birds_are_read_with_their_official_split(birds: Path):
     expected = np.array([60, 20, 100, 70]) * 2.56 - [144, 16, 144, 16]
     np.testing.assert_allclose(dataset.test.boxes[0], expected.clip(0, 224), rtol=1e-5)
     assert load("cub200", root=birds / "CUB_200_2011", train_limit=2).train.labels.tolist() == [0, 1]
+
+
+def test_birds_are_not_turned_and_their_boxes_stay(birds: Path):
+    before = load("cub200", root=birds)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    said = turned.tobytes()
+    for path in (birds / "CUB_200_2011" / "images").rglob("*.jpg"):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:2] + b"\xff\xe1" + (len(said) + 2).to_bytes(2) + said + whole[2:])
+        assert Image.open(path).getexif()[0x0112] == 6
+    after = load("cub200", root=birds)
+    assert np.array_equal(after.test.boxes, before.test.boxes)
+    assert np.array_equal(after.test.images, before.test.images)
+    assert np.array_equal(after.train.sizes, before.train.sizes)
+    assert not after.decoding.as_shown
 
 
 def test_a_box_outside_the_visible_part_is_unknown(birds: Path):

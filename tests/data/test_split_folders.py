@@ -5,6 +5,8 @@ import pytest
 from tests.folders import CLEAN, RED, unsplit, write_folder
 
 from attention_transfer.data import files, load
+from attention_transfer.experiment import Data
+from attention_transfer.training.prepare import load_data
 
 # ---------------------------------------------------------------- names of splits
 
@@ -59,7 +61,7 @@ def test_one_spelling_of_accents_is_as_good_as_another(tmp_path: Path):
     contents = {f"train/{composed}/0.png": RED, "train/b/0.png": RED, f"val/{decomposed}/0.png": RED}
     dataset = load(write_folder(tmp_path, {**contents, "val/b/0.png": RED}), image_size=16)
     assert dataset.test.labels.tolist() == [0, 1]
-    with pytest.raises(ValueError, match=r"two folders called .*, which differ only in how accents are stored"):
+    with pytest.raises(ValueError, match=r"two folders called .*, which differ only in how accents or"):
         load(write_folder(tmp_path, {f"train/{decomposed}/0.png": RED}), image_size=16)
 
 
@@ -115,6 +117,33 @@ def test_the_folder_above_is_not_taken_for_classes(tmp_path: Path):
 def test_a_part_without_training_images_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match=r"there is no folder .*train: a data folder holds train/ and val/"):
         load(write_folder(tmp_path, {"val/a/0.png": RED, "val/b/0.png": RED}), image_size=16)
+
+
+def test_parts_without_class_folders_are_named(tmp_path: Path):
+    write_folder(tmp_path, {"train/a/0.png": RED, "train/b/0.png": RED, "val/0.png": RED, "val/1.png": RED})
+    with pytest.raises(
+        ValueError, match=r"val holds 2 images, but in no folders of classes: it should hold one folder"
+    ):
+        load(f"folder:{tmp_path}", image_size=16)
+    write_folder(tmp_path / "flat", {"train/0.png": RED, "val/1.png": RED})
+    with pytest.raises(ValueError, match=r"train holds 1 images, but in no folders of classes"):
+        load(f"folder:{tmp_path / 'flat'}", image_size=16)
+    # Where no labels are needed, the training images are.
+    assert len(load(f"folder:{tmp_path / 'flat'}", image_size=16, labelled=False).train) == 1
+
+
+def test_a_part_that_is_the_training_images_is_said(tmp_path: Path):
+    write_folder(tmp_path, {"train/a/0.png": RED, "train/b/0.png": RED})
+    (tmp_path / "val").symlink_to(tmp_path / "train")
+    (note,) = load(f"folder:{tmp_path}", image_size=16).notes
+    assert "val is the same folder as" in note
+
+
+def test_a_single_class_is_said_and_refused_where_labels_are_learned(tmp_path: Path):
+    dataset = load(unsplit(tmp_path, only=5), image_size=16)
+    assert any("holds a single class, only, which nothing can be told from" in note for note in dataset.notes)
+    with pytest.raises(ValueError, match=r"holds a single class, only, which cannot be told from anything: give"):
+        load_data(Data(f"folder:{tmp_path}", image_size=16), 0)
 
 
 def test_a_class_may_be_called_train(tmp_path: Path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageColor, UnidentifiedImageError
 
+from attention_transfer.data.contents import content
 from attention_transfer.data.depth import Deep, deep, is_deep
 from attention_transfer.data.formats import formats
 from attention_transfer.data.names import shown
@@ -163,9 +164,12 @@ def _opened(path: Path) -> Generator[Image.Image, None, None]:
         numbers = re.findall(r"\d+", str(error))
         raise UnsuitableImageError(_too_large(path, int(numbers[0]) if numbers else None)) from error
     except _BROKEN as error:
+        reason = shown(error)
         if isinstance(error, UnidentifiedImageError):
             refuse_unread(path)
-        raise IncompleteImageError(f"{shown(path)} is not a complete image: {shown(error)}") from error
+            held = content(path)
+            reason = "what it holds is none that Pillow reads" if held is None else f"it holds {held}"
+        raise IncompleteImageError(f"{shown(path)} is not a complete image: {reason}") from error
 
 
 def _too_large(path: Path, number: int | None) -> str:
@@ -185,6 +189,9 @@ def _in_rgb(file: Image.Image) -> Image.Image:
         converted = ImageCms.profileToProfile(file, *profiles, outputMode="RGB")
         assert converted is not None
         return converted
+    if file.mode == "P" and isinstance(file.info.get("transparency"), bytes):
+        # Pillow warns of what it leaves out on the direct way; the colours are the same.
+        file = file.convert("RGBA")
     return file.convert("RGB")
 
 

@@ -180,7 +180,7 @@ def read(
         else:
             canvas = sizes = None
             readable = np.array(list(pool.map(partial(_decodes, form.decoding), listing.paths)))
-    _report(listing, readable, what)
+    _report(listing, readable, what, form.decoding)
     _refuse_lost_classes(listing, readable, classes, what)
     index = np.flatnonzero(readable)
     kept = listing.subset(index)
@@ -220,15 +220,25 @@ def _decodes(decoding: Decoding, path: Path) -> bool:
     return True
 
 
-def _report(listing: Listing, readable: Bool[np.ndarray, " n"], what: str) -> None:
+def _report(listing: Listing, readable: Bool[np.ndarray, " n"], what: str, decoding: Decoding) -> None:
     broken = [listing.paths[i] for i in np.flatnonzero(~readable).tolist()]
     if not broken:
         return
     names = listed(broken, len(broken))
     count = f"{len(broken)} of {len(readable)} {shown(what)} cannot be decoded"
     if len(broken) > UNREADABLE_SHARE * len(readable):
-        raise InputError(f"{count}, more than {UNREADABLE_SHARE:.0%}: replace or remove {names}")
+        reason = _reason(decoding, broken[0])
+        raise InputError(f"{count}, more than {UNREADABLE_SHARE:.0%}{reason}: replace or remove {names}")
     print(f"{count} and are left out: {names}", file=sys.stderr)
+
+
+def _reason(decoding: Decoding, path: Path) -> str:
+    """Why a file cannot be decoded, in brackets."""
+    try:
+        decoding.check(path)
+    except IncompleteImageError as error:
+        return f" (of the first: {str(error).removeprefix(f'{shown(path)} is not a complete image: ')})"
+    return ""
 
 
 def _refuse_lost_classes(listing: Listing, readable: Bool[np.ndarray, " n"], classes: Sequence[str], what: str) -> None:

@@ -64,7 +64,7 @@ def folder(request: Request) -> DataSet:
             "class"
         )
     train = class_folders(found.train or place) if found.split or request.labelled else None
-    if not found.split and (train is None or not train.filled):
+    if train is None or not (train.filled or (found.split and request.labelled)):
         unlabelled = _unlabelled(request, found.train or place)
         if unlabelled is not None:
             return unlabelled
@@ -76,8 +76,15 @@ def _labelled(request: Request, found: Layout, train: ClassFolders) -> DataSet:
         refuse_nested_splits(train)
     classes = classes_of(train)
     notes = [*train.notes(), *differing_in_case(classes)]
+    if request.labelled and len(classes) == 1:
+        notes.append(f"{shown(train.place)} holds a single class, {shown(classes[0])}, which nothing can be told from")
     listing, validation, test_is = _listing(train.images, classes), None, "test"
     if found.split:
+        notes += [
+            f"{shown(part)} is the same folder as {shown(train.place)}: what is measured is what is learned from"
+            for part in (found.validation, found.test)
+            if part is not None and part.samefile(train.place)
+        ]
         if request.split_seed is not None:
             raise InputError(
                 f"{shown(found.place)} sets its own images aside, on which split_seed {request.split_seed} has no "

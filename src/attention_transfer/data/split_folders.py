@@ -154,11 +154,11 @@ def classes_of(train: ClassFolders) -> tuple[str, ...]:
     _refuse_empty(train)
     seen: dict[str, str] = {}
     for name in train.images:
-        other = seen.setdefault(same_text(name), name)
+        other = seen.setdefault(shown(same_text(name)), name)
         if other != name:
             raise InputError(
-                f"{shown(train.place)} holds two folders called {shown(name)}, which differ only in how accents are "
-                "stored: put their images into one"
+                f"{shown(train.place)} holds two folders called {shown(name)}, which differ only in how accents or "
+                "control characters are stored: put their images into one"
             )
     return tuple(train.images)
 
@@ -198,8 +198,9 @@ def matched(held_out: ClassFolders, classes: Sequence[str], train: Path) -> dict
         )
     _refuse_empty(held_out)
     if not found:
+        holds = f"holds {len(held_out.strays)} images, but in no folders of classes" if held_out.strays else "is empty"
         raise InputError(
-            f"{shown(held_out.place)} is empty: it should hold one folder of images for each class; without it a part "
+            f"{shown(held_out.place)} {holds}: it should hold one folder of images for each class; without it a part "
             "of the training images is measured on"
         )
     return {known[key]: held_out.images[name] for key, name in found.items()}

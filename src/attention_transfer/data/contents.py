@@ -1,0 +1,51 @@
+"""What a file holds that is called an image and is none, by its first bytes."""
+
+from pathlib import Path
+
+_READ = 64
+_SIGNATURES = (
+    (b"%PDF", "a PDF document"),
+    (b"%!PS", "a PostScript document"),
+    (b"8BPS", "a Photoshop document"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"\x00\x00\x01\x00", "an icon"),
+    (b"FUJIFILM", "a raw photograph"),
+    (b"\x00\x05\x16\x07", "what macOS keeps beside a file"),
+    (b"version https://git-lfs", "a pointer of Git LFS in place of the file: run git lfs pull"),
+)
+_BRANDS = {
+    b"heic": "an HEIC photograph",
+    b"heix": "an HEIC photograph",
+    b"hevc": "an HEIC photograph",
+    b"mif1": "an HEIF photograph",
+    b"msf1": "an HEIF photograph",
+    b"avif": "an AVIF photograph, which this Pillow cannot read",
+    b"crx ": "a raw photograph",
+    b"isom": "a video",
+    b"mp42": "a video",
+    b"qt  ": "a video",
+}
+
+
+def content(path: Path) -> str | None:
+    """What a file holds, in words; None where that cannot be told.
+
+    Args:
+        path: of a file that could not be identified as an image.
+    """
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(_READ)
+    except OSError:
+        return None
+    if not start:
+        return "nothing"
+    if start[4:8] == b"ftyp":
+        return _BRANDS.get(start[8:12])
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "a web page"
+    if text.startswith((b"<svg", b"<?xml")):
+        return "an SVG or XML document"
+    return next((words for signature, words in _SIGNATURES if start.startswith(signature)), None)
