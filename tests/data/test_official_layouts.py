@@ -63,7 +63,8 @@ def test_birds_are_not_turned_and_their_boxes_stay(birds: Path):
     for path in (birds / "CUB_200_2011" / "images").rglob("*.jpg"):
         whole = path.read_bytes()
         path.write_bytes(whole[:2] + b"\xff\xe1" + (len(said) + 2).to_bytes(2) + said + whole[2:])
-        assert Image.open(path).getexif()[0x0112] == 6
+        with Image.open(path) as file:
+            assert file.getexif()[0x0112] == 6
     after = load("cub200", root=birds)
     assert np.array_equal(after.test.boxes, before.test.boxes)
     assert np.array_equal(after.test.images, before.test.images)
