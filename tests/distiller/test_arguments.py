@@ -65,6 +65,7 @@ def test_a_task_weight_of_any_kind_of_number_is_taken(small_pair: Pair, half: An
         (EXAMPLE.long(), "example must be floating point, not torch.int64"),
         (EXAMPLE.bool(), "example must be floating point, not torch.bool"),
         (EXAMPLE[0], r"not \(3, 16, 16\): give example\[None\]"),
+        (EXAMPLE.permute(0, 2, 3, 1), r"channels come last here, so give example.permute\(0, 3, 1, 2\)"),
         (EXAMPLE.flatten(1), r"example must be images of shape .*, not \(2, 768\)"),
         (EXAMPLE[:0], r"at least one image of at least one pixel, not the shape \(0, 3, 16, 16\)"),
         (EXAMPLE[:, :, :0], "at least one image of at least one pixel"),

@@ -58,6 +58,8 @@ def distiller(small_pair: Pair) -> Distiller:
         (lambda x: x.to_sparse(), "images must be a dense tensor .* sparse_coo one"),
         (lambda x: x.to_mkldnn(), "images must be a dense tensor .* mkldnn one"),
         (lambda x: list(x), r"images must be a tensor .* list: give torch.stack\(images\)"),
+        (lambda x: (x, LABELS), r"images must be a tensor .* tuple: give images\[0\]"),
+        (lambda x: {"pixel_values": x}, "images must be a tensor .* dict: give the tensor itself"),
         (lambda x: x.numpy(), r"images must be a tensor .* ndarray: give torch.from_numpy\(images\)"),
     ],
 )
@@ -74,6 +76,8 @@ def test_images_of_another_kind_are_refused_with_what_to_make_of_them(
         (None, "labels are needed"),
         ([0, 1, 2, 3], r"labels must be a tensor .* list: give torch.tensor\(labels\)"),
         (LABELS.numpy(), r"ndarray: give torch.from_numpy\(labels\)"),
+        ((LABELS, LABELS.flip(0), 0.3), r"labels must be a tensor .* tuple: give labels\[0\]"),
+        ({"label": LABELS}, "labels must be a tensor .* dict: give the tensor itself"),
         (LABELS[:3], "labels must be one for each of the 4 images, not 3"),
         (torch.tensor(3), "labels must be one for each of the 4 images, not a single number"),
         (LABELS[:, None], r"labels must have the shape \(4,\), not \(4, 1\): give labels\[:, 0\]"),

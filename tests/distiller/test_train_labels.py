@@ -66,6 +66,14 @@ def test_labels_that_are_missing_or_none_are_refused(small_pair: Pair) -> None:
             Distiller(small_pair[0], None, [Counting()], example=EXAMPLE, train_labels=wrong)
 
 
+def test_training_labels_of_classes_that_the_student_has_not_are_refused(small_pair: Pair) -> None:
+    for labels, words in ((torch.arange(8), "up to 7, and the student has the 5 classes"), ([1, 5], "count from 0")):
+        with pytest.raises(ValueError, match=f"train_labels go up to .*{words}|{words}"):
+            Distiller(small_pair[0], None, [Counting()], example=EXAMPLE, train_labels=labels)
+    # Where no labels are learned, classes are the method's own.
+    Distiller(small_pair[0], None, [Counting()], example=EXAMPLE, train_labels=torch.arange(8), task_weight=0)
+
+
 def test_labels_of_any_whole_number_type_are_taken(small_pair: Pair) -> None:
     for labels in ([0, 1, 2], np.array([0, 1, 2]), torch.tensor([0, 1, 2], dtype=torch.int32)):
         distiller = Distiller(small_pair[0], None, [Counting()], example=EXAMPLE, train_labels=labels)

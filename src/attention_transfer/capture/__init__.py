@@ -13,6 +13,7 @@ from attention_transfer.capture.patches import Grid, Patch, patch_grid
 from attention_transfer.capture.recorder import Replacement
 from attention_transfer.capture.running import Capture, Reading, as_logits
 from attention_transfer.capture.same_noise import check_same_noise
+from attention_transfer.capture.squashing import squashed_by
 from attention_transfer.capture.tap import CaptureError, Layout, Tap, spatial, token_grid
 from attention_transfer.capture.undisturbed import noise, own_buffers, undisturbed
 from attention_transfer.capture.written_out import WrittenOutAttention
@@ -41,6 +42,7 @@ __all__ = [
     "own_buffers",
     "patch_grid",
     "spatial",
+    "squashed_by",
     "token_grid",
     "twice_differentiable",
     "undisturbed",

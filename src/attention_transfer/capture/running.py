@@ -216,7 +216,10 @@ def as_logits(output: Any, role: str) -> Tensor:
     logits = getattr(output, "logits", output)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         shape = f" of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else ""
-        raise CaptureError(f"the {role} returns a {type(output).__name__}{shape}; wanted is a tensor (batch, classes)")
+        raise CaptureError(
+            f"the {role} returns a {type(output).__name__}{shape}; wanted is a tensor (batch, classes): give it in a "
+            "module whose forward takes the logits out of that output"
+        )
     return logits
 
 

@@ -64,8 +64,12 @@ def check_example(example: Any) -> None:
                 how = f"torch.empty{tuple(items)}"
             elif items and isinstance(items[0], Tensor):
                 how = "the images of the batch alone, example[0]" if items[0].ndim == 4 else "torch.stack(example)"
-        require_dense("example", example, "of images (batch, channels, height, width)", how)
-        return
+        elif type(example).__module__ == "numpy":
+            how = "torch.from_numpy(example)"
+        raise InputError(
+            "example must be a tensor of images (batch, channels, height, width), not a value of type "
+            f"{type(example).__name__}: give {how}"
+        )
     require_dense("example", example, "of images (batch, channels, height, width)", "")
     check_floating("example", example)
     shape = tuple(example.shape)

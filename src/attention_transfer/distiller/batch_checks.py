@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attention_transfer.distiller.image_checks import check_images
 from attention_transfer.distiller.label_checks import (
@@ -153,8 +153,9 @@ def _waits(device: torch.device) -> bool:
 
 
 def _has_values(value: Tensor) -> bool:
-    """Whether there is anything to look at: not in tensors without storage, nor in those that only record."""
-    return type(value) in (Tensor, nn.Parameter) and not value.is_meta
+    """Whether there is anything to look at: not in tensors without storage, nor in those that make others of calls."""
+    dispatched = (getattr(kind, "__torch_dispatch__", None) for kind in (type(value), Tensor))
+    return next(dispatched) is next(dispatched) and not value.is_meta
 
 
 def _recorded(images: Tensor) -> bool:

@@ -10,7 +10,7 @@ from torch.nn import functional
 from attention_transfer.capture import Replacement, Tap
 from attention_transfer.data.batch import UNLABELLED, Batch
 from attention_transfer.distiller.bound import Bound, part, task_logits
-from attention_transfer.distiller.network import Network, Seen
+from attention_transfer.distiller.network import Network, Role, Seen
 from attention_transfer.distiller.output import TASK
 from attention_transfer.distiller.teacher import Teacher
 from attention_transfer.errors import InputError
@@ -33,6 +33,14 @@ class Both:
     teacher: Teacher | None
     bound: Sequence[Bound]
     task_weight: float
+
+    @property
+    def models(self) -> dict[Role, nn.Module]:
+        """The networks by their role, the student first."""
+        found: dict[Role, nn.Module] = {"student": self.student.model}
+        if self.teacher is not None:
+            found["teacher"] = self.teacher.model
+        return found
 
     def read_teacher(
         self, images: Tensor, labels: Tensor | None, place: tuple[int, Tensor] | None = None

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from attention_transfer.capture import Reading, Tap
 from attention_transfer.data.batch import Batch
-from attention_transfer.distiller.label_checks import training_labels
 from attention_transfer.distiller.network import Role, Wanted
 from attention_transfer.errors import InputError
 from attention_transfer.methods import Method, Observed, Phase, Reads, Term
@@ -92,7 +91,12 @@ class Bound:
         with _said_by(self.method):
             parts = self.method.parts(teacher, student)
             if self.reads.train_labels or train_labels is not None:
-                self.method.given_labels(parts, training_labels(train_labels, self.method.key))
+                if train_labels is None:
+                    raise InputError(
+                        f"{self.method.key} needs the labels of all training images: give Distiller(..., "
+                        "train_labels=...), class indices in the order that index counts"
+                    )
+                self.method.given_labels(parts, train_labels)
             if isinstance(parts, ChecksMemory):
                 parts.check_memory(len(like), like.device)
             return None if parts is None else parts.to(like.device, at_least_float32(like).dtype)

@@ -12,7 +12,9 @@ from attention_transfer.data.batch import Batch
 from attention_transfer.distiller.both import Both
 from attention_transfer.distiller.bound import bind, described, task_logits
 from attention_transfer.distiller.image_checks import explained
+from attention_transfer.distiller.label_checks import check_classes
 from attention_transfer.distiller.network import Network, Seen, Wanted
+from attention_transfer.distiller.output_checks import check_logits, readers_of_logits
 from attention_transfer.distiller.reached import check_finite, check_phases, parameters_reached
 from attention_transfer.distiller.teacher import Teacher
 from attention_transfer.errors import InputError
@@ -83,15 +85,13 @@ def prove(
         ValueError: if nothing can be learned, or shapes do not match.
         CaptureError: for a tap that never fires, is overwritten or carries no gradient.
     """
-    networks = [both.student.model, *([] if both.teacher is None else [both.teacher.model])]
     # Gradients are proved wherever it is built.
-    with torch.enable_grad(), undisturbed(*networks):
+    with torch.enable_grad(), undisturbed(*both.models.values()):
         images = noise(example)
         try:
             proved = _probe(both, images, train_labels, phases)
         except CaptureError as error:
-            roles = zip(("student", "teacher"), networks, strict=False)
-            refused = explained(error.__cause__, {"example": example}, dict(roles))
+            refused = explained(error.__cause__, {"example": example}, both.models)
             if refused is None:
                 raise
             raise refused from error
@@ -110,6 +110,9 @@ def _probe(both: Both, image: Tensor, train_labels: Tensor | None, phases: Seque
     # As it will be trained: some layers are computed otherwise then, such as those that are checkpointed.
     both.student.model.train()
     student = both.student.probe(image, label)
+    _check_outputs(both, image, teacher, student)
+    if train_labels is not None and both.task_weight:
+        check_classes(train_labels, task_logits(both.bound, student.reading).shape[1])
     parts = nn.ModuleDict()
     for bound in both.bound:
         observed = both.observed_teacher(teacher, bound), both.observed_student(student, bound)
@@ -121,6 +124,22 @@ def _probe(both: Both, image: Tensor, train_labels: Tensor | None, phases: Seque
         parts.eval()
         places = torch.arange(count, device=image.device) % (count if train_labels is None else len(train_labels))
         return _terms_proved(both, parts, Batch(image, label, places), teacher, student, phases)
+
+
+def _check_outputs(both: Both, image: Tensor, teacher: Seen | None, student: Seen) -> None:
+    """Refuse outputs that are read as logits and are none."""
+    roles = readers_of_logits(both.bound, both.task_weight)
+    frozen = both.teacher
+    if frozen is not None and teacher is not None and teacher.reading.logits is not None and "teacher" in roles:
+        check_logits("teacher", teacher.reading.logits, frozen.model, lambda: _logits(frozen.read(image, None)))
+    if "student" in roles:
+        check_logits("student", _logits(student), both.student.model, lambda: _logits(both.student.read(image, None)))
+
+
+def _logits(seen: Seen | None) -> Tensor:
+    assert seen is not None
+    assert seen.reading.logits is not None
+    return seen.reading.logits
 
 
 def _terms_proved(

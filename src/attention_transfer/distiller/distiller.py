@@ -21,8 +21,10 @@ from attention_transfer.distiller.building import hooked, prove
 from attention_transfer.distiller.compiling import compiled_where_it_can_be
 from attention_transfer.distiller.deployed import Deployed
 from attention_transfer.distiller.image_checks import explained
+from attention_transfer.distiller.label_checks import training_labels
 from attention_transfer.distiller.memory import TeacherMemory
 from attention_transfer.distiller.output import TASK, Output
+from attention_transfer.distiller.output_checks import FirstBatches, readers_of_logits
 from attention_transfer.errors import InputError
 from attention_transfer.methods import Method, Phase, Reads, Term
 from attention_transfer.methods.limits import limited_gradients, sum_of
@@ -87,6 +89,7 @@ class Distiller(nn.Module):
         check_example(example)
         for name, given in (("student_input", student_input), ("teacher_input", teacher_input)):
             check_input(name, given, example.shape[1])
+        train_labels = None if train_labels is None else training_labels(train_labels)
         if not methods and not task_weight:
             raise InputError("nothing to learn from: give at least one method, or a task_weight above 0")
         self.student = student
@@ -112,6 +115,7 @@ class Distiller(nn.Module):
             classes=proved.classes,
             num_train_images=None if train_labels is None else len(train_labels),
         )
+        self._first_batches = FirstBatches(readers_of_logits(self._both.bound, task_weight), self._both.models)
         self._trainable = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
         self._follow()
 
@@ -296,18 +300,19 @@ class Distiller(nn.Module):
             assert student.reading.logits is not None
             logits = student.reading.logits
         terms = both.terms(Batch(images, labels, index), teacher, student, self.parts, self.phase.counts)
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            self._check_gradients(terms)
         teacher_logits = teacher.reading.logits if teacher is not None and self.reads_teacher_logits else None
+        if not torch.compiler.is_compiling():
+            if torch.is_grad_enabled():
+                self._check_gradients(terms)
+            self._first_batches(images, {"teacher": teacher_logits, "student": logits}, terms, training=self.training)
         loss = sum_of([term.weighted for term in terms.values()])
         return Output(loss, terms, logits, teacher_logits)
 
     def _explained(
         self, error: Exception, images: Tensor, labels: Tensor | None = None, index: Tensor | None = None
     ) -> InputError | None:
-        networks = {"student": self.student} | ({} if self.teacher is None else {"teacher": self.teacher})
         given = {"images": images, "labels": labels, "index": index}
-        return None if isinstance(error, InputError) else explained(error, given, networks)
+        return None if isinstance(error, InputError) else explained(error, given, self._both.models)
 
     def _check_gradients(self, terms: Mapping[str, Term]) -> None:
         trained = {name for name, p in self._trainable if p.requires_grad}

@@ -1,12 +1,15 @@
 """What is refused of the images of a batch: everything but their values, which nobody can judge."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from attention_transfer.errors import InputError
+
+# Of pictures, transparency among them.
+_MOST_CHANNELS = 4
 
 
 def check_images(images: Any, channels: int) -> None:
@@ -66,8 +69,13 @@ def require_dense(name: str, value: Any, what: str, how: str) -> None:
         InputError: for anything else than a dense tensor.
     """
     if not isinstance(value, Tensor):
+        first = next(iter(cast("Sequence[Any]", value)), None) if isinstance(value, list | tuple) else None
         if type(value).__module__ == "numpy":
             how = f"torch.from_numpy({name})"
+        elif isinstance(first, Tensor) and first.ndim != 3:
+            how = f"{name}[0], or what else of it is meant"
+        elif not isinstance(value, list | tuple):
+            how = "the tensor itself"
         raise InputError(f"{name} must be a tensor {what}, not a value of type {type(value).__name__}: give {how}")
     if value.layout is not torch.strided or value.is_nested:
         kind = "nested" if value.is_nested else str(value.layout).removeprefix("torch.").lstrip("_")
@@ -75,7 +83,7 @@ def require_dense(name: str, value: Any, what: str, how: str) -> None:
 
 
 def explained(
-    error: BaseException | None, given: Mapping[str, Tensor | None], networks: Mapping[str, nn.Module]
+    error: BaseException | None, given: Mapping[str, Tensor | None], networks: Mapping[Any, nn.Module]
 ) -> InputError | None:
     """What a network's own error means, where it comes from what a batch was given as; None for any other.
 
@@ -92,6 +100,11 @@ def explained(
         return InputError(
             "one image is too few for batch norms in training, which need the statistics of several: give at least two "
             "images in every batch, for a DataLoader with drop_last=True"
+        )
+    if "channels" in words and images.shape[1] > _MOST_CHANNELS >= images.shape[3]:
+        return InputError(
+            f"{name} must be of shape (batch, channels, height, width), not {tuple(images.shape)}: channels come last "
+            f"here, so give {name}.permute(0, 3, 1, 2)"
         )
     if isinstance(error, torch.OutOfMemoryError) or not ("device" in words or "type" in words):
         return None
@@ -113,6 +126,10 @@ def explained(
         types = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()}
         if types and images.dtype not in types:
             there = min(map(str, types))
-            how = f"{name}.to({there})" if role == "student" else f"{role}.to({images.dtype})"
-            return InputError(f"{name} must be {there}, the type of the {role}, not {images.dtype}: give {how}")
+            if role == "teacher":
+                how = f"teacher.to({images.dtype})"
+                return InputError(f"the teacher computes in {there}, and its images are {images.dtype}: give {how}")
+            return InputError(
+                f"{name} must be {there}, the type of the {role}, not {images.dtype}: give {name}.to({there})"
+            )
     return None

@@ -135,22 +135,16 @@ def judge_probabilities(numbers: Float[Tensor, "3"]) -> None:
         )
 
 
-def training_labels(labels: Any, key: str) -> Int64[Tensor, " n"]:
+def training_labels(labels: Any) -> Int64[Tensor, " n"]:
     """The labels of all training images as class indices of 64 bits.
 
     Args:
         labels: as they were given.
-        key: of the method that needs them.
 
     Raises:
-        InputError: if they are missing, or no class indices.
+        InputError: if they are no class indices.
     """
     wanted = "train_labels must be a list of class indices from 0, one for each training image"
-    if labels is None:
-        raise InputError(
-            f"{key} needs the labels of all training images: give Distiller(..., train_labels=...), class indices in "
-            "the order that index counts"
-        )
     try:
         labels = torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -167,3 +161,22 @@ def training_labels(labels: Any, key: str) -> Int64[Tensor, " n"]:
     if lowest < 0:
         raise InputError(f"{wanted}, not {lowest}: leave out images without a label, and count index without them")
     return labels.long()
+
+
+def check_classes(labels: Int64[Tensor, " n"], classes: int) -> None:
+    """Refuse a training set of classes that the student has not.
+
+    Args:
+        labels: of all training images.
+        classes: of the student.
+
+    Raises:
+        InputError: says which.
+    """
+    lowest, highest = (int(each) for each in torch.aminmax(labels))
+    if highest >= classes:
+        how = "class indices count from 0, so give train_labels - 1" if (lowest, highest) == (1, classes) else ""
+        raise InputError(
+            f"train_labels go up to {highest}, and the student has the {classes} classes from 0 to {classes - 1}: "
+            + (how or "give it as many as the data set has")
+        )
