@@ -90,24 +90,6 @@ def test_reentrant_checkpointing_is_refused_and_the_other_kind_gives_equal_gradi
     assert not capture._recorder.values
 
 
-def test_the_last_call_of_a_module_used_twice_counts() -> None:
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.act, self.fc = nn.ReLU(inplace=True), nn.Linear(3, 2)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.fc(self.act(self.act(x.mean((2, 3))) - 0.5))
-
-    model, image = Twice(), torch.rand(2, 3, 8, 8)
-    capture = Capture(model, [Tap("act", "input")], "student")
-    capture.probe(image, gradient=False)
-    expected = image.mean((2, 3)) - 0.5
-    for until_last_tap in (False, True):
-        found = capture.run(image, until_last_tap=until_last_tap).values[Tap("act", "input")]
-        torch.testing.assert_close(found, expected)
-
-
 def test_nothing_runs_after_the_last_tap() -> None:
     model, ran = small(), list[int]()
     model[4].register_forward_hook(lambda *_: ran.append(1))

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from attention_transfer.capture import Capture, spatial
+from attention_transfer.capture import Capture
 from attention_transfer.data import DataSet, Split, loader
 from attention_transfer.errors import InputError
 from attention_transfer.methods.maps import attention_map
@@ -34,7 +34,7 @@ def stage_maps(model: nn.Module, dataset: DataSet, split: Split, stage: int = -1
         device = next(model.parameters()).device
         found: list[np.ndarray] = []
         for batch in loader(split, dataset, batch_size=len(split), train=False, device=device).epoch(0):
-            value = spatial(capture.run(batch.image, until_last_tap=True).values[tap], tap)
+            value = capture.run(batch.image, until_last_tap=True).spatial(tap)
             maps = attention_map(value).unflatten(1, value.shape[2:])
             found.append(maps.float().cpu().numpy())
         return np.concatenate(found)

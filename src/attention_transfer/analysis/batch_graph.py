@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from attention_transfer.analysis.subject import Subject, open_subjects
-from attention_transfer.capture import Capture, Tap, spatial, undisturbed
+from attention_transfer.capture import Capture, Tap, undisturbed
 from attention_transfer.data import DataSet, Split
 from attention_transfer.distiller.fingerprint import fingerprint, fingerprint_of_reading
 from attention_transfer.errors import InputError
@@ -130,7 +130,7 @@ def _features(subject: Subject, taps: Sequence[Tap], split: Split, role: str) ->
             reading = capture.run(images)
     finally:
         capture.close()
-    return tuple(spatial(reading.values[tap], tap).float() for tap in taps)
+    return tuple(reading.spatial(tap).float() for tap in taps)
 
 
 def _parts(

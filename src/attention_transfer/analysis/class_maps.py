@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from attention_transfer.analysis.subject import Subject
-from attention_transfer.capture import Capture, spatial, undisturbed
+from attention_transfer.capture import Capture, undisturbed
 from attention_transfer.data import DataSet, Split, loader
 from attention_transfer.errors import InputError
 from attention_transfer.methods.maps import binarised, class_maps
@@ -162,7 +162,7 @@ def _evidence(subject: Subject, split: Split, network_layer: str | None, num_wor
                 assert reading.logits is not None
                 weight = network.get_submodule(description.head).get_parameter("weight")
                 probabilities.append(reading.logits.float().softmax(1).cpu())
-                maps.append(class_maps(spatial(reading.values[tap], tap), weight).float().cpu())
+                maps.append(class_maps(reading.spatial(tap), weight).float().cpu())
     finally:
         capture.close()
     return Evidence(subject.name, torch.cat(probabilities), torch.cat(maps))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attention_transfer.analysis.subject import Subject
-from attention_transfer.capture import Capture, CaptureError, Tap, noise, spatial, undisturbed
+from attention_transfer.capture import Capture, CaptureError, Reading, Tap, noise, undisturbed
 from attention_transfer.data import Split
 from attention_transfer.data.order import permutation
 from attention_transfer.errors import InputError
@@ -189,8 +189,7 @@ def frozen_features(subject: Subject, split: Split, tap: Tap, num_workers: int =
             for image, _ in subject.batches(split, _IMAGES_AT_A_TIME, num_workers):
                 if not found:
                     capture.probe(noise(image[:1]), gradient=False)
-                value = capture.run(image, until_last_tap=True).values[tap]
-                found.append(_pooled(value, tap, subject).float().cpu())
+                found.append(_pooled(capture.run(image, until_last_tap=True), tap, subject).float().cpu())
     finally:
         capture.close()
     return torch.cat(found)
@@ -262,7 +261,8 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _pooled(value: Tensor, tap: Tap, subject: Subject) -> Float[Tensor, "b c"]:
+def _pooled(reading: Reading, tap: Tap, subject: Subject) -> Float[Tensor, "b c"]:
+    value = reading.values[tap]
     if value.ndim == 2:
         return value
     if tap.site == "input":
@@ -270,4 +270,4 @@ def _pooled(value: Tensor, tap: Tap, subject: Subject) -> Float[Tensor, "b c"]:
             f"the head of {subject.name} takes values of shape {tuple(value.shape)}, not (batch, channels): name the "
             "module whose output, averaged over positions, shall be probed (--features MODULE)"
         )
-    return spatial(value, tap).mean((2, 3))
+    return reading.spatial(tap).mean((2, 3))

@@ -133,7 +133,7 @@ class MapReader:
             grid = finest(layers)
             return on_one_grid(layers, grid).mean(1).unflatten(1, grid)
         tap, values = self._taps[kind], reading.values
-        features = spatial(values[tap], tap)
+        features = reading.spatial(tap)
         if kind == "activation":
             return attention_map(features, self._request.power).unflatten(1, features.shape[2:])
         of_each = torch.arange(len(chosen), device=chosen.device)
@@ -142,7 +142,7 @@ class MapReader:
             return class_maps(features, self._weight)[of_each, chosen]
         logit = logits[of_each, chosen].sum()
         (gradient,) = torch.autograd.grad(logit, values[tap], retain_graph=True)
-        importance = spatial(gradient, tap).mean((2, 3), keepdim=True)
+        importance = spatial(gradient, tap, reading.image).mean((2, 3), keepdim=True)
         return (importance * features).sum(1).relu()
 
 

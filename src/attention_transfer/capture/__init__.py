@@ -9,7 +9,8 @@ from attention_transfer.capture.gradients import (
     no_recomputation,
     twice_differentiable,
 )
-from attention_transfer.capture.patches import Grid, Patch, patch_grid
+from attention_transfer.capture.patches import Grid, Patch, fits, patch_grid
+from attention_transfer.capture.places import Place, Places, find_places
 from attention_transfer.capture.recorder import Replacement
 from attention_transfer.capture.running import Capture, Reading, as_logits
 from attention_transfer.capture.same_noise import check_same_noise
@@ -28,6 +29,8 @@ __all__ = [
     "Grid",
     "Layout",
     "Patch",
+    "Place",
+    "Places",
     "Reading",
     "Replacement",
     "Tap",
@@ -36,6 +39,8 @@ __all__ = [
     "can_be_differentiated",
     "check_same_noise",
     "find_attention",
+    "find_places",
+    "fits",
     "input_gradient",
     "no_recomputation",
     "noise",

@@ -31,6 +31,7 @@ class Attention:
             nobody knows.
         window_shift: as in `Tap`.
         padded: likewise.
+        in_rows: False where nobody knows how its patches lie: in images that are no squares, or an order of their own.
     """
 
     query: Float[Tensor, "b h n d"] | None = None
@@ -45,6 +46,7 @@ class Attention:
     class_tokens: int | None = None
     window_shift: tuple[int, int] | None = None
     padded: bool = False
+    in_rows: bool = True
 
     def logits(self) -> Float[Tensor, "b h n m"]:
         """What the softmax is taken of, in float32 or better.

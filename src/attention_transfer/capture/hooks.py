@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from attention_transfer.capture.attached import Hook
 from attention_transfer.capture.attention import Attention
 from attention_transfer.capture.outputs import tensor_in
+from attention_transfer.capture.patches import patch_grid
 from attention_transfer.capture.recorder import Recorder
 from attention_transfer.capture.tap import CaptureError, Tap
 
@@ -43,7 +44,7 @@ class _OutputHook:
         if replaced is None:
             return None
         value: Any = replaced.get(self.tap, tensor_in(output, self.tap.item))
-        if self.recorder.active:
+        if self.recorder.active and self.recorder.counts(self.tap):
             self.recorder.record(self.tap, value)
         return value if self.tap in replaced else None
 
@@ -57,7 +58,7 @@ class _InputHook:
         if replaced is None:
             return None
         value: Any = replaced.get(self.tap, tensor_in(_first(args, self.tap), self.tap.item))
-        if self.recorder.active:
+        if self.recorder.active and self.recorder.counts(self.tap):
             # An activation that works in place would overwrite what was read.
             self.recorder.record(self.tap, value.clone() if getattr(module, "inplace", False) else value)
         return (value, *args[1:]) if self.tap in replaced else None
@@ -72,8 +73,26 @@ class _MapHook(_InputHook):
             return None
         weights = _first(args, self.tap)
         drops = getattr(module, "p", 0.0) if module.training and isinstance(module, nn.Dropout) else 0.0
-        given = _answer(_written_out(weights, self.tap, drops), self.tap, self.recorder, replaced)
+        own = _written_out(weights, self.tap, self.recorder.images, drops)
+        given = _answer(own, self.tap, self.recorder, replaced)
         return None if given is None else (given.map().to(weights.dtype), *args[1:])
+
+
+def hooks_around(module: nn.Module, path: str, recorder: Recorder) -> list[Hook]:
+    """What tells when a module runs, for what is read in its run alone."""
+    return [
+        Hook(module, _InsideHook(recorder, path, True), before=True, first=True),
+        Hook(module, _InsideHook(recorder, path, False), before=False, always=True),
+    ]
+
+
+class _InsideHook:
+    def __init__(self, recorder: Recorder, path: str, enters: bool) -> None:
+        self.recorder, self.path, self.enters = recorder, path, enters
+
+    def __call__(self, module: nn.Module, *args: Any) -> None:
+        if self.recorder.active and self.recorder.here() is not None:
+            self.recorder.inside[self.path] = self.enters
 
 
 class _EnterHook:
@@ -125,14 +144,16 @@ class _Interception(TorchFunctionMode):
             with self:
                 return open_multi_head_attention(*args, **kwargs)
         if self.tap.site == "attention" and func is functional.scaled_dot_product_attention:
-            given = _answer(fused_call(*args, **kwargs, tap=self.tap), self.tap, self.recorder, self.replaced)
+            own = fused_call(*args, **kwargs, tap=self.tap, images=self.recorder.images)
+            given = _answer(own, self.tap, self.recorder, self.replaced)
             return func(*args, **kwargs) if given is None else given.result()
         if func is functional.dropout and args and args[0] is self.written_out:
             self.recorder.drops(self.tap, _rate(*args, **kwargs))
         result = func(*args, **kwargs)
         if self.tap.site == "softmax" and func in SOFTMAXES:
             self.written_out = result
-            given = _answer(_written_out(result, self.tap), self.tap, self.recorder, self.replaced)
+            own = _written_out(result, self.tap, self.recorder.images)
+            given = _answer(own, self.tap, self.recorder, self.replaced)
             return result if given is None else given.map().to(result.dtype)
         return result
 
@@ -148,6 +169,7 @@ def fused_call(
     enable_gqa: bool = False,
     *,
     tap: Tap,
+    images: tuple[int, int, int] | None = None,
 ) -> Attention:
     """What a call of torch's `scaled_dot_product_attention` computes."""
     if enable_gqa:
@@ -169,12 +191,24 @@ def fused_call(
         scale=query.shape[-1] ** -0.5 if scale is None else scale,
         bias=bias,
         dropout=dropout_p,
-        prefix_tokens=tap.prefix_tokens,
-        grid=tap.grid,
-        class_tokens=tap.class_tokens,
-        window_shift=tap.window_shift,
-        padded=tap.padded,
+        **_lies(tap, query, images),
     )
+
+
+def _lies(tap: Tap, query: Tensor, images: tuple[int, int, int] | None) -> dict[str, Any]:
+    """How the tokens of a call lie, given its queries (or its map) and the number, height and width of the images."""
+    number, *sides = images or (query.shape[0], 1, 1)
+    grid = patch_grid(query.shape[-2] - tap.prefix_tokens, tap.grid, tap.patch, (sides[0], sides[1])) or tap.grid
+    # Windows are squares whatever the image is.
+    known = grid is not None or sides[0] == sides[1] or query.shape[0] != number
+    return {
+        "prefix_tokens": tap.prefix_tokens,
+        "grid": grid,
+        "in_rows": tap.in_rows and known,
+        "class_tokens": tap.class_tokens,
+        "window_shift": tap.window_shift,
+        "padded": tap.padded,
+    }
 
 
 def _first(args: tuple[Any, ...], tap: Tap) -> Any:
@@ -183,21 +217,13 @@ def _first(args: tuple[Any, ...], tap: Tap) -> Any:
     return args[0]
 
 
-def _written_out(weights: Tensor, tap: Tap, dropout: float = 0.0) -> Attention:
-    return Attention(
-        weights=weights,
-        dropout=dropout,
-        prefix_tokens=tap.prefix_tokens,
-        grid=tap.grid,
-        class_tokens=tap.class_tokens,
-        window_shift=tap.window_shift,
-        padded=tap.padded,
-    )
+def _written_out(weights: Tensor, tap: Tap, images: tuple[int, int, int] | None, dropout: float = 0.0) -> Attention:
+    return Attention(weights=weights, dropout=dropout, **_lies(tap, weights, images))
 
 
 def _answer(own: Attention, tap: Tap, recorder: Recorder, replaced: Mapping[Tap, Any]) -> Attention | None:
     """Record a call, and give what the network goes on with instead; None for its own."""
-    if recorder.active:
+    if recorder.active and recorder.counts(tap):
         recorder.record(tap, own)
     return replaced[tap](own) if tap in replaced else None
 

@@ -30,6 +30,12 @@ def patch_grid(patches: int, grid: Grid | None, patch: Patch | None, image: tupl
     return (side, side) if square and side * side == patches else None
 
 
+def fits(sides: tuple[int, ...], image: tuple[int, int]) -> bool:
+    """Whether rows and columns are those of an image divided by one number and rounded."""
+    bounds = [((side - 1) / whole, (side + 1) / whole) for side, whole in zip(sides, image, strict=True)]
+    return max(low for low, _ in bounds) < min(high for _, high in bounds)
+
+
 def _cut(patches: int, patch: Patch, image: tuple[int, int]) -> Grid | None:
     """The grid of so many patches that an image is cut into, merged by some whole number along both sides."""
     rows, columns = (side / each for side, each in zip(image, patch, strict=True))

@@ -2,8 +2,7 @@
 
 import threading
 import weakref
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -42,7 +41,9 @@ class Recorder:
     values: dict[Tap, Tensor] = field(default_factory=dict[Tap, Tensor])
     attention: dict[Tap, Attention] = field(default_factory=dict[Tap, Attention])
     replaced: Mapping[Tap, Replacement] = field(default_factory=dict[Tap, Replacement])
-    calls: Counter[Tap] = field(default_factory=Counter[Tap])
+    calls: dict[Tap, int] = field(default_factory=dict[Tap, int])
+    inside: dict[str, bool] = field(default_factory=dict[str, bool])
+    images: tuple[int, int, int] | None = None
     stop_after: tuple[Tap, int] | None = None
     modes: list[TorchFunctionMode] = field(default_factory=list[TorchFunctionMode])
     differentiated: tuple[int, weakref.ref["_Graph"]] | None = None
@@ -53,30 +54,40 @@ class Recorder:
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         self.__init__()
 
+    def counts(self, tap: Tap) -> bool:
+        """Whether this run of a module is one that is read; asked by every hook, once."""
+        if tap.within is not None and not self.inside.get(tap.within, True):
+            return False
+        if tap.call is not None or self.stop_after is not None:
+            self.calls[tap] = self.calls.get(tap, 0) + 1
+        return tap.call is None or tap.call == self.calls[tap]
+
     def record(self, tap: Tap, value: Any) -> None:
-        """Keep what was read at a place; called by every hook."""
-        # A later call replaces an earlier one: under checkpointing and for modules used twice nothing piles up.
+        """Keep what was read at a place; called by every hook whose run counts."""
+        # A later call replaces an earlier one: where several serve one layer, the last is what it hands on.
         if isinstance(value, Attention):
             self.attention[tap] = value
         else:
             self.values[tap] = value
-        if self.stop_after is not None:
-            self.calls[tap] += 1
-            if self.stop_after == (tap, self.calls[tap]):
-                raise Stop
+        if self.stop_after is not None and self.stop_after == (tap, self.calls[tap]):
+            raise Stop
 
     def drops(self, tap: Tap, rate: float) -> None:
         """Note that a network drops some weights of a map that it has written out."""
         if self.active and tap in self.attention:
             self.attention[tap] = replace(self.attention[tap], dropout=rate)
 
-    def begin(self, replaced: Mapping[Tap, Replacement]) -> None:
+    def begin(self, replaced: Mapping[Tap, Replacement], images: Tensor, owners: Iterable[str]) -> None:
         """Read from now on what this thread runs.
 
         Args:
             replaced: in this run.
+            images: that the network is given.
+            owners: modules in whose run alone something is read.
         """
         self.values, self.attention, self.replaced = {}, {}, replaced
+        self.calls, self.images = {}, (images.shape[0], images.shape[-2], images.shape[-1])
+        self.inside = dict.fromkeys(owners, False)
         if not torch.compiler.is_compiling():
             self.thread = threading.get_ident()
         self.active = True

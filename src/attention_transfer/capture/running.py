@@ -1,19 +1,22 @@
 """Reading one network while it runs."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from attention_transfer.capture.attached import Attached
 from attention_transfer.capture.attention import Attention
 from attention_transfer.capture.backward_pass import backward_passes_are_told_apart
-from attention_transfer.capture.hooks import hooks_at
+from attention_transfer.capture.hooks import hooks_around, hooks_at
 from attention_transfer.capture.outputs import tensors_in
+from attention_transfer.capture.patches import fits
 from attention_transfer.capture.recorder import Recorder, Replacement, Stop
-from attention_transfer.capture.tap import CaptureError, Tap
+from attention_transfer.capture.runs import Runs
+from attention_transfer.capture.tap import CaptureError, Tap, spatial
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,17 @@ class Reading:
         logits: its result; None where it was stopped after the last tap.
         values: one per tap of a value, as the network laid it out.
         attention: one per tap of an attention layer, as the network computed it itself, replaced or not.
+        image: height and width of the images.
     """
 
     logits: Tensor | None
     values: Mapping[Tap, Tensor]
     attention: Mapping[Tap, Attention] = field(default_factory=dict[Tap, Attention])
+    image: tuple[int, int] | None = None
+
+    def spatial(self, tap: Tap) -> Float[Tensor, "b c h w"]:
+        """What was read at a place as channels, rows and columns, see `spatial`."""
+        return spatial(self.values[tap], tap, self.image)
 
 
 class Capture:
@@ -49,13 +58,15 @@ class Capture:
         self.taps = tuple(dict.fromkeys(taps))
         self._recorder = Recorder()
         self._last: tuple[Tap, int] | None = None
-        modules = dict(model.named_modules())
+        # A module that serves at several places has a path at each of them.
+        modules = dict(model.named_modules(remove_duplicate=False))
         for tap in self.taps:
             if tap.module not in modules:
                 raise CaptureError(_no_such_module(tap.module, modules, role))
-        self._attached = Attached([
-            hook for tap in self.taps for hook in hooks_at(modules[tap.module], tap, self._recorder)
-        ])
+        self._owners = {path: modules[path] for path in _owners(self.taps, modules)}
+        hooks = [hook for tap in self.taps for hook in hooks_at(modules[tap.module], tap, self._recorder)]
+        hooks += [hook for path, each in self._owners.items() for hook in hooks_around(each, path, self._recorder)]
+        self._attached = Attached(hooks)
 
     def run(
         self, image: Tensor, *, until_last_tap: bool = False, replaced: Mapping[Tap, Replacement] | None = None
@@ -69,10 +80,9 @@ class Capture:
             replaced: values that the network goes on with in place of its own.
         """
         recorder = self._recorder
-        recorder.begin(replaced or {})
+        recorder.begin(replaced or {}, image, self._owners)
         if torch.compiler.is_compiling():
             return self._run_compiled(image) if self._attached.compiles else _apart(self._run, image)
-        recorder.calls.clear()
         recorder.stop_after = self._last if until_last_tap else None
         return self._run(image)
 
@@ -104,7 +114,8 @@ class Capture:
         """What was read, out of the recorder's hands."""
         recorder = self._recorder
         recorder.active = False
-        reading = Reading(logits, recorder.values, recorder.attention)
+        assert recorder.images is not None
+        reading = Reading(logits, recorder.values, recorder.attention, recorder.images[1:])
         recorder.values, recorder.attention, recorder.replaced = {}, {}, {}
         return reading
 
@@ -125,9 +136,15 @@ class Capture:
                 f"nothing in the {self.role} can be replaced with this version of torch, {torch.__version__}, which "
                 "does not tell what a backward pass runs again: install one that this package was tested with"
             )
-        order: list[Tap] = []
+        runs = Runs(self.model, self.taps, self.role)
+        last: tuple[Tap, int] | None = None
         versions: dict[Tap, list[int]] = {}
-        record = self._recorder.record
+        counts, record = self._recorder.counts, self._recorder.record
+
+        def count(tap: Tap) -> bool:
+            counted = counts(tap)
+            runs.note(tap, counted)
+            return counted
 
         def watch(tap: Tap, value: Any) -> None:
             read = _tensors(value)
@@ -135,13 +152,15 @@ class Capture:
                 raise CaptureError(_no_tensor(tap, value, self.role))
             if isinstance(value, Attention):
                 self._prove_attention(tap, value)
-            order.append(tap)
+            nonlocal last
+            last = tap, runs.seen(tap)
             versions[tap] = [_version(tensor) for tensor in read]
             record(tap, value)
 
-        self._recorder.record = watch
+        self._recorder.counts, self._recorder.record = count, watch
         try:
-            reading = self.run(image, replaced=replaced)
+            with runs:
+                reading = self.run(image, replaced=replaced)
         except CaptureError:
             raise
         except (RuntimeError, ValueError, AssertionError, TypeError) as error:
@@ -150,7 +169,8 @@ class Capture:
                 f"the {self.role} cannot run on images of shape {tuple(image.shape)}, {image.dtype}: {error}"
             ) from error
         finally:
-            self._recorder.record = record
+            self._recorder.counts, self._recorder.record = counts, record
+        runs.check(replaced or {}, image)
         for tap in self.taps:
             value = reading.attention.get(tap) if tap.is_attention else reading.values.get(tap)
             if value is None:
@@ -164,6 +184,12 @@ class Capture:
                     f"{tap} of the teacher drops {value.dropout:.0%} of its weights at random: put its attention "
                     "dropout to 0, so that every image has one attention map"
                 )
+            if isinstance(value, Tensor) and _turned(tap, value, reading.image):
+                raise CaptureError(
+                    f"{tap} of the {self.role} gives a value of shape {tuple(value.shape)}, which seems to have its "
+                    f"channels {'last' if tap.layout == 'nchw' else 'first'} and would be read the wrong way: name "
+                    "another layer"
+                )
             if [_version(tensor) for tensor in _tensors(value)] != versions[tap]:
                 raise CaptureError(
                     f"{tap} of the {self.role} is overwritten in place after it was read; read the input of the module "
@@ -174,7 +200,7 @@ class Capture:
                     f"{tap} of the {self.role} carries no gradient, so nothing could be learned there: its parameters "
                     "are frozen, it is detached, or checkpointed with use_reentrant=True (use use_reentrant=False)"
                 )
-        self._last = (order[-1], order.count(order[-1])) if order else None
+        self._last = last
         return reading
 
     def _prove_attention(self, tap: Tap, attention: Attention) -> None:
@@ -238,8 +264,28 @@ def _no_tensor(tap: Tap, value: Any, role: str) -> str:
     return f"{kind} of {len(found)} tensors: name one of them ({', '.join(found)}), or a module inside it"
 
 
+def _turned(tap: Tap, value: Tensor, image: tuple[int, int] | None) -> bool:
+    """Whether the sides of the image are seen in a value where its layout says that one of them is channels."""
+    if value.ndim != 4 or tap.layout not in ("nchw", "nhwc") or image is None:
+        return False
+    first, last = fits(tuple(value.shape[2:4]), image), fits(tuple(value.shape[1:3]), image)
+    return (last and not first) if tap.layout == "nchw" else (first and not last)
+
+
 def _version(value: Tensor) -> int:
     return 0 if value.is_inference() else value._version
+
+
+def _owners(taps: Sequence[Tap], modules: Mapping[str, nn.Module]) -> set[str]:
+    """Modules in whose run something is read that also runs elsewhere."""
+    return {
+        tap.within
+        for tap in taps
+        if tap.within is not None
+        and any(
+            module is modules[tap.module] and not path.startswith(f"{tap.within}.") for path, module in modules.items()
+        )
+    }
 
 
 def _no_such_module(path: str, modules: Mapping[str, nn.Module], role: str) -> str:

@@ -46,6 +46,7 @@ class Tap:
         window_shift: of attention within square windows, row by row in the batch: by how many patches the image was
             moved up and left before it was cut; None where there are no windows, or nobody knows how they lie.
         padded: of attention within windows: whether the image was filled up before it was cut.
+        in_rows: of attention: False where its patches lie in an order of their own.
         item: which tensor of a module that hands on several: an index, or a key; None where there is only one.
         call: which run of a module that runs several times in one forward pass, counted from 1; None where it runs
             once.
@@ -65,6 +66,7 @@ class Tap:
     call: int | None = None
     within: str | None = None
     patch: Patch | None = None
+    in_rows: bool = True
 
     @property
     def is_attention(self) -> bool:

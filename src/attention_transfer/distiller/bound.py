@@ -15,7 +15,7 @@ from attention_transfer.errors import InputError
 from attention_transfer.methods import Method, Observed, Phase, Reads, Term
 from attention_transfer.methods.device_memory import ChecksMemory
 from attention_transfer.methods.maps import at_least_float32
-from attention_transfer.models import Description, describe, with_attention
+from attention_transfer.models import Description, describe, with_attention, with_places
 
 
 @dataclass
@@ -178,9 +178,18 @@ def described(model: nn.Module, image: Float[Tensor, "b 3 h w"], methods: Sequen
         role: for messages.
     """
     description = describe(model)
+    if _must_be_seen(description, methods, role):
+        description = with_places(description, model, image)
     if any(method.reads_attention for method in methods):
         return with_attention(description, model, image, role)
     return description
+
+
+def _must_be_seen(description: Description, methods: Sequence[Method], role: Role) -> bool:
+    """Whether the structure of a network does not tell how what is read of it lies."""
+    tokens = any(stage.output.layout == "tokens" for stage in description.stages)
+    named = any(getattr(method, f"{role}_{what}", None) for method in methods for what in ("layers", "layer"))
+    return bool(methods) and (tokens or named or not description.stages)
 
 
 @contextmanager

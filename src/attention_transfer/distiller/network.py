@@ -19,7 +19,6 @@ from attention_transfer.capture import (
     input_gradient,
     no_recomputation,
     own_buffers,
-    spatial,
     twice_differentiable,
 )
 from attention_transfer.distiller.fingerprint import fingerprint, fingerprint_of_reading
@@ -168,7 +167,7 @@ class Network:
             head = Head(layer.weight, layer.bias)
         return Observed(
             reading.logits if wanted.logits else None,
-            tuple(spatial(reading.values[tap], tap) for tap in wanted.taps),
+            tuple(reading.spatial(tap) for tap in wanted.taps),
             head,
             seen.gradient if wanted.gradient else None,
             seen.flipped_gradient if wanted.flipped_gradient else None,

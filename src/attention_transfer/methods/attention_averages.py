@@ -61,4 +61,5 @@ def only_map(attention: Attention, weights: Float[Tensor, "b h n m"]) -> Attenti
         prefix_tokens=attention.prefix_tokens,
         grid=attention.grid,
         class_tokens=attention.class_tokens,
+        in_rows=attention.in_rows,
     )

@@ -107,7 +107,7 @@ def check_same_tokens(student: Attention, teacher: Attention, where: str, remedy
         ValueError: if their numbers, those before the patches or the grids differ, or one of them alone has a class
             token.
     """
-    ours, theirs = ((each.shape[2:], _grid(each)) for each in (student, teacher))
+    ours, theirs = ((each.shape[2:], _grid(each) if each.in_rows else None) for each in (student, teacher))
     if ours != theirs or not same_prefix(student, teacher):
         raise InputError(
             f"{where}: the student has {_tokens(student)}, the teacher {_tokens(teacher)}: {remedy}, which "
@@ -121,6 +121,11 @@ def patch_grid(attention: Attention) -> Grid:
     Raises:
         ValueError: if they are not known and do not fill a square.
     """
+    if not attention.in_rows:
+        raise InputError(
+            f"nobody knows how the {attention.num_tokens - attention.prefix_tokens} patches of these images lie in "
+            "rows and columns, so that no map of them can be resampled: give square images, or networks of like patches"
+        )
     patches = attention.num_tokens - attention.prefix_tokens
     rows, columns = _grid(attention)
     if patches < 1 or rows * columns != patches or attention.num_keys != attention.num_tokens:
@@ -187,7 +192,7 @@ def _grid(attention: Attention) -> Grid:
 
 
 def _tokens(attention: Attention) -> str:
-    rows, columns = _grid(attention)
+    rows, columns = _grid(attention) if attention.in_rows else ("?", "?")
     known = " (no class token)" if attention.prefix_tokens and not class_tokens(attention) else ""
     prefix = f"{attention.prefix_tokens} of them{known} before a grid of {rows}×{columns} patches"
     return f"{attention.num_tokens} queries and {attention.num_keys} keys, {prefix}"

@@ -7,6 +7,7 @@ from attention_transfer.capture import Tap
 from attention_transfer.errors import InputError
 from attention_transfer.methods.method import spread
 from attention_transfer.models.description import Description
+from attention_transfer.models.layouts import such_as
 
 Activation = Literal["post", "pre"]
 _SITE: dict[Activation, Literal["output", "input"]] = {"post": "output", "pre": "input"}
@@ -99,6 +100,7 @@ def stage_taps(
     if not stages:
         raise InputError(
             f"no stages were found in the {role}: name module paths with student_layers= and teacher_layers="
+            f"{such_as(network.suggested)}"
         )
     if chosen is not None:
         for i in chosen:

@@ -9,6 +9,7 @@ from attention_transfer.models.opening import OpenedModel, check_spec, open_mode
 from attention_transfer.models.pair import check_pair
 from attention_transfer.models.renormalise import Renormalise
 from attention_transfer.models.saving import save_model
+from attention_transfer.models.seen import with_places
 from attention_transfer.models.weight_files import WeightsError
 from attention_transfer.models.weights import load_weights, read_weights
 from attention_transfer.models.zoo import MODELS
@@ -34,4 +35,5 @@ __all__ = [
     "read_weights",
     "save_model",
     "with_attention",
+    "with_places",
 ]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import nn
 
 from attention_transfer.capture import Tap
-from attention_transfer.models.structure import join
+from attention_transfer.models.structure import join, members
 
 _KNOWN = {"attention_transfer", "timm", "torchvision", "transformers"}
 _SHORTCUTS = ("downsample", "shortcut", "proj")
@@ -32,7 +32,8 @@ def before_activation(model: nn.Module, output: Tap) -> Tap | None:
     path, block = _last_block(output.module, model.get_submodule(output.module))
     if _library(block) == "torch":
         if is_activation(block):
-            return replace(output, module=path, site="input")
+            within = output.module if path != output.module else None
+            return replace(output, module=path, site="input", item=None, within=within)
         return output if isinstance(block, _LINEAR) else None
     if _library(block) not in _KNOWN:
         return None
@@ -49,14 +50,15 @@ def before_activation(model: nn.Module, output: Tap) -> Tap | None:
         if not ends or getattr(block, "has_skip", True):
             return None
         activation = ends[-1][0]
-    return replace(output, module=join(path, activation), site="input")
+    # Where it serves several layers, the last run in the block is that after the sum.
+    return replace(output, module=join(path, activation), site="input", item=None, within=path)
 
 
 def _last_block(path: str, module: nn.Module) -> tuple[str, nn.Module]:
     """The innermost list member that a stage ends with."""
     sequential = True
     while True:
-        children = list(module.named_children())
+        children = members(module)
         # What comes last in a Sequential is its value; in other lists, a single operation may not be the end.
         sequential = sequential and type(module) is nn.Sequential
         if not children or not _is_list(module) or (_is_leaf(children[-1][1]) and not sequential):

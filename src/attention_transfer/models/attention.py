@@ -8,10 +8,11 @@ from typing import cast
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attention_transfer.capture import FoundAttention, Tap, find_attention, noise
+from attention_transfer.capture import FoundAttention, Places, Tap, find_attention, noise
 from attention_transfer.errors import InputError
 from attention_transfer.models.description import Description
 from attention_transfer.models.external import network_of
+from attention_transfer.models.layouts import tokens_seen
 from attention_transfer.models.structure import has_attention
 from attention_transfer.models.tokens import attention_grid, pair_of, patch_size, prefix_tokens
 
@@ -60,7 +61,10 @@ def with_attention(
     read = [place.module for place in (*layers, *(place for place in elsewhere if place.shape[2] == 1))]
     return replace(
         description,
-        attention=tuple(_tap(model, place, index, len(batch), layers[0].module) for index, place in enumerate(layers)),
+        attention=tuple(
+            _tap(model, place, index, len(batch), layers[0].module, description.places)
+            for index, place in enumerate(layers)
+        ),
         attention_elsewhere=tuple(Tap(place.module, place.site) for place in elsewhere),
         attention_unread=tuple(
             block for block in _attention_blocks(model) if not any(_within(module, block) for module in read)
@@ -83,13 +87,13 @@ def attention_layers(description: Description, role: str, named: Sequence[str] |
     """
     if named is not None:
         places = {tap.module: tap for tap in (*description.attention, *description.attention_elsewhere)}
-        strange = [name for name in named if name not in places]
+        strange = [name for name in named if Tap("").at(name).module not in places]
         if strange or not named:
             raise InputError(
                 f"no attention of the {role} can be read at {', '.join(strange) or '(no name given)'}; it was seen at "
                 f"{_listed(list(places)) or 'no module'}"
             )
-        return tuple(places[name] for name in named)
+        return tuple(places[Tap("").at(name).module].at(name) for name in named)
     if description.attention_unread:
         raise InputError(
             f"the {role} has {len(description.attention_unread)} blocks whose attention cannot be read, "
@@ -141,29 +145,26 @@ def _within(path: str, block: str) -> bool:
     return path == block or path.startswith(f"{block}.")
 
 
-def _tap(model: nn.Module, place: FoundAttention, index: int, batch: int, first: str) -> Tap:
-    # Windows lie in the batch; they hold neither class tokens nor the grid of the image.
-    windows = place.shape[0] != batch
-    within, network = network_of(model)
-    prefix, grid, patch = 0, _window(model, place), None
-    if not windows:
-        prefix, grid = prefix_tokens(network, index), attention_grid(network)
-        patch = patch_size(network, first.removeprefix(f"{within}."))
-        if grid is not None and grid[0] * grid[1] + prefix != place.shape[2]:
-            grid = None
+def _tap(model: nn.Module, place: FoundAttention, index: int, batch: int, first: str, places: Places | None) -> Tap:
+    tap = Tap(place.module, place.site, "tokens")
     shift, padded = _windows(model, place, batch)
-    class_tokens = _class_tokens(model) if prefix else 0
-    return Tap(
-        place.module,
-        place.site,
-        "tokens",
-        prefix,
-        grid,
-        class_tokens,
-        shift if windows else None,
-        padded,
-        patch=patch,
+    if place.shape[0] != batch:
+        # Windows lie in the batch; they hold neither class tokens nor the grid of the image.
+        return replace(tap, grid=_window(model, place), class_tokens=0, window_shift=shift, padded=padded)
+    within, network = network_of(model)
+    grid = attention_grid(network)
+    tap = replace(
+        tap,
+        prefix_tokens=prefix_tokens(network, index),
+        patch=patch_size(network, first.removeprefix(f"{within}.")),
+        padded=padded,
     )
+    if grid is not None and grid[0] * grid[1] + tap.prefix_tokens == place.shape[2]:
+        tap = replace(tap, grid=grid)
+    if places is not None:
+        seen = tokens_seen(places, place.shape[2], tap)
+        tap = replace(tap, in_rows=False) if seen is None else seen
+    return replace(tap, class_tokens=_class_tokens(model) if tap.prefix_tokens else 0)
 
 
 def _window(model: nn.Module, place: FoundAttention) -> tuple[int, int] | None:

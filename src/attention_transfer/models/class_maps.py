@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attention_transfer.capture import Capture, CaptureError, Reading, Tap, noise, spatial, undisturbed
+from attention_transfer.capture import Capture, CaptureError, Reading, Tap, noise, undisturbed
 from attention_transfer.errors import InputError
 from attention_transfer.models.description import Description
 from attention_transfer.models.pooling import between
@@ -87,7 +87,7 @@ def prove_class_maps(model: nn.Module, tap: Tap, head_path: str, image: Float[Te
             reading = _read(capture, image)
             assert reading.logits is not None
             pooled, output, logits = reading.values[takes], reading.values[gives], reading.logits
-            _prove_before(model, tap, reading.values[tap], pooled, head_path, role)
+            _prove_before(model, tap, reading, pooled, head_path, role)
             _prove_head(head, head_path, pooled, output, role)
             if not bool(output.any()):
                 # Nothing shows what becomes of zeros.
@@ -107,8 +107,9 @@ def _read(capture: Capture, image: Tensor) -> Reading:
         raise CaptureError(f"the {capture.role} cannot be read for its class maps: {error}") from error
 
 
-def _prove_before(model: nn.Module, tap: Tap, value: Tensor, pooled: Tensor, head_path: str, role: str) -> None:
+def _prove_before(model: nn.Module, tap: Tap, reading: Reading, pooled: Tensor, head_path: str, role: str) -> None:
     """That the head takes the mean of a value over its positions."""
+    value = reading.values[tap]
     no_maps = f"the {role} has no class maps at {tap}"
     if pooled.ndim != 2:
         raise CaptureError(
@@ -117,7 +118,7 @@ def _prove_before(model: nn.Module, tap: Tap, value: Tensor, pooled: Tensor, hea
         )
     if value.ndim == 2:
         raise CaptureError(f"{no_maps}: that value has no positions, it lies after the pooling; name one before it")
-    features = spatial(value, tap)
+    features = reading.spatial(tap)
     count, channels, height, width = features.shape
     if (count, channels) != pooled.shape:
         raise CaptureError(
@@ -174,7 +175,7 @@ def _prove_for_training(model: nn.Module, capture: Capture, image: Tensor) -> No
     with torch.enable_grad():
         reading = capture.run(image)
         assert reading.logits is not None
-        mean = spatial(reading.values[tap], tap).mean((2, 3))
+        mean = reading.spatial(tap).mean((2, 3))
         pairs = ((mean, reading.values[takes]), (reading.values[gives], reading.logits))
         whole, apart = (_gradients(values, parameters) for values in zip(*_told_apart(pairs), strict=True))
     largest = max((float(g.abs().max()) for g in whole if g is not None), default=0.0)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from attention_transfer.capture import Tap
+from attention_transfer.capture import CaptureError, Places, Tap
+from attention_transfer.models.layouts import such_as, tap_seen
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Description:
             only where somebody asks for them (`with_attention`).
         attention_elsewhere: places outside of its blocks, or where a few queries look at all tokens.
         attention_unread: blocks that hold attention of which nothing could be read.
+        places: what its modules gave when it was run (`with_places`); None where it was not.
+        suggested: modules that can be named as layers, where it was.
     """
 
     stages: tuple[Stage, ...]
@@ -69,6 +72,8 @@ class Description:
     attention: tuple[Tap, ...] = ()
     attention_elsewhere: tuple[Tap, ...] = ()
     attention_unread: tuple[str, ...] = ()
+    places: Places | None = None
+    suggested: tuple[str, ...] = ()
 
     def tap(self, module: str, site: Literal["output", "input"] = "output") -> Tap:
         """A place named by the user, with the layout that the stages of this network have.
@@ -77,7 +82,20 @@ class Description:
             module: its path; `PATH[0]` is the first of several tensors, `PATH#2` the second call of a module that runs
                 several times.
             site: what is read there.
+
+        Raises:
+            CaptureError: for tokens that lie in an order of their own.
         """
         known = {stage.output.name: stage.output for stage in self.stages if stage.output.item is None}
-        usual = known.get(module) or (self.stages[0].output if self.stages else Tap(module))
-        return replace(usual.at(module), site=site)
+        if module in known:
+            return replace(known[module], site=site)
+        usual = replace((self.stages[0].output if self.stages else Tap(module)).at(module), site=site)
+        if self.places is None:
+            return usual
+        found = tap_seen(self.places, usual)
+        if found is None:
+            raise CaptureError(
+                f"the tokens that {module!r} gives do not lie row by row, so that no map can be made of them: name "
+                f"another layer{such_as(self.suggested)}"
+            )
+        return found

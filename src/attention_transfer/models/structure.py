@@ -48,6 +48,11 @@ def find_stages(model: nn.Module) -> FoundStages:
     return FoundStages(())
 
 
+def members(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The children of a module, one that serves at several places at each of them."""
+    return [item for item in module.named_modules(remove_duplicate=False) if item[0] and "." not in item[0]]
+
+
 def join(*names: str) -> str:
     """A dotted path; empty names are left out."""
     return ".".join(name for name in names if name)
@@ -117,8 +122,7 @@ def _stage_list(module: nn.Module) -> FoundStages | None:
 def _last_members(children: Sequence[tuple[str, nn.Module]]) -> tuple[str, ...]:
     """Stages, and the last members of those that are lists, whose owner walks them: they never run themselves."""
     return tuple(
-        join(name, list(child.named_children())[-1][0]) if type(child) is nn.ModuleList else name
-        for name, child in children
+        join(name, members(child)[-1][0]) if type(child) is nn.ModuleList else name for name, child in children
     )
 
 
@@ -213,7 +217,7 @@ def _convolutions(module: nn.Module) -> list[nn.Conv2d]:
 
 def _members(module: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
     child = dict(module.named_children()).get(name)
-    return list(child.named_children()) if isinstance(child, nn.Sequential | nn.ModuleList) else []
+    return members(child) if isinstance(child, nn.Sequential | nn.ModuleList) else []
 
 
 def _holds_blocks(module: nn.Module) -> bool:

@@ -200,7 +200,8 @@ def _with(example: Seen, items: Mapping[str, Tensor]) -> Seen:
         tap: replace(each, **{part: items[_name(tap, part)] for part in _ATTENTION if _name(tap, part) in items})
         for tap, each in reading.attention.items()
     }
-    return Seen(Reading(items.get(f"logits{_SUFFIX}"), {tap: items[_name(tap)] for tap in reading.values}, attention))
+    values = {tap: items[_name(tap)] for tap in reading.values}
+    return Seen(Reading(items.get(f"logits{_SUFFIX}"), values, attention, reading.image))
 
 
 def _name(tap: Tap, part: str = "value") -> str:

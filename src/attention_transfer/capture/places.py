@@ -1,0 +1,214 @@
+"""What a network gives at its modules, and how the tokens among it lie: found by running it and watching."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import ceil, log2
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attention_transfer.capture.outputs import Item, tensors_in
+from attention_transfer.capture.patches import Grid
+from attention_transfer.capture.recorder import Stop
+from attention_transfer.capture.undisturbed import noise, undisturbed
+
+# Of the tokens, at most so many see a corner of an image while none has looked at another.
+_LOCAL = 0.5
+# Changes that are no more than this part of the largest come from rounding.
+_ROUNDING = 1e-4
+# Patches that overlap see their neighbours too, most of all where these alternate.
+_AGREE, _AGREE_ALTERNATING = 0.9, 0.7
+_IMAGES_AT_ONCE = 4
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """How so many tokens lie, before the first of them looks at another.
+
+    Args:
+        count: of all of them.
+        prefix: how many of them come first and do not depend on the image.
+        grid: rows and columns of the rest, row by row; None where they lie otherwise.
+    """
+
+    count: int
+    prefix: int
+    grid: Grid | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """What one module gives.
+
+    Args:
+        module: its path.
+        shapes: of the tensors that it gives, by index or key; the key is None where it gives a tensor.
+        calls: how often it runs in one forward pass.
+    """
+
+    module: str
+    shapes: Mapping[Item, tuple[int, ...]]
+    calls: int
+
+
+@dataclass(frozen=True)
+class Places:
+    """What was seen of a network.
+
+    Args:
+        outputs: of its modules, in the order in which they ended.
+        tokens: by their number.
+        image: height and width of the images.
+    """
+
+    outputs: Mapping[str, Place]
+    tokens: Mapping[int, Tokens]
+    image: tuple[int, int]
+
+
+def find_places(model: nn.Module, image: Float[Tensor, "b c h w"]) -> Places | None:
+    """What a network gives at its modules, and how its tokens lie.
+
+    It is run in evaluation mode, without gradient, on noise that is changed here and there: a token that never changes
+    is not of the image, and one that lies in a row and a column changes with them.
+
+    Args:
+        model: left as it was.
+        image: of the shape, type and device of training, as this network receives it; its values are not looked at.
+
+    Returns:
+        None where the network cannot be run so; whoever runs it in earnest says why.
+    """
+    base, other = noise(image[:1])[:2].split(1)
+    height, width = base.shape[2:]
+    corner = base.clone()
+    rows, columns = ceil(height / 8), ceil(width / 8)
+    corner[:, :, :rows, :columns] = other[:, :, :rows, :columns]
+    watch = _Watch()
+    try:
+        with undisturbed(model), torch.no_grad():
+            model.eval()
+            watch.run(model, torch.cat([base, other, corner]))
+            found = {}
+            for count, (event, depends) in watch.local.items():
+                prefix = int(depends.long().argmax())
+                grid = None
+                if bool(depends[prefix:].all()):
+                    candidates = _candidates(count - prefix, watch.grids, height / width)
+                    grid = next(
+                        (each for each in candidates if _in_rows(model, base, other, event, prefix, each)), None
+                    )
+                found[count] = Tokens(count, prefix, grid)
+    except Exception:
+        return None
+    return Places(watch.places, found, (height, width))
+
+
+@dataclass
+class _Watch:
+    """Sees what every module takes and gives.
+
+    Args:
+        target: number of the value of three dimensions to stop at; None runs to the end.
+    """
+
+    target: int | None = None
+    value: Tensor | None = None
+    events: int = 0
+    places: dict[str, Place] = field(default_factory=dict[str, Place])
+    grids: list[Grid] = field(default_factory=list[Grid])
+    local: dict[int, tuple[int, Tensor]] = field(default_factory=dict[int, tuple[int, Tensor]])
+
+    def run(self, model: nn.Module, images: Tensor) -> None:
+        handles = [
+            handle
+            for path, module in model.named_modules()
+            for handle in (
+                module.register_forward_pre_hook(self._takes),
+                module.register_forward_hook(self._gives(path)),
+            )
+        ]
+        try:
+            model(images)
+        except Stop:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _takes(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if args and isinstance(args[0], Tensor):
+            self._see(args[0])
+
+    def _gives(self, path: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def see(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            given = dict(tensors_in(output))
+            before = self.places.pop(path, None)
+            shapes = {key: tuple(value.shape) for key, value in given.items()}
+            self.places[path] = Place(path, shapes, 1 if before is None else before.calls + 1)
+            for value in given.values():
+                self._see(value)
+
+        return see
+
+    def _see(self, value: Tensor) -> None:
+        if not value.is_floating_point():
+            return
+        if value.ndim == 4:
+            self.grids += [tuple(value.shape[2:]), tuple(value.shape[1:3])]
+        if value.ndim != 3:
+            return
+        self.events += 1
+        if self.target is None:
+            self._see_tokens(value)
+        elif self.events == self.target:
+            self.value = value
+            raise Stop
+
+    def _see_tokens(self, value: Tensor) -> None:
+        if value.shape[0] != 3 or value.shape[1] < 2 or value.shape[1] in self.local:
+            return
+        everywhere, corner = (_change(value[index], value[0]) for index in (1, 2))
+        seen = (corner > _ROUNDING * corner.max()).float().mean()
+        if 0 < float(seen) <= _LOCAL:
+            self.local[value.shape[1]] = self.events, everywhere > _ROUNDING * everywhere.max()
+
+
+def _change(value: Float[Tensor, "n c"], before: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
+    return (value.float() - before.float()).abs().mean(1)
+
+
+def _candidates(patches: int, seen: Sequence[Grid], ratio: float) -> Iterator[Grid]:
+    """Grids of so many patches: those that were seen, latest first, then all, those of square patches first."""
+    yield from dict.fromkeys(grid for grid in reversed(seen) if grid[0] * grid[1] == patches)
+    divisors = [rows for rows in range(1, patches + 1) if patches % rows == 0]
+    for rows in sorted(divisors, key=lambda rows: abs(log2(rows / (patches // rows) / ratio))):
+        yield rows, patches // rows
+
+
+def _in_rows(model: nn.Module, base: Tensor, other: Tensor, event: int, prefix: int, grid: Grid) -> bool:
+    """Whether tokens lie row by row: of each digit of a row's and a column's number, in base two, those that have it
+    change when the image does there, and the others when it does elsewhere."""
+    for axis, count in enumerate(grid):
+        digits = range(ceil(log2(count)))
+        place = torch.arange(base.shape[2 + axis], device=base.device) * count // base.shape[2 + axis]
+        for first in range(0, len(digits), _IMAGES_AT_ONCE):
+            images, wanted = [base], []
+            for digit in digits[first : first + _IMAGES_AT_ONCE]:
+                there = (place >> digit & 1).bool().view((-1, 1) if axis == 0 else (1, -1))
+                images += [torch.where(there, other, base), torch.where(there, base, other)]
+                wanted.append((torch.arange(count, device=base.device) >> digit & 1).bool())
+            watch = _Watch(target=event)
+            watch.run(model, torch.cat(images))
+            value = watch.value
+            if value is None or len(value) != len(images):
+                return False
+            for index, digits_of in enumerate(wanted):
+                on, off = (_change(value[1 + 2 * index + k], value[0])[prefix:].view(grid) for k in (0, 1))
+                expected = digits_of.view((-1, 1) if axis == 0 else (1, -1))
+                agree = float(((on > off) == expected).float().mean())
+                if agree < (_AGREE_ALTERNATING if first + index == 0 else _AGREE):
+                    return False
+    return True
