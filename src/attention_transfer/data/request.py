@@ -83,9 +83,11 @@ def at_home(path: Path) -> Path:
     """A path whose `~` is filled in, except where the folder is really called so.
 
     Raises:
-        ValueError: there is no such home.
+        ValueError: there is no such home, or no file system takes such a name.
     """
     try:
         return path if path.exists() else path.expanduser()
+    except OSError as error:
+        raise InputError(f"{shown(path)[:200]} cannot be looked for: {error.strerror or error}") from error
     except RuntimeError as error:
         raise InputError(f"{shown(path)} begins with a home folder that does not exist: {error}") from error

@@ -32,7 +32,10 @@ def expand(place: str) -> str:
 
 def _exists(place: str) -> bool:
     paths = (place, place.partition(":")[2], place.partition("@")[2])
-    return any(path and _at_home(path).exists() for path in paths)
+    try:
+        return any(path and _at_home(path).exists() for path in paths)
+    except OSError:  # a name that no file system takes
+        return False
 
 
 def _at_home(path: str) -> Path:
