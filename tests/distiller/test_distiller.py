@@ -230,13 +230,13 @@ class Limited(Method):
 def test_a_limited_term_moves_no_parameter_further_than_its_share_of_the_task(small_pair: Pair) -> None:
     student = small_pair[0]
     distiller = Distiller(student, small_pair[1], [Limited(), SoftTargets()], example=EXAMPLE)
+    distiller.set_epoch(4)
+    distiller.set_phase(Phase("later"), first_epoch=3)
     out = distiller(*batch())
     parameters = list(distiller.parameters())
     task = torch.autograd.grad(out.terms["ce"].weighted, parameters, retain_graph=True)
     other = torch.autograd.grad(out.terms["limited"].weighted, parameters, retain_graph=True, allow_unused=True)
     soft = torch.autograd.grad(out.terms["kd"].weighted, parameters, retain_graph=True)
-    distiller.set_epoch(4)
-    distiller.set_phase(Phase("later"), first_epoch=3)
     distiller.backward(out)
     for parameter, ours, theirs, free in zip(parameters, task, other, soft, strict=True):
         # Epoch 1 of the phase: 0.5 · 2 of the task's gradient; soft targets are no part of the measure.
@@ -281,10 +281,13 @@ def test_parts_are_sized_by_the_probe_and_trained_saved_and_phased(small_pair: P
     distiller.set_phase(first)
     assert set(distiller.trained_modules()) == {"parts"}
     assert not student.training
-    assert not any(p.requires_grad for p in student.parameters())
-    assert distiller.unused_parameters() == ()
+    assert distiller.unused_parameters() == tuple(f"student.{name}" for name, _ in student.named_parameters())
     images, labels = batch()
-    assert list(distiller(images, labels, torch.arange(4)).terms) == ["regress"]
+    out = distiller(images, labels, torch.arange(4))
+    assert list(out.terms) == ["regress"]
+    out.loss.backward()
+    assert all(p.grad is None for p in student.parameters())
+    assert all(p.grad is not None for p in distiller.parts.parameters())
     distiller.set_phase(second)
     assert student.training
     assert not distiller.parts.training

@@ -74,7 +74,7 @@ def test_the_loss_is_the_mean_squared_error_over_hidden_patches(normalise: bool)
             squares += ((predicted[i, k].detach() - patch) ** 2).tolist()
     assert float(out.loss.detach()) == pytest.approx(sum(squares) / len(squares), rel=1e-5)
     assert out.student_logits.shape == (3, 0)
-    assert out.terms["reconstruction"].value is out.loss
+    assert torch.equal(out.terms["reconstruction"].value, out.loss)
 
 
 def test_where_a_hidden_patch_stands_in_the_order_does_not_matter() -> None:

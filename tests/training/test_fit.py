@@ -30,7 +30,7 @@ from attention_transfer.data.batch import Batch
 from attention_transfer.methods import Observed, Phase, Reads
 from attention_transfer.models import Description, open_model
 from attention_transfer.runs import RunExistsError, RunFolder
-from attention_transfer.training.fit import fit, stretches
+from attention_transfer.training.fit import fit
 from attention_transfer.training.metrics import NonFiniteLossError
 from attention_transfer.training.prepare import evenly, load_data
 from attention_transfer.training.progress import Reporter
@@ -313,12 +313,6 @@ def test_the_train_split_is_measured_over_all_of_it() -> None:
     split = Split(np.zeros((100, 8, 8, 3), np.uint8), np.repeat(np.arange(4), 25))
     assert sorted(evenly(split, 8).labels.tolist()) == [0, 0, 1, 1, 2, 2, 3, 3]
     assert evenly(split, 100) is split
-
-
-def test_only_one_phase_may_be_open_ended() -> None:
-    assert stretches((Phase("a", epochs=3), Phase("b")), 5) == ((Phase("a", epochs=3), 0, 3), (Phase("b"), 3, 8))
-    with pytest.raises(ValueError, match="only one phase"):
-        stretches((Phase("a"), Phase("b")), 5)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Training with multi-head graphs: phases that resume, heads that serve other runs, and several processes."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,12 @@ from typing import Literal
 import pytest
 import safetensors.torch
 import torch
+<<<<<<< HEAD
 from torch import Tensor, distributed
+=======
+from rich.console import Console
+from torch import Tensor, distributed, multiprocessing
+>>>>>>> 926aa86 (Let the epoch choose the phase, and hold limits of gradients in every backward call)
 
 from attention_transfer import Distiller, Experiment, MultiHeadGraph, build
 from attention_transfer.experiment import from_json, to_json
@@ -17,6 +23,7 @@ from attention_transfer.runs import PARTS_WEIGHTS, RunFolder
 from attention_transfer.training.distributed import Process, wrap
 from attention_transfer.training.fit import fit
 from attention_transfer.training.prepare import prepare
+from attention_transfer.training.progress import Reporter
 from attention_transfer.training.term_sizes import measurable, term_sizes
 from tests.training.conftest import Make
 from tests.training.test_distributed import data, gradients
@@ -87,6 +94,15 @@ def test_heads_of_a_run_serve_other_students_of_its_teacher(make: Make, experime
         fit(experiment, tmp_path / "broken", Killer(1))
     with pytest.raises(ValueError, match="kept no parts: it is not finished"):
         fit(unfinished, tmp_path / "fourth", silent())
+
+
+def test_the_epochs_of_all_phases_are_said_before_they_begin(experiment: Experiment, tmp_path: Path) -> None:
+    output = io.StringIO()
+    short = replace(experiment, training=replace(experiment.training, epochs=1))
+    fit(short, tmp_path / "run", Reporter(Console(file=output, width=200)))
+    lines = output.getvalue().splitlines()
+    said = lines.index("2 epochs of graph heads, then 1")
+    assert said < next(i for i, line in enumerate(lines) if line.startswith("epoch 1/3"))
 
 
 def test_a_weight_is_suggested_for_the_transfer_alone(experiment: Experiment) -> None:

@@ -11,7 +11,7 @@ from attention_transfer.training.metrics import FiniteGuard, NonFiniteLossError,
 def output(value: float, count: int = 2) -> Output:
     logits = torch.tensor([[2.0, 0.0, 1.0]] * count)
     term = Term(torch.tensor(value), 10.0)
-    return Output(term.weighted, {"at": term}, logits, None)
+    return Output({"at": term}, logits)
 
 
 def test_means_weigh_steps_by_their_images() -> None:

@@ -15,7 +15,7 @@ from attention_transfer.distiller.image_checks import explained
 from attention_transfer.distiller.label_checks import check_classes
 from attention_transfer.distiller.network import Network, Seen, Wanted
 from attention_transfer.distiller.output_checks import check_logits, readers_of_logits
-from attention_transfer.distiller.reached import check_finite, check_phases, parameters_reached
+from attention_transfer.distiller.reached import check_finite, check_phases, parameters_reached, reached_by
 from attention_transfer.distiller.teacher import Teacher
 from attention_transfer.errors import InputError
 from attention_transfer.methods import Method, Phase
@@ -29,12 +29,14 @@ class Proved:
     Args:
         parts: what the methods learn, sized by what they saw.
         reached: names of the parameters that each term has a gradient for.
+        reached_by_logits: names of those that the student's logits have a gradient for.
         replaces: whether a method replaces something in the student.
         classes: that labels may be of.
     """
 
     parts: nn.ModuleDict
     reached: dict[str, frozenset[str]]
+    reached_by_logits: frozenset[str]
     replaces: bool
     classes: int
 
@@ -164,4 +166,5 @@ def _terms_proved(
     check_finite(terms)
     check_phases(phases, terms)
     classes = task_logits(both.bound, student.reading).shape[1]
-    return Proved(parts, parameters_reached(terms, named), bool(replaced), classes)
+    reached = parameters_reached(terms, named)
+    return Proved(parts, reached, reached_by(student.reading.logits, named), bool(replaced), classes)

@@ -1,7 +1,9 @@
 """The module that people train: teacher, student and methods in one."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -23,12 +25,14 @@ from attention_transfer.distiller.deployed import Deployed
 from attention_transfer.distiller.image_checks import explained
 from attention_transfer.distiller.label_checks import training_labels
 from attention_transfer.distiller.memory import TeacherMemory
+from attention_transfer.distiller.moving import Moving
 from attention_transfer.distiller.output import TASK, Output
 from attention_transfer.distiller.output_checks import FirstBatches, readers_of_logits
 from attention_transfer.errors import InputError
 from attention_transfer.methods import Method, Phase, Reads, Term
-from attention_transfer.methods.limits import limited_gradients, sum_of
+from attention_transfer.methods.limits import Limits
 from attention_transfer.methods.maps import never_halved
+from attention_transfer.methods.phases import num_epochs, stretch_of
 from attention_transfer.models import Input, Renormalise, check_pair
 
 
@@ -43,10 +47,24 @@ class Distiller(nn.Module):
     `state_dict()`, but follows the distiller to another device, dtype or memory format. So does what methods learn and
     remember, which never goes below float32.
 
+    The loop that is right for every method:
+
+        optimizer = torch.optim.SGD(distiller.trainable_parameters(), lr=0.1)
+        for epoch in range(distiller.num_epochs(100)):
+            distiller.set_epoch(epoch)
+            distiller.train()
+            for images, labels, *index in loader:
+                out = distiller(images, labels, *index)
+                optimizer.zero_grad()
+                out.loss.backward()
+                optimizer.step()
+
+    In several processes: `DistributedDataParallel(distiller, find_unused_parameters=True)`, as some parameters are
+    reached by no term, or rest in a phase.
+
     `torch.compile(distiller, fullgraph=True)` works from torch 2.10 on (before, a compiled distiller runs as it is),
-    unless a method differentiates inside the step, matches heads of
-    attention distillation or has `same_drop_path`. Compiled, the teacher does not stop after its last tap; what nothing
-    reads is left out of the graph instead.
+    unless a method differentiates inside the step, matches heads of attention distillation or has `same_drop_path`.
+    Compiled, the teacher does not stop after its last tap; what nothing reads is left out of the graph instead.
 
     Args:
         student: any network that returns logits.
@@ -96,18 +114,19 @@ class Distiller(nn.Module):
         self.task_weight = task_weight
         self.phase = Phase("all")
         self._epoch = self._phase_start = 0
+        self._entered: Literal["not yet", "by epoch", "by hand"] = "not yet"
         self._detached = False
         self._checks: BatchChecks | None = None
         self.teacher_images = Renormalise(student_input, teacher_input).to(example)
         self._both = hooked(student, teacher, methods, example, self.teacher_images, task_weight)
         self.reads_teacher_logits = any(reads.teacher_logits for reads in self.reads)
         try:
-            self.set_epoch(0)
+            self._schedule()
             proved = prove(self._both, example, train_labels, self.phases)
         except BaseException:
             self.detach()
             raise
-        self.parts, self._reached, self._replaces = proved.parts, proved.reached, proved.replaces
+        self.parts, self._replaces = proved.parts, proved.replaces
         self._checks = BatchChecks(
             {bound.name: bound.reads for bound in self._both.bound},
             task=task_weight > 0,
@@ -116,8 +135,10 @@ class Distiller(nn.Module):
             num_train_images=None if train_labels is None else len(train_labels),
         )
         self._first_batches = FirstBatches(readers_of_logits(self._both.bound, task_weight), self._both.models)
-        self._trainable = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
-        self._follow()
+        self._moving = Moving(student, proved.parts, proved.reached, proved.reached_by_logits)
+        if len(self.phases) == 1:
+            self._entered = "by epoch"
+        self._enter(self.phases[0] if len(self.phases) == 1 else self.phase, 0)
 
     # ------------------------------------------------------------------ the step
 
@@ -140,8 +161,12 @@ class Distiller(nn.Module):
             InputError: for images, labels or index of another kind, shape or device, or of values that they cannot
                 have; an accelerator is asked for values one step late. Compiled, values are not looked at.
         """
-        if self._detached:
-            raise InputError("this distiller was detached from its networks: build a new one")
+        self._check_attached()
+        if self._entered == "not yet" and self.training and torch.is_grad_enabled():
+            raise InputError(
+                f"the training has {len(self.phases)} phases, {' and '.join(phase.name for phase in self.phases)}, and "
+                "none was entered: call distiller.set_epoch(epoch) before the steps of each epoch"
+            )
         assert self._checks is not None
         labels, index = self._checks(images, labels, index)
         if torch.compiler.is_compiling():
@@ -162,8 +187,9 @@ class Distiller(nn.Module):
             images: as the student expects them.
 
         Raises:
-            InputError: for images of another kind or shape.
+            InputError: for images of another kind or shape, or after `detach`.
         """
+        self._check_attached()
         assert self._checks is not None
         self._checks.images(images)
         teacher = self._both.read_teacher(images, None) if self._replaces else None
@@ -172,15 +198,8 @@ class Distiller(nn.Module):
         return logits
 
     def backward(self, out: Output) -> None:
-        """Accumulate the gradient of a step; the same as `out.loss.backward()` unless a term limits its gradient."""
-        if all(term.limit is None for term in out.terms.values()):
-            out.loss.backward()
-            return
-        named, epochs = {n: p for n, p in self.named_parameters() if p.requires_grad}, self._epoch - self._phase_start
-        gradients = limited_gradients(out.terms, TASK, named, self._reached.get(TASK, frozenset[str]()), epochs)
-        for parameter, gradient in zip(named.values(), gradients, strict=True):
-            if gradient is not None:
-                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        """Accumulate the gradient of a step; the same as `out.loss.backward()`."""
+        out.backward()
 
     def remember_teacher(self, memory: TeacherMemory) -> None:
         """Ask a memory for what the teacher gives in training steps that know their images' places, see
@@ -196,45 +215,64 @@ class Distiller(nn.Module):
     # ------------------------------------------------------------------ what is trained
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters that the optimiser should have: the student's and those of the methods, as the phase says."""
-        for module in self.trained_modules().values():
-            yield from (p for p in module.parameters() if p.requires_grad)
+        """Parameters that an optimiser made once for all phases should have: the student's and those of the methods.
+
+        What does not move in a phase has a gradient of None there, and optimisers leave it alone.
+        """
+        return self._moving.parameters()
 
     def trained_modules(self) -> dict[str, nn.Module]:
         """The modules that the phase trains, by name."""
-        modules: dict[str, nn.Module] = {"student": self.student, "parts": self.parts}
-        return modules if self.phase.trains == "both" else {self.phase.trains: modules[self.phase.trains]}
+        return self._moving.modules()
 
     def unused_parameters(self) -> tuple[str, ...]:
-        """Names of trained parameters that no term of the phase reaches, for DistributedDataParallel."""
-        reached = self._reached_in_phase()
-        return tuple(name for name, p in self.named_parameters() if p.requires_grad and name not in reached)
+        """Names of parameters that need a gradient and get none in this phase, for DistributedDataParallel."""
+        return self._moving.unused()
 
-    def set_epoch(self, epoch: int) -> None:
-        """Move the schedules of the weights to an epoch of the whole training, counted from 0."""
+    def num_epochs(self, epochs: int) -> int:
+        """Epochs of all phases together, for the loop.
+
+        Args:
+            epochs: of the main phase, in which the student learns its task.
+
+        Raises:
+            ValueError: for less than one.
+        """
+        return num_epochs(self.phases, epochs)
+
+    def set_epoch(self, epoch: int, epochs: int | None = None) -> None:
+        """Begin an epoch of the whole training: enter its phase, and move the schedules of the weights to it.
+
+        Args:
+            epoch: counted from 0.
+            epochs: of the main phase, as for `num_epochs`; needed only where a phase comes after it.
+
+        Raises:
+            ValueError: for an epoch outside of the training.
+        """
         if self._checks is not None:
             self._checks.read_late()
-        self._epoch = epoch
-        of_phase = max(0, epoch - self._phase_start)
-        for bound in self._both.bound:
-            bound.set_epoch(of_phase)
+        stretch = stretch_of(self.phases, epoch, epochs)
+        self._epoch = int(epoch)
+        if self._entered != "by hand":
+            self._entered = "by epoch"
+            if (stretch.phase, stretch.first) != (self.phase, self._phase_start):
+                self._enter(stretch.phase, stretch.first)
+        self._schedule()
 
     def set_phase(self, phase: Phase, first_epoch: int = 0) -> None:
-        """Enter a phase of training: which parameters move, and which terms count.
+        """Enter a phase of training by hand: which parameters move, and which terms count. From then on `set_epoch`
+        moves nothing but the schedules.
 
-        What rests is in evaluation mode and needs no gradient.
+        What rests is in evaluation mode and gets no gradient.
 
         Args:
             phase: to enter.
             first_epoch: epoch in which it begins.
         """
-        self.phase, self._phase_start = phase, first_epoch
-        self.set_epoch(max(self._epoch, first_epoch))
-        moving, reached = self.trained_modules(), self._reached_in_phase()
-        for name, parameter in self._trainable:
-            module = name.partition(".")[0]
-            parameter.requires_grad_(module in moving and (module == "student" or name in reached))
-        self.train(self.training)
+        self._entered = "by hand"
+        self._epoch = max(self._epoch, first_epoch)
+        self._enter(phase, first_epoch)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -271,14 +309,15 @@ class Distiller(nn.Module):
         """Give the teacher back in the modes and as trainable as it came; the distiller cannot be used any more."""
         self._both.release()
         self._detached = True
+        if hasattr(self, "_moving"):
+            self._moving.release()
 
     # ------------------------------------------------------------------ nn.Module
 
     def train(self, mode: bool = True) -> "Distiller":
         """Switch the student (and learned parts) to training or evaluation; the teacher as the methods want it."""
         super().train(mode)
-        for name in {"student", "parts"} - self.trained_modules().keys():
-            self.get_submodule(name).eval()
+        self._moving.set_modes()
         self._follow()
         return self
 
@@ -296,7 +335,9 @@ class Distiller(nn.Module):
         teacher = both.read_teacher(images, labels, None if index is None else (self._epoch, index))
         student, logits = None, images.new_zeros(len(images), 0)
         if self.phase.runs_student:
-            student = both.read_student(images, labels, teacher, self.parts)
+            # Whether its parameters need a gradient is for their owner to say.
+            with torch.no_grad() if self.phase.trains == "parts" else nullcontext():
+                student = both.read_student(images, labels, teacher, self.parts)
             assert student.reading.logits is not None
             logits = student.reading.logits
         terms = both.terms(Batch(images, labels, index), teacher, student, self.parts, self.phase.counts)
@@ -305,8 +346,12 @@ class Distiller(nn.Module):
             if torch.is_grad_enabled():
                 self._check_gradients(terms)
             self._first_batches(images, {"teacher": teacher_logits, "student": logits}, terms, training=self.training)
-        loss = sum_of([term.weighted for term in terms.values()])
-        return Output(loss, terms, logits, teacher_logits)
+        limited = any(term.limit is not None for term in terms.values())
+        return Output(terms, logits, teacher_logits, self._limits if limited else None)
+
+    def _check_attached(self) -> None:
+        if self._detached:
+            raise InputError("this distiller was detached from its networks: build a new one")
 
     def _explained(
         self, error: Exception, images: Tensor, labels: Tensor | None = None, index: Tensor | None = None
@@ -315,18 +360,31 @@ class Distiller(nn.Module):
         return None if isinstance(error, InputError) else explained(error, given, self._both.models)
 
     def _check_gradients(self, terms: Mapping[str, Term]) -> None:
-        trained = {name for name, p in self._trainable if p.requires_grad}
         for name, term in terms.items():
-            if not term.value.requires_grad and self._reached[name] & trained:
+            if not term.value.requires_grad and self._moving.reaches(name):
                 raise CaptureError(
                     f"the term {name!r} had a gradient when the distiller was built and has none now: the student is "
                     "checkpointed with use_reentrant=True (use False), or was changed after it was built"
                 )
 
+    def _enter(self, phase: Phase, first_epoch: int) -> None:
+        self.phase, self._phase_start = phase, first_epoch
+        self._moving.enter(phase)
+        self._schedule()
+        self._follow()
+
+    def _schedule(self) -> None:
+        """Move to the epoch whatever goes by it."""
+        of_phase = max(0, self._epoch - self._phase_start)
+        for bound in self._both.bound:
+            bound.set_epoch(of_phase)
+        if hasattr(self, "_moving"):
+            self._limits = self._limits_now()
+
+    def _limits_now(self) -> Limits:
+        of_phase = max(0, self._epoch - self._phase_start)
+        return Limits(TASK, self._moving.named, self._moving.unreached(TASK), of_phase)
+
     def _follow(self) -> None:
         if self._both.teacher is not None:
             self._both.teacher.follow(self.training)
-
-    def _reached_in_phase(self) -> frozenset[str]:
-        """Names of the parameters that some term of the phase has a gradient for."""
-        return frozenset[str]().union(*(names for term, names in self._reached.items() if self.phase.counts(term)))

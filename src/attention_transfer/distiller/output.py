@@ -2,27 +2,61 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from attention_transfer.methods import Term
+from attention_transfer.methods.limits import Limits, sum_of
 
 TASK = "ce"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Output:
     """What one step of a distiller gives.
 
     Args:
-        loss: Σ weight·value of the terms, to be minimised.
-        terms: raw value and weight of each summand, by name; `ce` is the task's cross-entropy.
+        terms: raw value and weight of each summand of the loss, by name; `ce` is the task's cross-entropy.
         student_logits: (batch, classes); of no classes in a phase in which the student does not run.
         teacher_logits: likewise; None where no method reads them, for then the teacher need not run to its end.
+        limits: by what gradients are bounded; None where no term is.
     """
 
-    loss: Float[Tensor, ""]
     terms: Mapping[str, Term]
     student_logits: Float[Tensor, "b k"]
-    teacher_logits: Float[Tensor, "b k"] | None
+    teacher_logits: Float[Tensor, "b k"] | None = None
+    limits: Limits | None = None
+
+    # Made when it is first asked for, outside of compiled code and of wrappers for several processes: the bounds of
+    # gradients are then kept whatever a step was run by.
+    @cached_property
+    def loss(self) -> Float[Tensor, ""]:
+        """Σ weight·value of the terms, to be minimised. Its gradient is right for every method: where a term limits its
+        own, `out.loss.backward()` keeps to that, as does the gradient of any multiple of it."""
+        # It may be asked for first where it is only to be shown.
+        with torch.inference_mode(False), torch.enable_grad():
+            values = [term.weighted for term in self.terms.values()]
+            if self.limits is None or not any(value.requires_grad for value in values):
+                return sum_of(values)
+            return self.limits.loss(self.terms, self.student_logits)
+
+    def backward(self) -> None:
+        """Accumulate the gradient of the step; the same as `out.loss.backward()`."""
+        self.loss.backward()
+
+    def __repr__(self) -> str:
+        terms = ", ".join(f"{name} {_shown(term.value)} × {_shown(term.weight)}" for name, term in self.terms.items())
+        return f"Output(loss {_shown(self.loss)} = {terms})"
+
+
+# Wrappers for several processes look for tensors in what a module returns: parameters that only the logits reach need
+# no gradient then (find_unused_parameters), and gradients are averaged (static_graph).
+torch.export.register_dataclass(Output)
+torch.export.register_dataclass(Term)
+
+
+def _shown(number: float | Tensor) -> str:
+    return f"{float(number):.4g}"

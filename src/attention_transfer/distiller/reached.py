@@ -48,14 +48,26 @@ def parameters_reached(terms: Mapping[str, Term], named: Mapping[str, nn.Paramet
         if not can_be_differentiated(term.value):
             raise CaptureError(_why_no_gradient(name, "it has no second derivative"))
         try:
-            gradients = torch.autograd.grad(term.value, list(named.values()), retain_graph=True, allow_unused=True)
+            reached[name] = reached_by(term.value, named)
         except RuntimeError as error:
             raise CaptureError(_why_no_gradient(name, str(error))) from error
-        pairs = zip(named, cast(list[Tensor | None], gradients), strict=True)
-        reached[name] = frozenset(path for path, gradient in pairs if gradient is not None)
         if not reached[name]:
             raise CaptureError(f"the term {name!r} does not depend on any trainable parameter")
     return reached
+
+
+def reached_by(value: Tensor, named: Mapping[str, nn.Parameter]) -> frozenset[str]:
+    """Names of the parameters that a value has a gradient for; its graph is kept.
+
+    Args:
+        value: of any shape.
+        named: everything that is trained.
+    """
+    if not value.requires_grad:
+        return frozenset()
+    gradients = torch.autograd.grad(value.sum(), list(named.values()), retain_graph=True, allow_unused=True)
+    pairs = zip(named, cast(Sequence[Tensor | None], gradients), strict=True)
+    return frozenset(path for path, gradient in pairs if gradient is not None)
 
 
 def check_phases(phases: Sequence[Phase], terms: Collection[str]) -> None:

@@ -8,7 +8,8 @@ from attention_transfer.experiment.data import Data
 from attention_transfer.experiment.optimisation import Optimisation
 from attention_transfer.experiment.requirement import require
 from attention_transfer.experiment.training import Training
-from attention_transfer.methods import ClassAttention, Method
+from attention_transfer.methods import ClassAttention, Method, Phase
+from attention_transfer.methods.phases import num_epochs
 from attention_transfer.models.naming import split_weights
 from attention_transfer.models.smaller import smaller
 from attention_transfer.pretraining import MaskedAutoencoding
@@ -65,8 +66,8 @@ class Experiment:
     @property
     def epochs(self) -> int:
         """Epochs of all phases of the methods together; those of the training where no method has phases."""
-        lengths = [phase.epochs for method in self.methods for phase in method.phases] or [None]
-        return sum(self.training.epochs if length is None else length for length in lengths)
+        phases = [phase for method in self.methods for phase in method.phases] or [Phase("all")]
+        return num_epochs(phases, self.training.epochs)
 
     def tiny(self, *, own_data: bool = False) -> "Experiment":
         """The same experiment made so small that it runs in seconds: a few steps under an untrained teacher.

@@ -79,7 +79,13 @@ class FitNet(Method):
         if self.hint_epochs is None:
             return ()
         return (
-            Phase("hint", terms=(self.key,), epochs=self.hint_epochs, learning_rate=self.hint_learning_rate),
+            Phase(
+                "hint",
+                terms=(self.key,),
+                epochs=self.hint_epochs,
+                learning_rate=self.hint_learning_rate,
+                title="hints",
+            ),
             Phase("task", without=(self.key,)),
         )
 

@@ -187,6 +187,7 @@ class Phase:
         learning_rate: of this phase, constant; None keeps that of the experiment with its schedule.
         weight_decay: of this phase; None keeps that of the experiment.
         runs_student: whether the student runs at all; without it, terms see an empty student.
+        title: what it learns, for messages; its name if empty.
     """
 
     name: str
@@ -197,6 +198,7 @@ class Phase:
     without: tuple[str, ...] = ()
     weight_decay: float | None = None
     runs_student: bool = True
+    title: str = ""
 
     def counts(self, term: str) -> bool:
         """Whether a term is minimised in this phase."""

@@ -130,6 +130,7 @@ class MultiHeadGraph(Method):
             learning_rate=self.graph_learning_rate,
             weight_decay=self.graph_weight_decay,
             runs_student=False,
+            title="graph heads",
         )
         return learning, Phase("transfer", without=(HEADS_TERM,))
 

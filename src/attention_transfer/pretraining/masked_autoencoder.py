@@ -107,7 +107,7 @@ class MaskedAutoencoder(nn.Module):
             if self.settings.normalise_patches:
                 wanted = normalised(wanted)
             loss = functional.mse_loss(predicted.float(), wanted)
-        return Output(loss, {RECONSTRUCTION: Term(loss, 1.0)}, predicted.new_empty(len(images), 0).detach(), None)
+        return Output({RECONSTRUCTION: Term(loss, 1.0)}, predicted.new_empty(len(images), 0).detach())
 
     def encode(self, images: Float[Tensor, "b 3 h w"], places: Int64[Tensor, "b k"]) -> Float[Tensor, "b t d"]:
         """What the encoder makes of some patches of each image: prefix tokens, then those of the patches.
@@ -144,8 +144,13 @@ class MaskedAutoencoder(nn.Module):
         """Names of parameters that the loss does not reach (what follows the encoder's last token)."""
         return self._unused
 
-    def set_epoch(self, epoch: int) -> None:
+    def num_epochs(self, epochs: int) -> int:
+        """Epochs of the whole training: those of its only phase."""
+        return epochs
+
+    def set_epoch(self, epoch: int, epochs: int | None = None) -> None:
         """Move the masks to an epoch, counted from 0."""
+        del epochs
         cast(Tensor, self.epoch).fill_(epoch)
 
     def set_phase(self, phase: Phase, first_epoch: int = 0) -> None:

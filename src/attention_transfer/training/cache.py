@@ -56,7 +56,7 @@ def remember_teacher(folder: Path, experiment: Experiment, prepared: Prepared, p
     distiller, folder = prepared.distiller, Path(expand(str(folder)))
     if not isinstance(distiller, Distiller) or distiller.teacher is None:
         return prepared
-    epochs = sum(phase.epochs or experiment.training.epochs for phase in distiller.phases)
+    epochs = distiller.num_epochs(experiment.training.epochs)
     key = _key(experiment, prepared, processes)
     own = folder / hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=8).hexdigest()
     try:

@@ -18,9 +18,8 @@ from torch import nn
 
 from attention_transfer.data import Loader
 from attention_transfer.distiller import Distiller, Output
-from attention_transfer.errors import InputError
 from attention_transfer.experiment import Experiment, from_json, to_json
-from attention_transfer.methods import Phase
+from attention_transfer.methods.phases import Stretch, said, stretches
 from attention_transfer.pretraining import MaskedAutoencoder
 from attention_transfer.runs import RunFolder, is_run, whole_file
 from attention_transfer.training.averaging import WeightAverage
@@ -107,26 +106,6 @@ def _as_recorded(experiment: Experiment, folder: Path) -> dict[str, Any]:
         return wanted
 
 
-def stretches(phases: tuple[Phase, ...], epochs: int) -> tuple[tuple[Phase, int, int], ...]:
-    """Phases with their first epoch and the one after their last; one without a length takes what remains.
-
-    Args:
-        phases: in order.
-        epochs: of the phases without a length of their own, together.
-
-    Raises:
-        ValueError: if more than one phase has no length.
-    """
-    if sum(phase.epochs is None for phase in phases) > 1:
-        raise InputError("only one phase can take the epochs of the experiment; give the others a length")
-    first, found = 0, list[tuple[Phase, int, int]]()
-    for phase in phases:
-        end = first + (epochs if phase.epochs is None else phase.epochs)
-        found.append((phase, first, end))
-        first = end
-    return tuple(found)
-
-
 class _Loop:
     """State of one training: where it is, and what moves."""
 
@@ -137,7 +116,7 @@ class _Loop:
         self.process, self.reporter = process, reporter
         self.distiller = prepared.distiller
         self.stretches = stretches(self.distiller.phases, experiment.training.epochs)
-        self.epochs = self.stretches[-1][2]
+        self.epochs = self.distiller.num_epochs(experiment.training.epochs)
         self.guard = FiniteGuard(prepared.place.device)
         self.epoch, self.first_batch, self.seconds = 0, 0, 0.0
         self.started, self.earlier_seconds = time.perf_counter(), 0.0
@@ -159,23 +138,25 @@ class _Loop:
             self.run_folder.write_environment(
                 environment(self.prepared.place) | cached | {"command": ["attention-transfer", *sys.argv[1:]]}
             )
-        for phase, first, end in self.stretches:
-            if self.epoch >= end:
+        if len(self.stretches) > 1:
+            self.reporter.line(said(self.distiller.phases, self.experiment.training.epochs))
+        for stretch in self.stretches:
+            if self.epoch >= stretch.end:
                 continue
-            self._enter(phase, first, end - first)
+            self._enter(stretch)
             # A checkpoint of the end of a phase holds that one's optimiser.
-            if state is not None and (self.epoch, self.first_batch) > (first, 0):
+            if state is not None and (self.epoch, self.first_batch) > (stretch.first, 0):
                 self.optimizer.load_state_dict(state["optimizer"])
             state = None
-            while self.epoch < end:
-                self._train_epoch(first)
+            while self.epoch < stretch.end:
+                self._train_epoch(stretch.first)
         self._finish()
 
     # ------------------------------------------------------------------ phases and epochs
 
-    def _enter(self, phase: Phase, first: int, epochs: int) -> None:
-        self.distiller.set_phase(phase, first)
-        optimisation = self.experiment.optimisation
+    def _enter(self, stretch: Stretch) -> None:
+        self.distiller.set_epoch(self.epoch, self.experiment.training.epochs)
+        phase, optimisation = stretch.phase, self.experiment.optimisation
         if phase.learning_rate is not None:
             optimisation = replace(
                 optimisation, learning_rate=phase.learning_rate, schedule="constant", warmup_epochs=0
@@ -184,7 +165,7 @@ class _Loop:
             optimisation = replace(optimisation, weight_decay=phase.weight_decay)
         self.optimizer = make_optimizer(self.distiller.trained_modules(), optimisation)
         steps = self.prepared.train.num_batches
-        self.scheduler = make_scheduler(self.optimizer, optimisation, epochs * steps, steps)
+        self.scheduler = make_scheduler(self.optimizer, optimisation, stretch.length * steps, steps)
         self.module = wrap(self.distiller, self.process)
         if self.experiment.training.compile:
             self.module.compile()
@@ -192,7 +173,7 @@ class _Loop:
     def _train_epoch(self, phase_start: int) -> None:
         started, settings = time.perf_counter(), self.experiment.training
         before = self.seconds
-        self.distiller.set_epoch(self.epoch)
+        self.distiller.set_epoch(self.epoch, settings.epochs)
         self.distiller.train()
         train = self.prepared.train
         batches = train.epoch(self.epoch, start=self.first_batch)
@@ -313,7 +294,7 @@ class _Loop:
         keep(self.experiment, self.prepared, self.average, self.run_folder.path, folder)
 
     def _say_what_the_average_keeps(self) -> None:
-        epochs = sum(end - first for phase, first, end in self.stretches if phase.runs_student)
+        epochs = sum(stretch.length for stretch in self.stretches if stretch.phase.runs_student)
         steps = epochs * self.prepared.train.num_batches
         share = 0.0 if self.average is None else self.average.decay**steps
         if share > _REMEMBERED:

@@ -1,0 +1,133 @@
+"""What moves in a phase of training, and what rests."""
+
+from collections.abc import Iterator, Mapping
+
+from torch import nn
+
+from attention_transfer.methods import Phase
+
+
+class Moving:
+    """Student and learned parts, as a phase trains them.
+
+    Whether the student's parameters need a gradient is their owner's to say: where the student rests, it is run without
+    one. Parts that rest need none; those that their owner froze stay frozen.
+
+    Args:
+        student: the network that learns.
+        parts: what the methods learn.
+        reached: names of the parameters that each term has a gradient for, as was proved.
+        reached_by_logits: names of those that the student's logits have a gradient for.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        parts: nn.ModuleDict,
+        reached: Mapping[str, frozenset[str]],
+        reached_by_logits: frozenset[str],
+    ) -> None:
+        self._modules: dict[str, nn.Module] = {"student": student, "parts": parts}
+        self._reached, self._reached_by_logits = reached, reached_by_logits
+        # Names of parts' parameters that rest, and the modes that modules had before they rested.
+        self._held: set[str] = set()
+        self._modes: dict[str, list[tuple[nn.Module, bool]]] = {}
+        self._proved = {name for name, p in self._all().items() if p.requires_grad}
+        self.phase = Phase("all")
+
+    def enter(self, phase: Phase) -> None:
+        """Let move what the phase trains, in the mode that it had before it rested, and nothing else."""
+        self.phase = phase
+        self._rest(self._modules.keys() - self.modules().keys())
+        reached = self.reached()
+        for name, parameter in self._all().items():
+            moves = name.partition(".")[0] in self.modules()
+            if name.startswith("parts."):
+                moves = self._hold(name, parameter, rests=not moves or name not in reached)
+            if not moves:
+                # An optimiser leaves alone what has no gradient; one of zeros it would still decay.
+                parameter.grad = None
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The modules that the phase trains, by name."""
+        trains = self.phase.trains
+        return dict(self._modules) if trains == "both" else {trains: self._modules[trains]}
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All that move in some phase."""
+        for name, parameter in self._all().items():
+            if parameter.requires_grad or name in self._held:
+                yield parameter
+
+    def named(self) -> dict[str, nn.Parameter]:
+        """All that move in this phase and from which a step's output is made, by name."""
+        used = self.reached() | (self._reached_by_logits if self.phase.runs_student else frozenset[str]())
+        return {
+            name: parameter
+            for name, parameter in self._all().items()
+            if parameter.requires_grad
+            and name.partition(".")[0] in self.modules()
+            and (name in used or name not in self._proved)
+        }
+
+    def unreached(self, term: str) -> frozenset[str]:
+        """Names of the parameters that a term was proved not to depend on."""
+        return frozenset(self._proved - self._reached.get(term, frozenset[str]()))
+
+    def unused(self) -> tuple[str, ...]:
+        """Names of parameters that need a gradient and that no term of the phase gives one."""
+        moving, reached = self.modules(), self.reached()
+        return tuple(
+            name
+            for name, parameter in self._all().items()
+            if parameter.requires_grad and (name.partition(".")[0] not in moving or name not in reached)
+        )
+
+    def reached(self) -> frozenset[str]:
+        """Names of the parameters that some term of the phase has a gradient for."""
+        return frozenset[str]().union(*(names for term, names in self._reached.items() if self.phase.counts(term)))
+
+    def reaches(self, term: str) -> bool:
+        """Whether a term has a gradient for anything that moves."""
+        moving = self.modules()
+        return any(
+            parameter.requires_grad and name.partition(".")[0] in moving
+            for name, parameter in self._all().items()
+            if name in self._reached[term]
+        )
+
+    def set_modes(self) -> None:
+        """Put what rests into evaluation mode, after everything was given one."""
+        resting = set(self._modes)
+        self._modes.clear()
+        self._rest(resting)
+
+    def release(self) -> None:
+        """Let nothing rest any longer."""
+        self._rest(set())
+        for name in self._held:
+            self._all()[name].requires_grad_(True)
+        self._held.clear()
+
+    def _all(self) -> dict[str, nn.Parameter]:
+        return {
+            f"{module}.{name}": parameter
+            for module, each in self._modules.items()
+            for name, parameter in each.named_parameters()
+        }
+
+    def _hold(self, name: str, parameter: nn.Parameter, *, rests: bool) -> bool:
+        """Let a parameter of parts rest, or move; whether it moves now. What its owner froze does neither."""
+        if parameter.requires_grad or name in self._held:
+            parameter.requires_grad_(not rests)
+            (self._held.add if rests else self._held.discard)(name)
+        return parameter.requires_grad
+
+    def _rest(self, names: set[str]) -> None:
+        for name in self._modes.keys() - names:
+            for module, training in self._modes.pop(name):
+                module.training = training
+        for name in names - self._modes.keys():
+            module = self._modules[name]
+            self._modes[name] = [(each, each.training) for each in module.modules()]
+            module.eval()

@@ -1,0 +1,220 @@
+"""Bounded gradients, however the gradient of a step is asked for."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from tests.distiller.test_distiller import Limited
+from torch import Tensor, nn
+
+from attention_transfer import Distiller, InputError, MultiHeadGraph, Output, SoftTargets
+
+Pair = tuple[nn.Module, nn.Module]
+EXAMPLE = torch.empty(2, 3, 16, 16)
+
+
+def batch(seed: int = 1) -> tuple[Tensor, Tensor]:
+    return torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(seed)), torch.arange(4) % 5
+
+
+def limited(pair: Pair, **settings: float) -> Distiller:
+    return Distiller(*pair, [Limited(), SoftTargets()], example=EXAMPLE, **settings)
+
+
+def gradients(distiller: Distiller) -> list[Tensor]:
+    found = [p.grad for p in distiller.student.parameters()]
+    for p in distiller.student.parameters():
+        p.grad = None
+    return [gradient for gradient in found if gradient is not None]
+
+
+def by_hand(distiller: Distiller, out: Output) -> list[Tensor]:
+    """The task's gradient and that of soft targets whole, the limited one cut to half the task's."""
+    parameters = list(distiller.student.parameters())
+    task, soft, other = (
+        torch.autograd.grad(out.terms[name].weighted, parameters, retain_graph=True) for name in ("ce", "kd", "limited")
+    )
+    cut = [o * min(1.0, 0.5 * float(t.norm() / o.norm())) for t, o in zip(task, other, strict=True)]
+    assert any(not torch.equal(c, o) for c, o in zip(cut, other, strict=True))
+    return [sum(each, torch.zeros(())) for each in zip(task, soft, cut, strict=True)]
+
+
+def scaled(out: Output) -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    scaler.scale(out.loss).backward()
+
+
+@pytest.mark.parametrize(
+    ("call", "factor"),
+    [
+        (lambda out: out.loss.backward(), 1),
+        (lambda out: out.backward(), 1),
+        (lambda out: torch.autograd.backward([out.loss]), 1),
+        (lambda out: (out.loss / 4).backward(), 0.25),
+        (lambda out: (-out.loss).backward(), -1),
+        (scaled, 1024),
+    ],
+    ids=["loss", "output", "several", "share", "negative", "scaler"],
+)
+def test_every_call_keeps_the_limit(small_pair: Pair, call: Callable[[Output], None], factor: float) -> None:
+    distiller = limited(small_pair)
+    out = distiller(*batch())
+    wanted = by_hand(distiller, out)
+    call(out)
+    for found, gradient in zip(gradients(distiller), wanted, strict=True):
+        torch.testing.assert_close(found, factor * gradient)
+
+
+def test_the_distillers_own_call_and_gradients_asked_for_by_name_agree(small_pair: Pair) -> None:
+    distiller = limited(small_pair)
+    distiller.backward(distiller(*batch()))
+    wanted = gradients(distiller)
+    found = torch.autograd.grad(distiller(*batch()).loss, list(distiller.trainable_parameters()))
+    torch.testing.assert_close(list(found), wanted)
+    some = list(distiller.student.parameters())[2:4]
+    torch.testing.assert_close(list(torch.autograd.grad(distiller(*batch()).loss, some)), wanted[2:4])
+
+
+def test_steps_that_are_accumulated_are_limited_each_by_itself(small_pair: Pair) -> None:
+    distiller = limited(small_pair).eval()
+    each: list[list[Tensor]] = []
+    for seed in (1, 2):
+        distiller(*batch(seed)).loss.backward()
+        each.append(gradients(distiller))
+    for seed in (1, 2):
+        (distiller(*batch(seed)).loss / 2).backward()
+    for found, first, second in zip(gradients(distiller), *each, strict=True):
+        torch.testing.assert_close(found, (first + second) / 2)
+
+
+def test_an_optimiser_inside_of_the_backward_pass_sees_each_gradient_once_and_limited(small_pair: Pair) -> None:
+    distiller = limited(small_pair)
+    wanted = by_hand(distiller, distiller(*batch()))
+    seen: dict[nn.Parameter, Tensor] = {}
+
+    def keep(parameter: nn.Parameter) -> None:
+        assert parameter not in seen
+        assert parameter.grad is not None
+        seen[parameter] = parameter.grad.clone()
+
+    for parameter in distiller.student.parameters():
+        parameter.register_post_accumulate_grad_hook(keep)
+    distiller(*batch()).loss.backward()
+    torch.testing.assert_close([seen[p] for p in distiller.student.parameters()], wanted)
+
+
+def test_another_loss_comes_first_or_is_refused_by_the_call_to_make(small_pair: Pair) -> None:
+    distiller = limited(small_pair).eval()
+    distiller(*batch()).loss.backward()
+    alone = gradients(distiller)
+    for together in (lambda own, out: (own + out.loss).backward(), lambda own, out: (out.loss + own).backward()):
+        out = distiller(*batch())
+        with pytest.raises(InputError, match=r"call backward\(retain_graph=True\) of your own loss first"):
+            together(out.student_logits.square().mean(), out)
+        gradients(distiller)
+    out = distiller(*batch())
+    own = out.student_logits.square().mean()
+    added = torch.autograd.grad(own, list(distiller.student.parameters()), retain_graph=True)
+    own.backward(retain_graph=True)
+    out.loss.backward()
+    for found, first, second in zip(gradients(distiller), alone, added, strict=True):
+        torch.testing.assert_close(found, first + second)
+
+
+def test_a_loss_that_was_only_shown_has_a_gradient_all_the_same(small_pair: Pair) -> None:
+    distiller = limited(small_pair)
+    wanted = by_hand(distiller, out := distiller(*batch()))
+    with torch.no_grad():
+        assert float(out.loss) == pytest.approx(sum(float(term.weighted) for term in out.terms.values()))
+    with torch.inference_mode():
+        float(out.loss)
+    out.loss.backward()
+    torch.testing.assert_close(gradients(distiller), wanted)
+
+
+def test_without_a_gradient_the_loss_is_a_number(small_pair: Pair) -> None:
+    distiller = limited(small_pair)
+    for context in (torch.no_grad(), torch.inference_mode()):
+        with context:
+            out = distiller(*batch())
+        assert not out.loss.requires_grad
+        assert float(out.loss) == pytest.approx(sum(float(term.weighted) for term in out.terms.values()))
+
+
+def test_the_gradient_of_the_gradient_is_refused(small_pair: Pair) -> None:
+    distiller = limited(small_pair)
+    (gradient, *_) = torch.autograd.grad(
+        distiller(*batch()).loss, list(distiller.student.parameters()), create_graph=True
+    )
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        gradient.sum().backward()
+
+
+def test_a_layer_that_its_owner_thaws_later_is_limited_like_the_others(small_pair: Pair) -> None:
+    student = small_pair[0]
+    student.layer1.requires_grad_(False)
+    distiller = limited(small_pair)
+    distiller(*batch()).loss.backward()
+    assert all(p.grad is None for p in student.layer1.parameters())
+    student.layer1.requires_grad_(True)
+    student.fc.requires_grad_(False)
+    gradients(distiller)
+    out = distiller(*batch())
+    moving = [p for p in student.parameters() if p.requires_grad]
+    task, soft, other = (
+        torch.autograd.grad(out.terms[name].weighted, moving, retain_graph=True) for name in ("ce", "kd", "limited")
+    )
+    out.loss.backward()
+    for p, t, s, o in zip(moving, task, soft, other, strict=True):
+        torch.testing.assert_close(p.grad, t + s + o * min(1.0, 0.5 * float(t.norm() / o.norm())))
+    assert all(p.grad is None for p in student.fc.parameters())
+
+
+def test_without_the_task_there_is_nothing_to_be_limited_by(small_pair: Pair) -> None:
+    distiller = Distiller(small_pair[0], None, [Limited()], task_weight=0, example=EXAMPLE)
+    out = distiller(*batch())
+    parameters = list(distiller.student.parameters())
+    wanted = torch.autograd.grad(out.terms["limited"].weighted, parameters, retain_graph=True)
+    out.loss.backward()
+    torch.testing.assert_close(gradients(distiller), list(wanted))
+
+
+# Dynamo looks at tensors that it was handed over.
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+def test_a_compiled_step_is_limited_too(small_pair: Pair) -> None:
+    distiller = limited(small_pair).eval()
+    distiller(*batch()).loss.backward()
+    wanted = gradients(distiller)
+    torch.compiler.reset()
+    compiled = torch.compile(distiller, fullgraph=True, backend="aot_eager")
+    (compiled(*batch()).loss / 2).backward()
+    torch.testing.assert_close(gradients(distiller), [gradient / 2 for gradient in wanted])
+
+
+def test_half_precision_is_scaled_inside_of_the_networks(small_pair: Pair) -> None:
+    """A gradient that float16 cannot hold unscaled survives, as the scale goes through the networks with it."""
+    distiller = Distiller(*small_pair, [Limited(weight=1e-8)], task_weight=1e-7, example=EXAMPLE).eval()
+    distiller(*batch()).loss.backward()
+    wanted = torch.cat([gradient.flatten() for gradient in gradients(distiller)])
+    errors: list[float] = []
+    for scale in (1.0, 2.0**14):
+        with torch.autocast("cpu", torch.float16):
+            out = distiller(*batch())
+        (out.loss * scale).backward()
+        found = torch.cat([gradient.flatten() for gradient in gradients(distiller)]) / scale
+        errors.append(float((found - wanted).norm() / wanted.norm()))
+    assert errors[1] < 0.05 < errors[0]
+
+
+def test_graphs_of_a_batch_keep_to_the_task_in_the_loop_of_anybody(small_pair: Pair) -> None:
+    torch.manual_seed(0)
+    distiller = Distiller(*small_pair, [MultiHeadGraph(weight=1e4)], example=EXAMPLE)
+    distiller.set_epoch(distiller.num_epochs(1) - 1)
+    out = distiller(*batch())
+    parameters = list(distiller.student.parameters())
+    task = torch.autograd.grad(out.terms["ce"].weighted, parameters, retain_graph=True)
+    free = torch.autograd.grad(out.terms["mhgd"].weighted, parameters[:-2], retain_graph=True)
+    assert all(float(f.norm()) > 10 * float(t.norm()) for f, t in zip(free, task[:-2], strict=True) if t.norm())
+    out.loss.backward()
+    for found, gradient in zip(gradients(distiller), task, strict=True):
+        assert float((found - gradient).norm()) <= 0.51 * float(gradient.norm()) + 1e-6

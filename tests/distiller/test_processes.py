@@ -1,0 +1,74 @@
+"""Two processes with a loop of their own around DistributedDataParallel."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from tests.distiller.test_distiller import Limited
+from torch import Tensor, distributed, multiprocessing
+from torch.nn.parallel import DistributedDataParallel
+
+from attention_transfer import AttentionTransfer, Distiller, FitNet, Method, MultiHeadGraph, SoftTargets, build
+
+# Methods, weight of the task, options of the wrapper, epochs.
+LOOPS: Mapping[str, tuple[list[Method], float, dict[str, bool], int]] = {
+    # The last layer of the student is reached by nothing but its logits.
+    "without the task": ([AttentionTransfer()], 0.0, {"find_unused_parameters": True}, 1),
+    "phases": ([FitNet(hint_epochs=1), SoftTargets()], 1.0, {"find_unused_parameters": True}, 3),
+    "parts first": ([MultiHeadGraph(graph_epochs=2)], 1.0, {"find_unused_parameters": True}, 4),
+    "graphs without the task": ([MultiHeadGraph(graph_epochs=1)], 0.0, {"find_unused_parameters": True}, 3),
+    "limited": ([Limited(), SoftTargets()], 1.0, {}, 2),
+    "static": ([AttentionTransfer(), SoftTargets()], 1.0, {"static_graph": True}, 3),
+    "static and limited": ([Limited()], 1.0, {"static_graph": True}, 3),
+}
+
+
+def data(epoch: int) -> tuple[Tensor, Tensor]:
+    return torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(epoch)), torch.arange(8) % 5
+
+
+def make(name: str) -> Distiller:
+    methods, task_weight, _, _ = LOOPS[name]
+    torch.manual_seed(0)
+    networks = build("resnet8", 5), build("resnet14", 5)
+    distiller = Distiller(*networks, methods, task_weight=task_weight, example=torch.empty(2, 3, 16, 16))
+    # Batch statistics differ between halves of a batch; everything else must not.
+    return distiller.eval()
+
+
+def train(name: str, distiller: Distiller, module: torch.nn.Module, share: slice) -> dict[str, Tensor]:
+    """The loop of the README."""
+    optimizer = torch.optim.SGD(distiller.trainable_parameters(), lr=0.01, momentum=0.9, weight_decay=1e-3)
+    for epoch in range(LOOPS[name][3]):
+        distiller.set_epoch(epoch)
+        for step in range(2):
+            images, labels = data(10 * epoch + step)
+            out = module(images[share], labels[share])
+            optimizer.zero_grad()
+            out.loss.backward()
+            optimizer.step()
+    return {name: value for name, value in distiller.state_dict().items() if value.is_floating_point()}
+
+
+def run(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    found: dict[str, Any] = {}
+    for name, (_, _, options, _) in LOOPS.items():
+        distiller = make(name)
+        module = DistributedDataParallel(distiller, **options)  # pyright: ignore[reportArgumentType]
+        found[name] = train(name, distiller, module, slice(4 * rank, 4 * rank + 4))
+    torch.save(found, f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_two_processes_end_as_one_with_the_whole_batch(tmp_path: Path) -> None:
+    multiprocessing.start_processes(run, (str(tmp_path),), nprocs=2, start_method="spawn")
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    for name in LOOPS:
+        distiller = make(name)
+        wanted = train(name, distiller, distiller, slice(None))
+        for key, value in wanted.items():
+            assert torch.equal(first[name][key], second[name][key]), (name, key)
+            torch.testing.assert_close(first[name][key], value, rtol=1e-3, atol=1e-4, msg=f"{name}: {key}")
