@@ -7,7 +7,6 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, distributed, nn
-from torch.autograd.function import once_differentiable
 
 from attention_transfer.errors import InputError
 from attention_transfer.methods.method import Term
@@ -82,8 +81,12 @@ class _LimitedSum(torch.autograd.Function):
         return sum_of([term.weighted.detach() for term in terms.values()])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        if torch.is_grad_enabled():
+            raise InputError(
+                "a term limits its gradient, which cannot be differentiated again: leave out create_graph=True, or the "
+                "limit (MultiHeadGraph(limit_gradient=False))"
+            )
         limits: Limits = ctx.limits
         ctx.pass_.inside = True
         try:
