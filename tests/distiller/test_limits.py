@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from tests.compiling import compiled_whole
 from tests.distiller.test_distiller import Limited
 from torch import Tensor, nn
 
@@ -177,6 +178,7 @@ def test_without_the_task_there_is_nothing_to_be_limited_by(small_pair: Pair) ->
 
 
 # Dynamo looks at tensors that it was handed over.
+@compiled_whole
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
 def test_a_compiled_step_is_limited_too(small_pair: Pair) -> None:
     distiller = limited(small_pair).eval()

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from tests.distiller.test_distiller import Limited
-from torch import Tensor, distributed, multiprocessing
+from tests.two_processes import TwoProcesses
+from torch import Tensor, distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from attention_transfer import AttentionTransfer, Distiller, FitNet, Method, MultiHeadGraph, SoftTargets, build
@@ -52,7 +53,6 @@ def train(name: str, distiller: Distiller, module: torch.nn.Module, share: slice
 
 
 def run(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     found: dict[str, Any] = {}
     for name, (_, _, options, _) in LOOPS.items():
@@ -60,11 +60,10 @@ def run(rank: int, folder: str) -> None:
         module = DistributedDataParallel(distiller, **options)  # pyright: ignore[reportArgumentType]
         found[name] = train(name, distiller, module, slice(4 * rank, 4 * rank + 4))
     torch.save(found, f"{folder}/{rank}.pt")
-    distributed.destroy_process_group()
 
 
-def test_two_processes_end_as_one_with_the_whole_batch(tmp_path: Path) -> None:
-    multiprocessing.start_processes(run, (str(tmp_path),), nprocs=2, start_method="spawn")
+def test_two_processes_end_as_one_with_the_whole_batch(two_processes: TwoProcesses, tmp_path: Path) -> None:
+    two_processes.run(run, str(tmp_path))
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     for name in LOOPS:
         distiller = make(name)

@@ -9,12 +9,8 @@ from typing import Literal
 import pytest
 import safetensors.torch
 import torch
-<<<<<<< HEAD
-from torch import Tensor, distributed
-=======
 from rich.console import Console
-from torch import Tensor, distributed, multiprocessing
->>>>>>> 926aa86 (Let the epoch choose the phase, and hold limits of gradients in every backward call)
+from torch import Tensor, distributed
 
 from attention_transfer import Distiller, Experiment, MultiHeadGraph, build
 from attention_transfer.experiment import from_json, to_json
