@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tests.compiling import compiled_whole
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -189,6 +190,7 @@ def test_a_block_that_is_repeated_is_refused_and_its_runs_can_be_named() -> None
     torch.testing.assert_close(read(model, Tap("", layout="tokens").at("blocks.0#2")), twice.detach())
 
 
+@compiled_whole
 def test_named_runs_are_read_the_same_when_compiled() -> None:
     torch.manual_seed(0)
     student, teacher = Shared(), Siamese()

@@ -245,7 +245,7 @@ def test_a_value_with_its_channels_last_is_not_read_as_if_they_came_first() -> N
 def test_transformers_of_the_hub_take_images_of_any_shape() -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.ViTConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=64, patch_size=16
+        hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32, image_size=64, patch_size=16
     )
 
     class AnySize(nn.Module):
@@ -259,5 +259,6 @@ def test_transformers_of_the_hub_take_images_of_any_shape() -> None:
     model, image = AnySize().eval(), torch.randn(2, 3, 64, 256)
     with torch.no_grad():
         states = model.model(pixel_values=image, interpolate_pos_encoding=True, output_hidden_states=True).hidden_states
-    for found, state in zip(stage_values(model, image), states[1:], strict=True):
+    # Some versions give the last state behind the norm that follows its stage.
+    for found, state in zip(stage_values(model, image)[:-1], states[1:-1], strict=True):
         torch.testing.assert_close(found, state[:, 1:].mT.unflatten(2, (4, 16)))
