@@ -1,5 +1,7 @@
 import ast
+import importlib
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
@@ -109,3 +111,86 @@ def test_every_tested_room_exists():
         "benchmarks",
     }
     assert mirrored <= rooms
+
+
+# ---------------------------------------------------------------- private names of others
+
+PRIVATE_NAMES = SOURCE / "capture" / "private_names.py"
+# What named tuples promise, for all its looks.
+PROMISED = {"_replace", "_asdict", "_fields", "_make"}
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__") and name != "_"
+
+
+def own_names(tree: ast.AST) -> set[str]:
+    """Names that a file defines, those of attributes included."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Store):
+            owner = node.value if isinstance(node, ast.Attribute) else None
+            if owner is None or (isinstance(owner, ast.Name) and owner.id in ("self", "cls")):
+                names.add(node.attr if isinstance(node, ast.Attribute) else node.id)
+    return names
+
+
+def private_names_of_others(code: str) -> set[str]:
+    """Private names that a file uses and does not define."""
+    tree = ast.parse(code)
+    used: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and not (
+            isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+        ):
+            used.add(node.attr)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and len(node.args) > 1:
+            if node.func.id in ("getattr", "setattr", "hasattr", "delattr") and isinstance(node.args[1], ast.Constant):
+                used.add(str(node.args[1].value))
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            module = str(getattr(node, "module", ""))
+            if not module.startswith(("attention_transfer", "__future__")):
+                used |= {part for alias in node.names for part in (*module.split("."), *alias.name.split("."))}
+    return {name for name in used - own_names(tree) - PROMISED if is_private(name)}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(SOURCE).as_posix())
+def test_private_names_of_other_libraries_are_in_one_file(path: Path):
+    if path != PRIVATE_NAMES:
+        assert not private_names_of_others(path.read_text()), f"use what is public, or {PRIVATE_NAMES.name}"
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("import torch._dynamo", {"_dynamo"}),
+        ("from torch.utils._pytree import tree_leaves", {"_pytree"}),
+        ("from torch.nn.modules.batchnorm import _BatchNorm", {"_BatchNorm"}),
+        ("x = tensor._version", {"_version"}),
+        ("module._buffers['a'] = 1", {"_buffers"}),
+        ("class A(B):\n    def f(self):\n        return super()._embed(1)", {"_embed"}),
+        ("hasattr(network, '_orig_mod')", {"_orig_mod"}),
+        ("tile._replace(a=1).__class__", set[str]()),
+        ("class A:\n    def f(self):\n        self._a = 1\n        return self._b(other._a)", set[str]()),
+    ],
+)
+def test_private_names_of_others_are_found(code: str, found: set[str]):
+    assert private_names_of_others(code) == found
+
+
+def test_no_class_of_ours_overrides_a_private_name_of_another():
+    """What is private may get another name, and then an override is never called."""
+    guilty: set[str] = set()
+    for path in FILES:
+        name = ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__")
+        if path == PRIVATE_NAMES or name.endswith("__main__"):
+            continue
+        for kind in vars(importlib.import_module(name)).values():
+            if isinstance(kind, type) and kind.__module__ == name:
+                foreign = [base for base in kind.__mro__ if not base.__module__.startswith("attention_transfer")]
+                theirs = {attribute for base in foreign for attribute in vars(base) if is_private(attribute)}
+                written = {key for key, value in vars(kind).items() if isinstance(value, FunctionType | property)}
+                guilty |= {f"{kind.__qualname__}.{attribute}" for attribute in written & theirs}
+    assert not guilty

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pytest
 import timm
 import torch
+from tests.known import embedded
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -65,7 +66,7 @@ class CheckpointedInTraining(nn.Module):
         self.blocks = self.network.blocks
 
     def forward(self, image: Tensor) -> Tensor:
-        x = self.network._pos_embed(self.network.patch_embed(image))
+        x = embedded(self.network, image)
         for block in self.blocks:
             x = checkpoint(block, x, use_reentrant=True) if self.training else block(x)
         return self.network.head(x[:, 0])
@@ -92,7 +93,7 @@ def test_a_student_that_is_checkpointed_the_old_way_later_is_refused_in_the_step
 
 
 def _without_checkpoints(student: CheckpointedInTraining, image: Tensor) -> Tensor:
-    x = student.network._pos_embed(student.network.patch_embed(image))
+    x = embedded(student.network, image)
     for block in student.blocks:
         x = block(x)
     return student.network.head(x[:, 0])

@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 import timm
 import torch
+from tests.known import embedded
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -57,7 +58,7 @@ def slow_student(
     count = student.blocks[0].attn.num_heads
     logits: list[Tensor] = []
     for b in range(len(images)):
-        x = student._pos_embed(student.patch_embed(images[b : b + 1]))
+        x = embedded(student, images[b : b + 1])
         for layer, block in enumerate(student.blocks):
             q, k, v = block.attn.qkv(block.norm1(x))[0].unflatten(1, (3, count, -1)).permute(1, 2, 0, 3)
             outputs: list[Tensor] = []
@@ -141,7 +142,7 @@ def test_maps_may_be_averaged(axes: Any, dimensions: tuple[int, ...]) -> None:
     maps = [torch.softmax(q @ k.mT / math.sqrt(6), -1) for q, k, _ in queries_keys_values(teacher, IMAGES)]
     method = AttentionCopy(average=axes)
     logits = Distiller(student, teacher, [method], example=EXAMPLE)(IMAGES, LABELS).student_logits
-    x = student._pos_embed(student.patch_embed(IMAGES))
+    x = embedded(student, IMAGES)
     for block, attention in zip(student.blocks, maps, strict=True):
         value = block.attn.qkv(block.norm1(x)).unflatten(2, (3, 2, 6)).permute(2, 0, 3, 1, 4)[2]
         mean = attention.mean(dimensions, keepdim=True).expand(attention.shape)

@@ -9,6 +9,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from tests.known import before_blocks
 from timm.models.deit import VisionTransformerDistilled
 from torch import nn
 
@@ -116,8 +117,8 @@ def test_tokens_without_a_place_start_without_one(name: str, tmp_path: Path) -> 
     assert not given[:, :2].any()
     # Without the other token in sight, each sees what the class token of the plain network sees.
     with torch.no_grad():
-        tokens = module.eval().patch_embed(IMAGES)
-        torch.testing.assert_close(module._pos_embed(tokens)[:, 1:], cast(Any, plain.eval())._pos_embed(tokens))
+        tokens = before_blocks(module.eval(), IMAGES)[:, 1:]
+        torch.testing.assert_close(tokens, before_blocks(plain.eval(), IMAGES))
 
 
 def test_weights_without_a_head_may_have_a_token_too(tmp_path: Path) -> None:
@@ -181,7 +182,7 @@ def test_other_networks_have_it_too(name: str, tmp_path: Path) -> None:
     assert given.state_dict().keys() - plain.state_dict().keys() == {"dist_token", "head_dist.weight", "head_dist.bias"}
     with torch.no_grad():
         # Both tokens begin alike, and everything else is as it was.
-        wanted, tokens = plain.eval()._pos_embed(plain.patch_embed(IMAGES)), given._pos_embed(given.patch_embed(IMAGES))
+        wanted, tokens = before_blocks(plain.eval(), IMAGES), before_blocks(given, IMAGES)
         torch.testing.assert_close(torch.cat([tokens[:, :1], tokens[:, 2:]], 1), wanted)
         torch.testing.assert_close(tokens[:, 1], tokens[:, 0])
         features = given.forward_features(IMAGES)

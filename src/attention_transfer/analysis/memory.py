@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from attention_transfer.capture.private_names import DispatchMode, tensors_in
 
 
 def peak_bytes(
@@ -41,7 +41,7 @@ def peak_bytes(
         return live.peak
 
 
-class LiveTensors(TorchDispatchMode):
+class LiveTensors(DispatchMode):
     """Counts the bytes of tensors that are alive while it is entered.
 
     Args:
@@ -67,9 +67,8 @@ class LiveTensors(TorchDispatchMode):
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        for value in tree_leaves(result):
-            if isinstance(value, Tensor):
-                self._take(value)
+        for value in tensors_in(result):
+            self._take(value)
         return result
 
     def _take(self, tensor: Tensor) -> None:

@@ -1,6 +1,7 @@
 """All reading of networks happens in this room: the only one with a hook."""
 
 from attention_transfer.capture.attention import Attention
+from attention_transfer.capture.changing import Changed
 from attention_transfer.capture.finding import FoundAttention, find_attention
 from attention_transfer.capture.folding import Folding, FoldingError
 from attention_transfer.capture.gradients import (
@@ -23,6 +24,7 @@ __all__ = [
     "Attention",
     "Capture",
     "CaptureError",
+    "Changed",
     "Folding",
     "FoldingError",
     "FoundAttention",

@@ -7,8 +7,7 @@ from typing import Any, cast
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-# Where a module of torch keeps the hooks that run before and after it; asked for before they are used.
-TABLES = ("_forward_pre_hooks", "_forward_hooks")
+from attention_transfer.capture.private_names import HOOK_TABLES as TABLES
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Attached:
 
 
 class _Tables:
-    """The hooks of one module as it keeps them, under the names `TABLES`."""
+    """The hooks of one module as it keeps them."""
 
     def __init__(self, module: nn.Module, hooks: Sequence[Hook]) -> None:
         self._module = module

@@ -1,15 +1,10 @@
-"""Which backward pass a thread is in, and its end. Torch tells both under private names; each can do without."""
+"""Which backward pass a thread is in, and its end. Torch may tell only one of the two."""
 
 import threading
 from collections.abc import Callable
 from itertools import count
-from typing import Any
 
-import torch
-
-_engine: Any = getattr(torch.autograd.Variable, "_execution_engine", None)
-ask_number: Callable[[], int] | None = getattr(torch._C, "_current_graph_task_id", None)
-ask_end: Callable[[Callable[[], object]], None] | None = getattr(_engine, "queue_callback", None)
+from attention_transfer.capture.private_names import ask_end, ask_number
 
 _numbers = count(1)
 _entered = threading.local()

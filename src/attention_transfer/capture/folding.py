@@ -3,7 +3,7 @@
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Hashable, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -11,8 +11,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from attention_transfer.capture.private_names import (
+    DispatchMode,
+    every_module_is_hooked,
+    is_compiled,
+    is_hooked,
+    state_of,
+    tensors_in,
+)
 
 # Below so many values, what is saved is not more than what it costs to compute other weights.
 _LEAST_VALUES = 2**16
@@ -96,8 +103,7 @@ class Folding:
                 something else takes the values now. It must then be run again without folding.
         """
         # What looks at every module may look at what lies between two of a pair.
-        watched = nn.modules.module._has_any_global_hook()  # pyright: ignore[reportPrivateUsage]
-        pairs = () if watched else [_Folded(pair) for pair in self.pairs if pair.worthwhile(images)]
+        pairs = () if every_module_is_hooked() else [_Folded(pair) for pair in self.pairs if pair.worthwhile(images)]
         with ExitStack() as stack:
             for pair in pairs:
                 pair.enter(stack)
@@ -113,7 +119,7 @@ class _Folded:
         self._convolution, self._norm = pair.convolution, pair.norm
         self._thread = threading.get_ident()
         self._output: Tensor | None = None
-        self._version = 0
+        self._state: Hashable = 0
 
     @property
     def waiting(self) -> bool:
@@ -141,19 +147,19 @@ class _Folded:
             convolution.dilation,
             convolution.groups,
         )
-        self._version = _version(self._output)
+        self._state = state_of(self._output)
         return self._output
 
     def _pass_on(self, input: Tensor) -> Tensor:
         if threading.get_ident() != self._thread:
             return nn.BatchNorm2d.forward(self._norm, input)
-        if input is not self._output or _version(input) != self._version:
+        if input is not self._output or state_of(input) != self._state:
             raise FoldingError("a batch norm was given something else than its convolution's values")
         self._output = None
         return input
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(DispatchMode):
     """Sees every operation of a network that takes what a plain convolution gives."""
 
     def __init__(self, plain: Sequence[nn.Module], images: int) -> None:
@@ -180,7 +186,7 @@ class _Watch(TorchDispatchMode):
         self._hooks.close()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for value in tree_leaves((args, kwargs)):
+        for value in tensors_in((args, kwargs)):
             convolution, made = self._made.get(id(value), (None, None))
             # Another tensor may have the number of one that is gone.
             if convolution is not None and made is not None and made() is value:
@@ -216,10 +222,9 @@ def _plain(module: nn.Module) -> bool:
     """Whether a module computes what its type says, is not compiled, and nobody looks at what it takes or gives."""
     if type(module) not in (nn.Conv2d, nn.BatchNorm2d) or "forward" in vars(module):
         return False
-    inner = cast(Any, module)
-    if inner._compiled_call_impl is not None or inner._forward_hooks:
+    if is_compiled(module) or is_hooked(module, before=False):
         return False
-    return inner.padding_mode == "zeros" if isinstance(module, nn.Conv2d) else not inner._forward_pre_hooks
+    return module.padding_mode == "zeros" if isinstance(module, nn.Conv2d) else not is_hooked(module, before=True)
 
 
 def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -231,8 +236,3 @@ def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     scale = scale if weight is None else scale * weight
     shift = -norm.running_mean * scale
     return scale, shift if bias is None else shift + bias
-
-
-def _version(tensor: Tensor) -> int:
-    # Tensors of inference mode do not count their changes.
-    return 0 if tensor.is_inference() else tensor._version

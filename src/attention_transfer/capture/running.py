@@ -1,6 +1,6 @@
 """Reading one network while it runs."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from attention_transfer.capture.backward_pass import backward_passes_are_told_ap
 from attention_transfer.capture.hooks import hooks_around, hooks_at
 from attention_transfer.capture.outputs import tensors_in
 from attention_transfer.capture.patches import fits
+from attention_transfer.capture.private_names import state_of
 from attention_transfer.capture.recorder import Recorder, Replacement, Stop
 from attention_transfer.capture.runs import Runs
 from attention_transfer.capture.tap import CaptureError, Tap, spatial
@@ -138,7 +139,7 @@ class Capture:
             )
         runs = Runs(self.model, self.taps, self.role)
         last: tuple[Tap, int] | None = None
-        versions: dict[Tap, list[int]] = {}
+        versions: dict[Tap, list[Hashable]] = {}
         counts, record = self._recorder.counts, self._recorder.record
 
         def count(tap: Tap) -> bool:
@@ -154,7 +155,7 @@ class Capture:
                 self._prove_attention(tap, value)
             nonlocal last
             last = tap, runs.seen(tap)
-            versions[tap] = [_version(tensor) for tensor in read]
+            versions[tap] = [state_of(tensor) for tensor in read]
             record(tap, value)
 
         self._recorder.counts, self._recorder.record = count, watch
@@ -190,7 +191,7 @@ class Capture:
                     f"channels {'last' if tap.layout == 'nchw' else 'first'} and would be read the wrong way: name "
                     "another layer"
                 )
-            if [_version(tensor) for tensor in _tensors(value)] != versions[tap]:
+            if [state_of(tensor) for tensor in _tensors(value)] != versions[tap]:
                 raise CaptureError(
                     f"{tap} of the {self.role} is overwritten in place after it was read; read the input of the module "
                     "that overwrites it (pre-activation), or build that module with inplace=False"
@@ -270,10 +271,6 @@ def _turned(tap: Tap, value: Tensor, image: tuple[int, int] | None) -> bool:
         return False
     first, last = fits(tuple(value.shape[2:4]), image), fits(tuple(value.shape[1:3]), image)
     return (last and not first) if tap.layout == "nchw" else (first and not last)
-
-
-def _version(value: Tensor) -> int:
-    return 0 if value.is_inference() else value._version
 
 
 def _owners(taps: Sequence[Tap], modules: Mapping[str, nn.Module]) -> set[str]:

@@ -16,8 +16,7 @@ def undisturbed(*models: nn.Module) -> Generator[None]:
         (module, name, buffer, buffer.detach().clone())
         for model in models
         for module in model.modules()
-        for name, buffer in module._buffers.items()  # pyright: ignore[reportPrivateUsage]
-        if buffer is not None
+        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
     ]
     modes = [(module, module.training) for model in models for module in model.modules()]
     python, numpy = random.getstate(), np.random.get_state()
@@ -34,7 +33,7 @@ def undisturbed(*models: nn.Module) -> Generator[None]:
             module.training = mode
         with torch.no_grad():
             for module, name, buffer, value in buffers:
-                module._buffers[name] = buffer.copy_(value)  # pyright: ignore[reportPrivateUsage]
+                setattr(module, name, buffer.copy_(value))
 
 
 def noise(example: Tensor, least: int = 2) -> Tensor:
@@ -52,13 +51,12 @@ def own_buffers(model: nn.Module) -> Generator[None]:
     kept = [
         (module, name, buffer)
         for module in model.modules()
-        for name, buffer in module._buffers.items()  # pyright: ignore[reportPrivateUsage]
-        if buffer is not None
+        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
     ]
     try:
         for module, name, buffer in kept:
-            module._buffers[name] = buffer.clone()  # pyright: ignore[reportPrivateUsage]
+            setattr(module, name, buffer.clone())
         yield
     finally:
         for module, name, buffer in kept:
-            module._buffers[name] = buffer  # pyright: ignore[reportPrivateUsage]
+            setattr(module, name, buffer)

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from attention_transfer.capture import CaptureError
+from attention_transfer.capture.private_names import Move, TakesAlong
 from attention_transfer.data.batch import Batch
 from attention_transfer.distiller.arguments import (
     check_example,
@@ -36,7 +37,7 @@ from attention_transfer.methods.phases import num_epochs, stretch_of
 from attention_transfer.models import Input, Renormalise, check_pair
 
 
-class Distiller(nn.Module):
+class Distiller(TakesAlong):
     """A student that learns from a teacher by any number of methods.
 
     Building it proves, on noise of the example's shape, that everything the methods want can be read. Parameters,
@@ -321,12 +322,12 @@ class Distiller(nn.Module):
         self._follow()
         return self
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Distiller":
-        self.student._apply(fn, recurse)
-        self.parts._apply(partial(never_halved, fn), recurse)
+    def taken_along(self) -> Iterator[tuple[nn.Module, Callable[[Move], Move]]]:
+        """Everything that goes with it to another device, type or memory format, the teacher included."""
+        yield self.student, lambda move: move
+        yield self.parts, lambda move: partial(never_halved, move)
         if self.teacher is not None:
-            self.teacher._apply(fn, recurse)
-        return self
+            yield self.teacher, lambda move: move
 
     # ------------------------------------------------------------------ inside
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,6 @@ from attention_transfer.errors import InputError
 from attention_transfer.methods import Observed
 
 _NOTHING = Observed(None)
-_BATCH_NORM = nn.modules.batchnorm._BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 
 class Teacher:
@@ -49,7 +48,7 @@ class Teacher:
         self._same_noise = self._follows_training = False
         self._required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         self._modes = [(module, module.training) for module in model.modules()]
-        norms = [module for module in model.modules() if isinstance(module, _BATCH_NORM)]
+        norms = [cast(Any, module) for module in model.modules() if hasattr(module, "track_running_stats")]
         self._tracking = [(norm, norm.track_running_stats) for norm in norms]
         model.requires_grad_(False)
 

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -45,7 +45,8 @@ def _parameters_on_meta() -> Generator[None]:
             return None
         return nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
 
-    handle = register_module_parameter_registration_hook(forget)
+    # torch's annotation of it forgets that a hook may give another parameter.
+    handle = register_module_parameter_registration_hook(cast(Any, forget))
     try:
         yield
     finally:

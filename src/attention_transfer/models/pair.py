@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from attention_transfer.capture.private_names import is_another_compiled
 from attention_transfer.errors import InputError
 
 
@@ -14,7 +15,7 @@ def check_pair(student: nn.Module, teacher: nn.Module | None) -> None:
     for network, role in ((student, "student"), (teacher, "teacher")):
         if network is None:
             continue
-        if hasattr(network, "_orig_mod"):
+        if is_another_compiled(network):
             raise InputError(f"the {role} is compiled, and hooks on it would never fire: compile the distiller instead")
         if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel):
             raise InputError(f"the {role} is wrapped for several processes: wrap the distiller instead")

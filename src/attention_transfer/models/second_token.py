@@ -8,6 +8,24 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 
+class _BesideTheFirst(nn.Identity):
+    """Puts the second token of a network beside the first, where timm may drop patches, which these networks keep.
+
+    Args:
+        network: that it is a part of.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        # In a tuple, so that no part counts as a part of itself.
+        self._network = (network,)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """All tokens."""
+        token = cast(Any, self._network[0]).dist_token
+        return torch.cat([input[:, :1], token.expand(len(input), -1, -1), input[:, 1:]], 1)
+
+
 class DistilledVisionTransformer(VisionTransformer):
     """Any of timm's vision transformers with a class token, and beside it a second token with a head of its own.
 
@@ -36,13 +54,10 @@ class DistilledVisionTransformer(VisionTransformer):
         known.head_dist = nn.Identity()
         if isinstance(head, nn.Linear):
             known.head_dist = nn.Linear(head.in_features, head.out_features).to(head.weight)
+        known.patch_drop = _BesideTheFirst(network)
         heads = {"classifier": ("head", "head_dist")}
         known.pretrained_cfg = known.default_cfg = {**known.pretrained_cfg, **heads}
         return cast(DistilledVisionTransformer, network)
-
-    def _pos_embed(self, x: Tensor) -> Tensor:
-        tokens = super()._pos_embed(x)
-        return torch.cat([tokens[:, :1], self.dist_token.expand(len(tokens), -1, -1), tokens[:, 1:]], 1)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits, or without the heads the mean of what they take."""

@@ -1,8 +1,9 @@
 """Networks without weights, which stand in for teachers where only trying things out matters."""
 
+from typing import Any, cast
+
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from attention_transfer.capture import noise
 from attention_transfer.errors import InputError
@@ -23,7 +24,11 @@ def settle_norms(model: nn.Module, size: tuple[int, int]) -> None:
     Raises:
         InputError: if it does not run on such images.
     """
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    norms = [
+        cast(Any, module)
+        for module in model.modules()
+        if getattr(module, "track_running_stats", False) and hasattr(module, "momentum")
+    ]
     modes = [(module, module.training) for module in model.modules()]
     momenta = [norm.momentum for norm in norms]
     parameter = next(model.parameters())

@@ -2,10 +2,8 @@
 
 import math
 import re
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -115,8 +113,9 @@ def fit_weights(
         if wrong is not None:
             raise WeightsError(f"{source} is refused: {name} {wrong}")
     # Some networks look at the version that their state dict carries and files of tensors do not.
-    versioned = OrderedDict(given)
-    cast(Any, versioned)._metadata = getattr(ours, "_metadata", None)
+    versioned = network.state_dict()
+    versioned.clear()
+    versioned.update(given)
     network.load_state_dict(versioned, strict=False)
     vanished = [name for name, value in given.items() if _vanishes(value, ours[name])]
     if not vanished:

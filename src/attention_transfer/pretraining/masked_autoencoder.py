@@ -5,12 +5,11 @@ from typing import cast
 
 import torch
 from jaxtyping import Float, Int64
-from timm.models import checkpoint_seq  # pyright: ignore[reportPrivateImportUsage]
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attention_transfer.capture import noise, undisturbed
+from attention_transfer.capture import Changed, noise, undisturbed
 from attention_transfer.distiller import Output
 from attention_transfer.errors import InputError
 from attention_transfer.methods import Phase, Term
@@ -64,6 +63,9 @@ class MaskedAutoencoder(nn.Module):
         self.num_seen = num_seen(self.num_patches, settings.mask_ratio)
         self.phase = Phase("all")
         self._patch, self._seed = patch, seed
+        self._places: Tensor | None = None
+        # Where timm drops patches itself, at the end of everything before the norms and blocks.
+        self._seen = Changed(network.patch_drop, self._leave_out)
         self.decoder = Decoder(
             network.embed_dim,
             grid,
@@ -116,14 +118,11 @@ class MaskedAutoencoder(nn.Module):
             images: normalised.
             places: of the patches that are seen.
         """
-        encoder = self.student
-        # Everything before the blocks, as the network's own forward_features has it.
-        tokens = encoder._pos_embed(encoder.patch_embed(images))  # pyright: ignore[reportPrivateUsage]
-        prefix = encoder.num_prefix_tokens
-        x = torch.cat([tokens[:, :prefix], take(tokens[:, prefix:], places)], dim=1)
-        x = encoder.norm_pre(x)
-        x = checkpoint_seq(encoder.blocks, x) if encoder.grad_checkpointing else encoder.blocks(x)
-        return encoder.norm(x)
+        self._places = places
+        try:
+            return self._seen.run(lambda: self.student.forward_features(images))
+        finally:
+            self._places = None
 
     def backward(self, out: Output) -> None:
         """Accumulate the gradient of a step."""
@@ -177,6 +176,13 @@ class MaskedAutoencoder(nn.Module):
         """Leave the encoder as it is: nothing was attached to it."""
 
     # ------------------------------------------------------------------ inside
+
+    def _leave_out(self, all_tokens: Tensor, kept: Tensor) -> Tensor:
+        assert self._places is not None
+        # What the network would drop at random is seen.
+        tokens = kept if isinstance(self.student.patch_drop, nn.Identity) else all_tokens
+        prefix = self.student.num_prefix_tokens
+        return torch.cat([tokens[:, :prefix], take(tokens[:, prefix:], self._places)], dim=1)
 
     def _probe(self, image: Tensor) -> tuple[str, ...]:
         """Run once on noise: the parameters that need no gradient."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from attention_transfer.capture.private_names import left_out
 from attention_transfer.distiller import Distiller
 from attention_transfer.pretraining import MaskedAutoencoder
 
@@ -75,11 +76,14 @@ def wrap(distiller: Distiller | MaskedAutoencoder, process: Process) -> nn.Modul
     """
     if process.world_size == 1:
         return distiller
-    # The documented way to leave parameters out, for all its name.
-    ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model  # pyright: ignore[reportPrivateUsage]
-    ignore(distiller, (*distiller.unused_parameters(), *_kept_equal(distiller)))
+    unused = distiller.unused_parameters()
+    left = left_out(distiller, (*unused, *_kept_equal(distiller)))
     device = next(distiller.parameters()).device
-    return DistributedDataParallel(distiller, device_ids=None if device.type == "cpu" else [device])
+    return DistributedDataParallel(
+        distiller,
+        device_ids=None if device.type == "cpu" else [device],
+        find_unused_parameters=bool(unused) and not left,
+    )
 
 
 def _kept_equal(distiller: nn.Module) -> tuple[str, ...]:
