@@ -16,7 +16,7 @@ def pair(key: str, classes: int = 6) -> tuple[nn.Module, nn.Module]:
     torch.manual_seed(0)
     networks = build("resnet8", classes), build("resnet8x4", classes)
     try:
-        Distiller(*networks, [METHODS[key]()], example=EXAMPLE, train_labels=TRAIN_LABELS).detach()
+        Distiller(*networks, [METHODS[key]()], example=EXAMPLE, train_labels=TRAIN_LABELS % classes).detach()
     except ValueError as error:
         # A method that refuses networks of convolutions says what it wants.
         if "transformer" not in str(error):
