@@ -1,6 +1,7 @@
 """How a run computes: attention in bfloat16 is written out on a CPU, forwards and backwards, and nowhere else."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -200,3 +201,21 @@ def test_channels_come_last_only_where_asked(make: Make) -> None:
     given = {"channels_last": False}
     prepared = prepare(make(student=SMALL, teacher="resnet8", methods=(SoftTargets(),), training=given))
     assert prepared.place.memory_format == torch.contiguous_format
+
+
+@pytest.mark.parametrize("flushes", [False, True])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_training_gives_threads_and_denormals_back(make: Make, tmp_path: Path, flushes: bool, fails: bool) -> None:
+    threads = torch.get_num_threads()
+    device = "nowhere" if fails else "cpu"
+    experiment = make(training={"epochs": 1, "threads": 1, "device": device}, methods=(), teacher=None)
+    try:
+        torch.set_num_threads(2)
+        torch.set_flush_denormal(flushes)
+        with pytest.raises(ValueError, match="cannot be used here") if fails else nullcontext():
+            fit(experiment, tmp_path / "run", Reporter(silent=True))
+        assert torch.get_num_threads() == 2
+        assert bool(torch.full((1,), 1e-40) * 1) is not flushes
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(False)

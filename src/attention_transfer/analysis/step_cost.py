@@ -12,6 +12,7 @@ from attention_transfer.analysis.turns import seconds_in_turns
 from attention_transfer.distiller import Distiller
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Experiment
+from attention_transfer.training.device import given_back
 from attention_transfer.training.optim import make_optimizer
 from attention_transfer.training.prepare import Prepared, prepare
 
@@ -57,17 +58,14 @@ def measure_step_cost(experiment: Experiment, rounds: int = 10) -> StepCost:
         raise InputError(f"rounds must be at least 1, not {rounds}")
     if experiment.pretraining is not None:
         raise InputError("a pre-training has no methods whose cost could be measured: give a recipe of train")
-    # Batch norm may leave denormals, which slow a CPU down.
-    torch.set_flush_denormal(True)
-    threads = torch.get_num_threads()
     alone = replace(experiment, methods=(), teacher=None, task_weight=1.0, untrained_teacher=False)
-    try:
+    with given_back():
+        # Batch norm may leave denormals, which slow a CPU down.
+        torch.set_flush_denormal(True)
         works = [_Step(prepare(each), each) for each in (experiment, alone)]
         named = {"taught": works[0], "alone": works[1]}
         seconds = list(seconds_in_turns(named, rounds, works[0].place.device).values())
         peaks = [peak_bytes(work.held(), work.place.device, prepare=work, work=work) for work in works]
-    finally:
-        torch.set_num_threads(threads)
     return StepCost(
         statistics.median(seconds[0]),
         statistics.median(seconds[1]),

@@ -2,7 +2,8 @@
 
 import os
 import platform
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +14,9 @@ import torch
 from attention_transfer.capture import WrittenOutAttention
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Training
+
+# Smaller than the least normal number of float32.
+_DENORMAL = 1e-40
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,18 @@ class Place:
         return nullcontext()
 
 
+@contextmanager
+def given_back() -> Generator[None]:
+    """Torch's threads, and whether it flushes denormals, are afterwards as they were."""
+    threads, flushes = torch.get_num_threads(), _flushes_denormals()
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        torch.set_flush_denormal(flushes)
+
+
 def choose_place(training: Training, convolutional: bool, local_rank: int = 0) -> Place:
     """Settle device, precision and memory format, and torch's threads.
 
@@ -81,6 +97,11 @@ def environment(place: Place) -> dict[str, Any]:
         "platform": platform.platform(terse=True),
     }
     return {"versions": versions, "hardware": hardware}
+
+
+def _flushes_denormals() -> bool:
+    """Torch can be told, and not asked."""
+    return not float(torch.full((1,), _DENORMAL, dtype=torch.float32) * 1)
 
 
 def _device(name: str, local_rank: int) -> torch.device:

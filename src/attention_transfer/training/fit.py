@@ -25,7 +25,7 @@ from attention_transfer.runs import RunFolder, is_run, whole_file
 from attention_transfer.training.averaging import WeightAverage
 from attention_transfer.training.cache import remember_teacher
 from attention_transfer.training.checkpoint import read_checkpoint
-from attention_transfer.training.device import environment
+from attention_transfer.training.device import environment, given_back
 from attention_transfer.training.distributed import Process, joined, wrap
 from attention_transfer.training.evaluate import evaluate
 from attention_transfer.training.holding import held_without_gradient
@@ -49,6 +49,8 @@ def fit(
 ) -> None:
     """Train as the experiment says, into a run folder; go on where an interrupted run of the same experiment stopped.
 
+    Torch's threads and its flushing of denormals are those of the experiment meanwhile, and given back afterwards.
+
     Nothing is written before both networks, the data and the methods have proved to fit. A finished run is left alone.
 
     Args:
@@ -62,7 +64,7 @@ def fit(
         ValueError: for anything that does not fit (before training), or a folder of another run.
         NonFiniteLossError: if a loss stops being finite; the weights of the last checkpoint remain.
     """
-    with joined(experiment.training.device) as process:
+    with given_back(), joined(experiment.training.device) as process:
         reporter = reporter or Reporter(silent=not process.writes)
         wanted = _as_recorded(experiment, folder)
         if is_run(folder) and RunFolder(folder).experiment != wanted:
