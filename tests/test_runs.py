@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from attention_transfer import runs
 from attention_transfer.runs import (
     NotARunError,
     RunExistsError,
@@ -13,6 +12,7 @@ from attention_transfer.runs import (
     RunLockedError,
     RunUnwritableError,
     find_runs,
+    locking,
     whole_file,
 )
 from attention_transfer.runs.places import expand
@@ -73,7 +73,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch:
     def read_only(*_: object, **__: object) -> int:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(runs.os, "open", read_only)
+    monkeypatch.setattr(locking.os, "open", read_only)
     with pytest.raises(RunUnwritableError, match="Read-only file system; choose a folder"):
         make(tmp_path / "run")
 
@@ -170,13 +170,14 @@ def test_the_summary_finishes_the_run(tmp_path: Path):
 
 
 def test_a_resumed_run_keeps_the_hardware_of_its_earlier_starts(tmp_path: Path):
+    old, new = {"hardware": {"device": "old"}}, {"hardware": {"device": "new"}}
     with make(tmp_path) as run:
-        run.write_environment({"hardware": "old"})
-        run.write_environment({"hardware": "old"})
-        assert run.environment == {"hardware": "old"}
-        run.write_environment({"hardware": "new"})
-        run.write_environment({"hardware": "new"})
-        assert run.environment == {"hardware": "new", "earlier": [{"hardware": "old"}]}
+        run.write_environment(old)
+        run.write_environment(old)
+        assert run.environment == old
+        run.write_environment(new)
+        run.write_environment(new)
+        assert run.environment == new | {"earlier": [old]}
 
 
 def test_findings_are_json_or_bytes_under_plain_names(tmp_path: Path):

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from safetensors.torch import load_file
-
 from attention_transfer.methods.link_choice import LinksError
 from attention_transfer.methods.link_extraction import TrainedLinks, trained_links
+from attention_transfer.models.weight_files import read_tensors
 from attention_transfer.runs import PARTS_WEIGHTS, RunFolder
 
 
@@ -40,12 +39,12 @@ def links_along_training(run: RunFolder, name: str = "attention-links") -> dict[
     if not kept:
         raise LinksError(f"{run.path} kept no snapshots: train with --snapshot-epochs, such as 0 1 5 20")
     moments = {f"epoch {epoch}": _read(path, name) for epoch, path in kept.items()}
-    end = run.summary["epochs"] if run.summary is not None else None
+    end = None if run.summary is None else run.summary.get("epochs")
     return moments if end in kept else moments | {f"epoch {end}": links_of_run(run, name)}
 
 
 def _read(path: Path, name: str) -> TrainedLinks:
     try:
-        return trained_links(load_file(path), name)
+        return trained_links(read_tensors(path), name)
     except LinksError as error:
         raise LinksError(f"{path.parent}: {error}") from error

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import safetensors.torch
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -14,11 +13,14 @@ from attention_transfer.capture import Capture, Tap, undisturbed
 from attention_transfer.data import DataSet, Split
 from attention_transfer.distiller.fingerprint import fingerprint, fingerprint_of_reading
 from attention_transfer.errors import InputError
-from attention_transfer.experiment import Experiment, Training, from_json
+from attention_transfer.experiment import Experiment, Training, read_experiment
 from attention_transfer.methods import Fingerprint, MultiHeadGraph, Observed
 from attention_transfer.methods.graph_heads import GraphParts
 from attention_transfer.methods.multi_head_graph import teacher_embedding
-from attention_transfer.runs import RunFolder
+from attention_transfer.models.recorded import check_recorded
+from attention_transfer.models.weight_files import read_tensors
+from attention_transfer.models.weights import fit_weights
+from attention_transfer.runs import PARTS_WEIGHTS, RunFolder
 
 # Shown if nothing else is asked for.
 _IMAGES, _CLASSES = 16, 4
@@ -40,7 +42,15 @@ class BatchGraphs:
 
 
 @torch.no_grad()
-def batch_graphs(run: RunFolder, dataset: DataSet, split: Split, settings: Training) -> BatchGraphs:
+def batch_graphs(
+    run: RunFolder,
+    dataset: DataSet,
+    split: Split,
+    settings: Training,
+    teacher: str | None = None,
+    *,
+    allow_download: bool = False,
+) -> BatchGraphs:
     """The graphs that the heads of a run see among some images, as one batch.
 
     Args:
@@ -48,6 +58,8 @@ def batch_graphs(run: RunFolder, dataset: DataSet, split: Split, settings: Train
         dataset: that the images belong to.
         split: at least two images, few.
         settings: device and memory format count.
+        teacher: as on the command line; None takes the one that the run names.
+        allow_download: fetch what run folders name.
 
     Returns:
         Softmax over the images of each row of the heads' scores, as the heads themselves use it; of plain similarity
@@ -56,24 +68,24 @@ def batch_graphs(run: RunFolder, dataset: DataSet, split: Split, settings: Train
     Raises:
         ValueError: the run is not finished, has no such method, or its teacher is another one now.
     """
-    experiment = from_json(run.experiment)
+    experiment = read_experiment(run)
     method, key = _method(run, experiment)
     if not run.finished:
         raise InputError(f"{run.path} is not finished: its student and heads are kept at the end of training")
-    assert experiment.teacher is not None
-    teacher, student = (
-        open_subjects([spec], dataset, settings, *colours)[0]
+    named = teacher or recorded_teacher(run, allow_download=allow_download)
+    taught, student = (
+        open_subjects([spec], dataset, settings, *colours, allow_download=allow_download)[0]
         for spec, colours in (
-            (experiment.teacher, (experiment.teacher_mean, experiment.teacher_std)),
+            (named, (experiment.teacher_mean, experiment.teacher_std)),
             (str(run.path), (None, None)),
         )
     )
-    reads = method.reads(teacher.opened.description, student.opened.description)
+    reads = method.reads(taught.opened.description, student.opened.description)
     theirs, ours = (
         _features(subject, taps, split, role)
-        for subject, taps, role in ((teacher, reads.teacher, "teacher"), (student, reads.student, "student"))
+        for subject, taps, role in ((taught, reads.teacher, "teacher"), (student, reads.student, "student"))
     )
-    mark = Fingerprint(fingerprint(teacher.module), fingerprint_of_reading(reads.teacher, None))
+    mark = Fingerprint(fingerprint(taught.module), fingerprint_of_reading(reads.teacher, None))
     parts = _parts(run, method, key, (theirs, mark), ours)
     vectors = teacher_embedding(theirs)
     heads = 1 if method.graph == "similarity" else method.heads
@@ -81,7 +93,28 @@ def batch_graphs(run: RunFolder, dataset: DataSet, split: Split, settings: Train
         tuple(scores[:heads].softmax(2).cpu().numpy() for scores in method.scores(each, parts))
         for each in (vectors, method.student_embedding(ours, vectors, parts))
     ]
-    return BatchGraphs(*found, notes=(*teacher.notes, *student.notes))
+    return BatchGraphs(*found, notes=(*taught.notes, *student.notes))
+
+
+def learned_graphs(run: RunFolder) -> bool:
+    """Whether a run has reached its end, and has graphs to show."""
+    return run.finished and any(isinstance(method, MultiHeadGraph) for method in read_experiment(run).methods)
+
+
+def recorded_teacher(run: RunFolder, *, allow_download: bool = False) -> str:
+    """The teacher that a run names.
+
+    Args:
+        run: trained with a teacher.
+        allow_download: whether it may be one that would be fetched.
+
+    Raises:
+        ValueError: it names none, or one that would be.
+    """
+    experiment = read_experiment(run)
+    if experiment.teacher is None:
+        raise InputError(f"{run.path} names no teacher: give --teacher")
+    return check_recorded(experiment.teacher, run.path, allow_download=allow_download)
 
 
 def images_of_classes(split: Split, count: int | None = None, classes: int | None = None) -> Int64[np.ndarray, " n"]:
@@ -145,11 +178,15 @@ def _parts(
     parts = method.parts(Observed(None, features, fingerprint=mark), Observed(None, student))
     if parts is None:
         return None
-    assert run.parts is not None
-    kept = safetensors.torch.load_file(run.parts)
+    if run.parts is None:
+        raise InputError(f"{run.path} holds no {PARTS_WEIGHTS}: the heads that it trained are gone")
+    kept = read_tensors(run.parts)
+    if f"{key}.teacher" not in kept:
+        raise InputError(f"{run.parts} holds no heads of {key}: it is not what this run learned")
     if kept[f"{key}.teacher"].tolist() != list(mark.weights):
         raise InputError(
             f"the teacher of {run.path} is another one now than when its heads were trained: put its weights back"
         )
-    parts.load_state_dict({name.removeprefix(f"{key}."): v for name, v in kept.items() if name.startswith(f"{key}.")})
+    own = {name.removeprefix(f"{key}."): value for name, value in kept.items() if name.startswith(f"{key}.")}
+    fit_weights(parts, own, str(run.parts))
     return parts.to(features[0].device).eval()

@@ -1,10 +1,10 @@
 """Several networks as one: the mean of their class probabilities."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +16,9 @@ from attention_transfer.capture import as_logits
 from attention_transfer.data import DataSet
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, Training
-from attention_transfer.runs import STUDENT_CONFIG, RunFolder, is_run
+from attention_transfer.models.student_file import read_student_file
+from attention_transfer.runs import is_run
+from attention_transfer.runs.downloads import Downloads
 from attention_transfer.runs.places import expand
 from attention_transfer.training.evaluate import Score
 from attention_transfer.training.metrics import scores
@@ -69,6 +71,7 @@ def measure_together(
     seed: int = 0,
     mean: Colours | None = None,
     std: Colours | None = None,
+    downloads: Downloads | None = None,
 ) -> Ensemble:
     """Open models and measure them on a split, each alone and all together.
 
@@ -82,19 +85,21 @@ def measure_together(
         seed: chooses the validation images.
         mean: per channel, of the images of those models whose weights do not say; None takes the data's.
         std: per channel, likewise.
+        downloads: what may be fetched.
 
     Raises:
         ValueError: if there are fewer than two models or one comes twice, a model has no weights, or other classes than
             the data, or the split does not exist.
     """
+    downloads = downloads or Downloads()
     if len(models) < 2:
         raise InputError("an ensemble needs at least two models")
     twice = next((name for place, name in enumerate(models) if name in models[:place]), None)
     if twice is not None:
         raise InputError(f"{twice} is given twice: an ensemble is of different models")
-    dataset = load_data(data, seed)
+    dataset = load_data(data, seed, download=downloads.data)
     chosen = chosen_split(dataset, split)
-    subjects = open_subjects(models, dataset, settings, mean, std)
+    subjects = open_subjects(models, dataset, settings, mean, std, allow_download=downloads.recorded)
     for subject in subjects:
         _require_classes(subject, dataset)
     totals = _Totals(len(subjects))
@@ -152,9 +157,9 @@ def _require_classes(subject: Subject, dataset: DataSet) -> None:
     place = expand(subject.name)
     if not is_run(place):
         return
-    names = json.loads((RunFolder(place).path / STUDENT_CONFIG).read_text()).get("classes")
+    names = read_student_file(Path(place)).classes
     strange = None if names is None else next((name for name in names if name not in dataset.classes), None)
-    if strange is not None or (names is not None and tuple(names) != dataset.classes):
+    if strange is not None or (names is not None and names != dataset.classes):
         what = f"has a class {strange!r}, which is none of" if strange is not None else "orders its classes unlike"
         raise InputError(
             f"{subject.name} {what} {dataset.name}: the members of an ensemble have the classes of the data"

@@ -6,6 +6,7 @@ from attention_transfer.analysis.subject import Colours, open_subjects
 from attention_transfer.data import DataSet, Split
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, Training
+from attention_transfer.runs.downloads import Downloads
 from attention_transfer.training.evaluate import Score, evaluate
 from attention_transfer.training.prepare import load_data
 
@@ -25,6 +26,7 @@ def measure(
     seed: int = 0,
     mean: Colours | None = None,
     std: Colours | None = None,
+    downloads: Downloads | None = None,
 ) -> tuple[Score, tuple[str, ...]]:
     """Open a model and measure it on a split.
 
@@ -37,6 +39,7 @@ def measure(
         mean: per channel, of the model's images given pixels in 0…1, where its weights do not say; None takes the
             data's.
         std: per channel, likewise.
+        downloads: what may be fetched.
 
     Returns:
         The score, and what was assumed where nobody said.
@@ -45,9 +48,10 @@ def measure(
         ValueError: if the model has no weights, other classes than the data, or a normalisation of its own beside that
             which is given, or the split does not exist.
     """
-    dataset = load_data(data, seed)
+    downloads = downloads or Downloads()
+    dataset = load_data(data, seed, download=downloads.data)
     chosen = chosen_split(dataset, split)
-    (subject,) = open_subjects([model], dataset, settings, mean, std)
+    (subject,) = open_subjects([model], dataset, settings, mean, std, allow_download=downloads.recorded)
     if subject.opened.num_classes != dataset.num_classes:
         raise InputError(f"{model} has {subject.opened.num_classes} classes, {dataset.name} has {dataset.num_classes}")
     images = subject.loader(chosen, settings.batch_size, data.num_workers)

@@ -80,6 +80,8 @@ def open_subjects(
     settings: Training,
     mean: Colours | None = None,
     std: Colours | None = None,
+    *,
+    allow_download: bool = False,
 ) -> tuple[Subject, ...]:
     """Open trained networks for images of one data set.
 
@@ -90,6 +92,7 @@ def open_subjects(
         mean: per channel, given pixels in 0…1, of the images of those networks whose weights do not say; None takes
             the data set's.
         std: per channel, likewise.
+        allow_download: fetch what run folders name.
 
     Raises:
         ValueError: no names, a network without weights, or a mean that no network needs.
@@ -98,14 +101,23 @@ def open_subjects(
         raise InputError("give at least one model: a run folder, or a name with @FILE or @pretrained behind it")
     if (mean is None) != (std is None):
         raise InputError("give --mean and --std together, or neither")
-    subjects = tuple(_open(name, dataset, settings, mean, std) for name in names)
+    subjects = tuple(
+        _subject(name, open_at_its_size(name, dataset, allow_download=allow_download), dataset, settings, mean, std)
+        for name in names
+    )
     if mean is not None and all(subject.opened.input for subject in subjects):
         raise InputError("the weights of these models say how their images are normalised: leave out --mean and --std")
     return subjects
 
 
-def _open(name: str, dataset: DataSet, settings: Training, mean: Colours | None, std: Colours | None) -> Subject:
-    opened = open_at_its_size(name, dataset)
+def _subject(
+    name: str,
+    opened: OpenedModel,
+    dataset: DataSet,
+    settings: Training,
+    mean: Colours | None,
+    std: Colours | None,
+) -> Subject:
     if not opened.trained:
         raise InputError(f"{name!r} names a network without weights: write NAME@FILE, NAME@pretrained or a run folder")
     given = Input(dataset.mean, dataset.std)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from attention_transfer.analysis.map_kinds import MapReader, MapRequest
 from attention_transfer.analysis.subject import Subject, open_subjects
 from attention_transfer.commands.drawn_images import DrawnImages, drawn_images
-from attention_transfer.commands.own_data import own_data
+from attention_transfer.commands.own_data import downloads, own_data
 from attention_transfer.commands.titles import titles
 from attention_transfer.experiment import Data, Training
 from attention_transfer.report.plots import attention_figure
@@ -41,6 +41,7 @@ class Flags:
             given.
         std: per channel, likewise.
         seed: chooses the validation images, as it did in training.
+        allow_download: fetch what run folders name; without it, only what you name yourself.
     """
 
     models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL [MODEL ...]")]
@@ -55,6 +56,7 @@ class Flags:
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     seed: int = 0
+    allow_download: bool = False
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -68,10 +70,11 @@ def command(arguments: Sequence[str]) -> None:
         ),
         config=(tyro.conf.AvoidSubcommands,),
     )
-    shown = drawn_images(flags.data, flags.split, flags.images, flags.index, flags.seed)
+    may_fetch = downloads(arguments, flags.allow_download)
+    shown = drawn_images(flags.data, flags.split, flags.images, flags.index, flags.seed, may_fetch.data)
     settings = Training(device=flags.device, threads=flags.threads)
     models = list(dict.fromkeys(flags.models))
-    subjects = open_subjects(models, shown.dataset, settings, flags.mean, flags.std)
+    subjects = open_subjects(models, shown.dataset, settings, flags.mean, flags.std, allow_download=may_fetch.recorded)
     maps = {title: _maps(subject, shown) for title, subject in zip(titles(models), subjects, strict=True)}
     attention_figure(shown.pictures(), maps, shown.split.boxes if flags.boxes else None, flags.figure)
     shown.say(flags.figure, subjects)

@@ -7,10 +7,10 @@ from typing import Annotated, Literal, cast
 
 import tyro
 
-from attention_transfer.analysis.batch_graph import batch_graphs, images_of_classes
+from attention_transfer.analysis.batch_graph import batch_graphs, images_of_classes, learned_graphs, recorded_teacher
 from attention_transfer.analysis.class_maps import chosen_images, pictures
 from attention_transfer.analysis.measure import chosen_split
-from attention_transfer.commands.own_data import own_data
+from attention_transfer.commands.own_data import downloads, own_data
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, Training
 from attention_transfer.report.batch_graph import batch_graph_figure
@@ -40,6 +40,8 @@ class Flags:
         edges: so many of each head.
         device: `auto` takes an accelerator if there is one.
         seed: chooses the validation images, as it did in training.
+        teacher: the run's own, if it lies elsewhere now; that which the run names if not given.
+        allow_download: fetch what run folders name; without it, only what you name yourself.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -54,6 +56,8 @@ class Flags:
     edges: int = 24
     device: str = "auto"
     seed: int = 0
+    teacher: str | None = None
+    allow_download: bool = False
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -66,7 +70,11 @@ def command(arguments: Sequence[str]) -> None:
         config=(tyro.conf.AvoidSubcommands,),
     )
     run = RunFolder(expand(str(flags.run)))
-    dataset = load_data(flags.data, flags.seed)
+    may_fetch = downloads(arguments, flags.allow_download)
+    if flags.teacher is None and learned_graphs(run):
+        teacher = recorded_teacher(run, allow_download=may_fetch.recorded)
+        print(f"note: {run.path} names the teacher that is read: {teacher} (--teacher gives another)")
+    dataset = load_data(flags.data, flags.seed, download=may_fetch.data)
     split = chosen_split(dataset, flags.split)
     if flags.index is None:
         index = images_of_classes(split, flags.images, flags.classes)
@@ -75,7 +83,8 @@ def command(arguments: Sequence[str]) -> None:
     if len(index) < 2:
         raise InputError("a graph needs at least two images: give --index two positions or more")
     shown = split.subset(index)
-    found = batch_graphs(run, dataset, shown, Training(device=flags.device))
+    settings = Training(device=flags.device)
+    found = batch_graphs(run, dataset, shown, settings, flags.teacher, allow_download=may_fetch.recorded)
     count = len(found.teacher)
     if not 0 <= flags.graph <= count:
         raise InputError(f"the run has the graphs 1 to {count}; there is no graph {flags.graph}")

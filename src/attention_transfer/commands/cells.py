@@ -159,7 +159,9 @@ def _network_of(teacher: str | None) -> str | None:
     if teacher is None:
         return None
     folder = Path(expand(teacher))
-    name, weights = (str(RunFolder(folder).experiment["student"]), "") if is_run(folder) else split_weights(teacher)
+    name, weights = (
+        (str(RunFolder(folder).experiment.get("student", "")), "") if is_run(folder) else split_weights(teacher)
+    )
     return None if weights is None else name.partition("(")[0]
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Int64
 from attention_transfer.analysis.class_maps import Evidence, evidence
 from attention_transfer.analysis.subject import open_subjects
 from attention_transfer.commands.drawn_images import drawn_images
-from attention_transfer.commands.own_data import own_data
+from attention_transfer.commands.own_data import downloads, own_data
 from attention_transfer.commands.titles import titles
 from attention_transfer.data import DataSet, Split
 from attention_transfer.errors import InputError
@@ -53,6 +53,7 @@ class Flags:
             given.
         std: per channel, likewise.
         seed: chooses the validation images, as it did in training.
+        allow_download: fetch what run folders name; without it, only what you name yourself.
     """
 
     models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL [MODEL ...]")]
@@ -72,6 +73,7 @@ class Flags:
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     seed: int = 0
+    allow_download: bool = False
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -87,10 +89,11 @@ def command(arguments: Sequence[str]) -> None:
     )
     _refuse_contradictions(flags)
     moments = _moments(flags.models) if flags.along_training else {}
-    shown = drawn_images(flags.data, flags.split, flags.images, flags.index, flags.seed)
+    may_fetch = downloads(arguments, flags.allow_download)
+    shown = drawn_images(flags.data, flags.split, flags.images, flags.index, flags.seed, may_fetch.data)
     dataset, settings = shown.dataset, Training(device=flags.device)
     names = list(moments) if flags.along_training else list(flags.models)
-    subjects = open_subjects(names, dataset, settings, flags.mean, flags.std)
+    subjects = open_subjects(names, dataset, settings, flags.mean, flags.std, allow_download=may_fetch.recorded)
     found = [evidence(subject, shown.split, flags.network_layer, shown.num_workers) for subject in subjects]
     if flags.along_training:
         groups = _along_training(found, list(moments.values()), shown.split, dataset, flags)
@@ -122,8 +125,9 @@ def _moments(models: Sequence[str]) -> dict[str, str]:
     if not moments:
         raise InputError(f"{models[0]} kept no snapshots: train with --snapshot-epochs, such as 1 5 20")
     summary = run.summary
-    if summary is not None and summary["epochs"] not in run.snapshots:
-        moments[str(run.path)] = f"epoch {summary['epochs']}"
+    end = None if summary is None else summary.get("epochs")
+    if end is not None and end not in run.snapshots:
+        moments[str(run.path)] = f"epoch {end}"
     return moments
 
 

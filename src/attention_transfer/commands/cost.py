@@ -11,7 +11,7 @@ import tyro
 from attention_transfer.analysis.cost import Candidate, measure_costs
 from attention_transfer.data import OWN_SIDES
 from attention_transfer.errors import InputError
-from attention_transfer.experiment import Training, from_json
+from attention_transfer.experiment import Training, read_experiment
 from attention_transfer.models import MODELS, OpenedModel, check_channels, open_model
 from attention_transfer.report.cost import cost_markdown
 from attention_transfer.runs import RunFolder, is_run
@@ -37,6 +37,7 @@ class Flags:
         device: `auto` takes an accelerator if there is one.
         threads: CPU threads; None leaves torch's choice.
         json: print the result as JSON.
+        allow_download: fetch what run folders name; without it, only what you name yourself.
     """
 
     models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL [MODEL ...]")]
@@ -47,6 +48,7 @@ class Flags:
     device: str = "auto"
     threads: int | None = None
     json: bool = False
+    allow_download: bool = False
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -63,7 +65,7 @@ def command(arguments: Sequence[str]) -> None:
     candidates: list[Candidate] = []
     assumed: dict[int, list[str]] = {}
     for name in flags.models:
-        opened = open_model(expand(name), flags.num_classes, flags.image_size)
+        opened = open_model(expand(name), flags.num_classes, flags.image_size, allow_download=flags.allow_download)
         side = flags.image_size or _known_side(name, opened)
         if side is None:
             side = _SMALL_SIDE if opened.name in MODELS else _PHOTOGRAPH_SIDE
@@ -92,7 +94,7 @@ def _known_side(name: str, opened: OpenedModel) -> int | None:
         return opened.image_size
     place = expand(name)
     if is_run(place):
-        data = from_json(RunFolder(place).experiment).data
+        data = read_experiment(RunFolder(place)).data
         return data.image_size or OWN_SIDES.get(data.name.partition(":")[0])
     declared = opened.input.size if opened.input else None
     declared = declared or (opened.description.input.size if opened.description.input else None)

@@ -51,7 +51,7 @@ class DrawnImages:
 
 
 def drawn_images(
-    data: Data, split: SplitName, count: int | None, index: Sequence[int] | None, seed: int
+    data: Data, split: SplitName, count: int | None, index: Sequence[int] | None, seed: int, download: bool = True
 ) -> DrawnImages:
     """The images that a user asks for.
 
@@ -61,11 +61,12 @@ def drawn_images(
         count: so many, spread evenly over the split; 6 if neither this nor `index` is given.
         index: these, by position from 0.
         seed: of the choice of validation images.
+        download: whether data that is missing may be fetched.
 
     Raises:
         ValueError: the data cannot be had, there is no such split or image, or both `count` and `index` are given.
     """
-    dataset = load_data(for_test_images(data) if split == "test" else data, seed)
+    dataset = load_data(for_test_images(data) if split == "test" else data, seed, download=download)
     whole = chosen_split(dataset, split)
     chosen = chosen_images(whole, count, index)
     return DrawnImages(dataset, whole.subset(chosen), chosen, split, data.num_workers)

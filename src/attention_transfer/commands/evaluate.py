@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal, cast
 
 import tyro
 
-from attention_transfer.commands.own_data import own_data
+from attention_transfer.commands.own_data import downloads, own_data
 from attention_transfer.experiment import Data, Training
 from attention_transfer.runs import RunFolder, is_run
+from attention_transfer.runs.downloads import Downloads
 from attention_transfer.runs.places import expand
 from attention_transfer.training.evaluate import Score
 
@@ -35,6 +36,7 @@ class Flags:
         seed: chooses the validation images, as it did in training.
         output: file that also receives the result, as JSON.
         json: print the result as JSON.
+        allow_download: fetch what run folders name; without it, only what you name yourself.
     """
 
     models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL [MODEL ...]")]
@@ -48,6 +50,7 @@ class Flags:
     seed: int = 0
     output: Path | None = None
     json: bool = False
+    allow_download: bool = False
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -60,7 +63,8 @@ def command(arguments: Sequence[str]) -> None:
         config=(tyro.conf.AvoidSubcommands,),
     )
     settings = Training(batch_size=flags.batch_size, device=flags.device, precision=flags.precision)
-    content, lines = (_alone if len(flags.models) == 1 else _together)(flags, settings)
+    may_fetch = downloads(arguments, flags.allow_download)
+    content, lines = (_alone if len(flags.models) == 1 else _together)(flags, settings, may_fetch)
     if flags.output is not None:
         flags.output.parent.mkdir(parents=True, exist_ok=True)
         flags.output.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
@@ -70,22 +74,24 @@ def command(arguments: Sequence[str]) -> None:
         print("\n".join(lines))
 
 
-def _alone(flags: Flags, settings: Training) -> tuple[dict[str, Any], list[str]]:
+def _alone(flags: Flags, settings: Training, may_fetch: Downloads) -> tuple[dict[str, Any], list[str]]:
     """What is to be kept, and what is to be read."""
     from attention_transfer.analysis.measure import measure
 
     (model,) = flags.models
-    score, notes = measure(model, flags.data, flags.split, settings, flags.seed, flags.mean, flags.std)
+    score, notes = measure(model, flags.data, flags.split, settings, flags.seed, flags.mean, flags.std, may_fetch)
     content = score.row() | {"model": model, "data": flags.data.name, "split": flags.split}
     line = f"{model} on {_called(flags.split, score)} of {flags.data.name} ({score.count:,} images): {_numbers(score)}"
     return content, [*(f"note: {note}" for note in notes), line]
 
 
-def _together(flags: Flags, settings: Training) -> tuple[dict[str, Any], list[str]]:
+def _together(flags: Flags, settings: Training, may_fetch: Downloads) -> tuple[dict[str, Any], list[str]]:
     """Likewise of an ensemble, which a run keeps as a finding."""
     from attention_transfer.analysis.ensemble import measure_together
 
-    found = measure_together(flags.models, flags.data, flags.split, settings, flags.seed, flags.mean, flags.std)
+    found = measure_together(
+        flags.models, flags.data, flags.split, settings, flags.seed, flags.mean, flags.std, may_fetch
+    )
     content = {"data": flags.data.name, "split": flags.split} | found.row()
     lines = [f"note: {note}" for note in found.notes]
     split = _called(flags.split, found.together)

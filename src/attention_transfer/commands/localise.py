@@ -12,7 +12,7 @@ import tyro
 from attention_transfer.analysis.localisation import Localisation, centre_scores, check, correlations, localise
 from attention_transfer.analysis.map_kinds import MapKind, MapRequest
 from attention_transfer.analysis.subject import open_subjects
-from attention_transfer.commands.own_data import for_test_images, own_data
+from attention_transfer.commands.own_data import downloads, for_test_images, own_data
 from attention_transfer.data import DataSet
 from attention_transfer.experiment import Data, Training
 from attention_transfer.report.localisation import localisation_figure, localisation_markdown
@@ -51,6 +51,7 @@ class Flags:
         std: per channel, likewise.
         figure: also draw accuracy against scores into this file (PNG).
         json: print the result as JSON.
+        allow_download: fetch what run folders name; without it, only what you name yourself.
     """
 
     models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL [MODEL ...]")]
@@ -67,6 +68,7 @@ class Flags:
     std: tuple[float, float, float] | None = None
     figure: Path | None = None
     json: bool = False
+    allow_download: bool = False
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -79,9 +81,10 @@ def command(arguments: Sequence[str]) -> None:
         config=(tyro.conf.AvoidSubcommands,),
     )
     request = MapRequest(flags.map, flags.stage, flags.power, flags.class_of, flags.layer)
-    dataset = load_data(for_test_images(flags.data), seed=0)
+    may_fetch = downloads(arguments, flags.allow_download)
+    dataset = load_data(for_test_images(flags.data), seed=0, download=may_fetch.data)
     settings = Training(device=flags.device, threads=flags.threads)
-    subjects = open_subjects(flags.models, dataset, settings, flags.mean, flags.std)
+    subjects = open_subjects(flags.models, dataset, settings, flags.mean, flags.std, allow_download=may_fetch.recorded)
     for subject in subjects:
         # Refused before the first network has been read for minutes.
         check(subject, request)

@@ -1,17 +1,20 @@
 """The data set of a command that measures models: that of the runs among them, unless told otherwise."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TextIO
 
 from attention_transfer.errors import InputError
-from attention_transfer.experiment import Data, from_json
+from attention_transfer.experiment import Data, read_experiment
 from attention_transfer.runs import RunFolder, is_run
+from attention_transfer.runs.downloads import Downloads
 from attention_transfer.runs.places import expand
 
 # What decides which images a command reads, and how: of the test split, and of the others beyond that.
 _OF_TEST = ("name", "root", "image_size", "test_limit", "split_seed", "decoding", "background")
 _OF_OTHER_SPLITS = ("validation_fraction", "train_classes", "train_fraction", "train_limit", "train_sample")
+_MOST_WORKERS = 64  # that a file of somebody else starts
 _FLAGS = {"name": "--data", "root": "--data-root"}
 
 
@@ -29,7 +32,8 @@ def own_data(arguments: Sequence[str]) -> Data:
         ValueError: the runs differ in what decides the images, and the arguments do not say what to take.
     """
     places = [expand(word) for word in arguments if not word.startswith("-")]
-    runs = [from_json(RunFolder(place).experiment).data for place in places if is_run(place)]
+    found = [place for place in places if is_run(place)]
+    runs = [_held(read_experiment(RunFolder(place)).data, place) for place in found]
     if not runs:
         return Data()
     name = _said(arguments, "--data")
@@ -40,7 +44,37 @@ def own_data(arguments: Sequence[str]) -> Data:
         return Data(name, roots[0].root if roots else None, num_workers=max(run.num_workers for run in runs))
     beyond_test = _said(arguments, "--split") not in (None, "test")
     _refuse_differences(runs, (*_OF_TEST, *(_OF_OTHER_SPLITS if beyond_test else ())), arguments)
+    if name is None:
+        _announce(runs[0], found[0], sys.stderr if "--json" in arguments else sys.stdout)
     return runs[0]
+
+
+def downloads(arguments: Sequence[str], allow_download: bool) -> Downloads:
+    """What a command may fetch: the data that its user names, and what run folders name where the user says so.
+
+    Args:
+        arguments: of the command, as the user wrote them.
+        allow_download: the flag.
+    """
+    recorded = _said(arguments, "--data") is None and any(
+        is_run(expand(word)) for word in arguments if not word.startswith("-")
+    )
+    return Downloads(data=allow_download or not recorded, recorded=allow_download)
+
+
+def _held(data: Data, place: str) -> Data:
+    """The data that a run names, unless it is on a machine elsewhere; it starts only so many processes."""
+    for named in (data.name.partition(":")[2], str(data.root or "")):
+        if named.startswith(("//", "\\\\")) or "://" in named:
+            raise InputError(f"{place} names data on another machine ({named!r}): give --data to choose what is read")
+    return replace(data, num_workers=min(data.num_workers, _MOST_WORKERS))
+
+
+def _announce(data: Data, place: str, stream: TextIO) -> None:
+    """Say what a run folder names outside of itself, before it is opened."""
+    if data.root is not None or ":" in data.name:
+        where = data.name if data.root is None else f"{data.name} in {data.root}"
+        print(f"note: {place} names the data that is read: {where} (--data gives others)", file=stream)
 
 
 def for_test_images(data: Data) -> Data:

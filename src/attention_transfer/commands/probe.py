@@ -38,6 +38,7 @@ class Flags:
             given.
         std: per channel, likewise.
         json: print the results as JSON.
+        allow_download: fetch what run folders name; without it, only what you name yourself.
     """
 
     models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL [MODEL ...]")]
@@ -49,6 +50,7 @@ class Flags:
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     json: bool = False
+    allow_download: bool = False
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -63,7 +65,10 @@ def command(arguments: Sequence[str]) -> None:
     if flags.data.augment not in ("auto", "none"):
         raise InputError(f"a probe reads every image once, as it is: leave out --augment {flags.data.augment}")
     dataset = load_data(flags.data, seed=0)
-    subjects = open_subjects(flags.models, dataset, Training(device=flags.device), flags.mean, flags.std)
+    settings = Training(device=flags.device)
+    subjects = open_subjects(
+        flags.models, dataset, settings, flags.mean, flags.std, allow_download=flags.allow_download
+    )
     for subject in subjects:
         # Refused before the first network has been read for minutes.
         features_tap(subject, flags.features)

@@ -73,13 +73,13 @@ def draw(picture: Path, teacher: Path, taught: Path, alone: Path) -> None:
     import numpy as np
 
     from attention_transfer.analysis.attention_maps import stage_maps
-    from attention_transfer.experiment import from_json
+    from attention_transfer.experiment import read_experiment
     from attention_transfer.models import open_model
     from attention_transfer.report.plots import attention_figure
     from attention_transfer.runs import RunFolder
     from attention_transfer.training.prepare import load_data
 
-    experiment = from_json(RunFolder(alone).experiment)
+    experiment = read_experiment(RunFolder(alone))
     dataset = load_data(experiment.data, experiment.seed)
     shown = dataset.test.subset(np.arange(min(PICTURES, len(dataset.test))))
     assert isinstance(shown.images, np.ndarray)

@@ -23,11 +23,15 @@ from attention_transfer.commands.side_by_side import (
 from attention_transfer.errors import InputError
 from attention_transfer.recipes.tables import TABLES, Table
 from attention_transfer.runs import RunFolder, is_run, write_whole
+from attention_transfer.runs.fields import Fields
+from attention_transfer.runs.reading import read_object
 
 if TYPE_CHECKING:
     from attention_transfer.report.reproduction import Reproduction
 
 _COSTS = "cost.json"
+# What the table shows of a cell's cost, and what says whether it must be measured again.
+_MEASURED = ("time_ratio", "extra_parameters", "extra_bytes", "rounds")
 
 
 @dataclass(frozen=True)
@@ -220,7 +224,12 @@ def _measure_costs(planned: Plan, rounds: int) -> None:
 
 
 def _read_costs(folder: Path) -> Mapping[str, Mapping[str, Any]]:
-    import json
-
     path = folder / _COSTS
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not path.exists():
+        return {}
+    fields = Fields(read_object(path), str(path))
+    cells = {name: fields.inner(name, needed=True) for name in fields.values}
+    for cell in filter(None, cells.values()):
+        for name in _MEASURED:
+            cell.number(name, needed=True)
+    return {name: cell.values for name, cell in cells.items() if cell is not None}

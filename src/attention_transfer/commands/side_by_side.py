@@ -9,6 +9,7 @@ from pathlib import Path
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Experiment, from_json, to_json
 from attention_transfer.runs import RunFolder, differing_fields, is_run
+from attention_transfer.runs.locking import to_write
 
 _LOGS = "logs"
 
@@ -68,6 +69,7 @@ def refuse_other_experiment(folder: Path, experiment: Experiment, what: str) -> 
     Raises:
         ValueError: naming what differs.
     """
+    to_write(folder.parent, folder.name)
     if not is_run(folder):
         return
     wanted, recorded = to_json(experiment), RunFolder(folder).experiment
@@ -103,7 +105,7 @@ def run_all(planned: Sequence[PlannedRun], folder: Path, processes: int) -> None
     print(f"{folder}: {len(planned)} runs, {len(done)} finished, {len(begun)} to go on with, {processes} at a time")
     if not todo:
         return
-    logs = folder / _LOGS
+    logs = to_write(folder, _LOGS)
     logs.mkdir(parents=True, exist_ok=True)
     environment = dict(os.environ)
     if processes > 1:
@@ -117,7 +119,7 @@ def run_all(planned: Sequence[PlannedRun], folder: Path, processes: int) -> None
                 *run.arguments,
                 *("--run-folder", str(folder / run.name)),
             ),
-            logs / f"{run.name}.log",
+            to_write(logs, f"{run.name}.log"),
         )
         for run in todo
     ]

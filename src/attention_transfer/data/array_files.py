@@ -1,5 +1,6 @@
 """One file of arrays: images, labels, names and boxes, checked one by one."""
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from attention_transfer.data.names import is_text, listed, shown
 from attention_transfer.errors import InputError
 
 _SMALLEST = 8
+_UNPACKED_TIMES, _UNPACKED_BYTES = 100, 2**31
 _KEYS = ("images", "labels", "classes", "boxes")
 
 
@@ -48,6 +50,7 @@ def read_arrays(path: Path) -> ArrayFile:
     Raises:
         ValueError: it is no such file, lacks images or labels, or holds others than it should.
     """
+    _refuse_bomb(path)
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays: dict[str, np.ndarray] = {key: file[key] for key in _KEYS if key in file}
@@ -64,6 +67,21 @@ def read_arrays(path: Path) -> ArrayFile:
     labels = _checked_labels(path, arrays["labels"], len(images))
     boxes = _checked_boxes(path, arrays["boxes"], len(images)) if "boxes" in arrays else None
     return ArrayFile(path, images, labels, _names(path, arrays.get("classes")), boxes)
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Refuse an archive that unpacks to so much more than it is that it cannot hold pictures."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # NumPy says what is wrong with it.
+    if unpacked > max(_UNPACKED_BYTES, _UNPACKED_TIMES * path.stat().st_size):
+        raise InputError(
+            f"{shown(path)} unpacks to {unpacked:,} bytes from {path.stat().st_size:,}: it holds no pictures"
+        )
 
 
 def _checked_images(path: Path, images: np.ndarray) -> UInt8[np.ndarray, "n s s 3"]:

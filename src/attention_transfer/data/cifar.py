@@ -1,9 +1,11 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009), downloaded by torchvision where they are missing."""
 
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from torchvision import datasets
+from torchvision.datasets.utils import check_integrity
 
 from attention_transfer.data.dataset import DataSet, Split
 from attention_transfer.data.request import Request
@@ -22,6 +24,29 @@ def cifar10(request: Request) -> DataSet:
 def cifar100(request: Request) -> DataSet:
     """50,000 + 10,000 images of 32×32 in 100 classes, both in the order of the files."""
     return _cifar(request, 100)
+
+
+def refuse_to_fetch(name: str, root: Path | None) -> None:
+    """Refuse one of these two where it is not on this machine, whole: reading it would download it.
+
+    Args:
+        name: of any data set; others are never downloaded.
+        root: that would be given.
+
+    Raises:
+        ValueError: it would be.
+    """
+    source = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}.get(name)
+    if source is None:
+        return
+    folder = Request(root=root).cache
+    folder = folder if folder.name == source.base_folder else folder / source.base_folder
+    files = [*source.train_list, *source.test_list, [source.meta["filename"], source.meta["md5"]]]
+    if not all(check_integrity(str(folder / file), md5) for file, md5 in files):
+        raise InputError(
+            f"{name} is not in {folder}, and a run folder that names it downloads nothing by itself. Give --data "
+            f"{name}, or --allow-download, to have it fetched"
+        )
 
 
 def _cifar(request: Request, num_classes: Literal[10, 100]) -> DataSet:

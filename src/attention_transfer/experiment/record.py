@@ -1,7 +1,7 @@
 """Experiments as JSON, in both directions."""
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, cast, get_args, get_origin, get_type_hints
@@ -9,6 +9,9 @@ from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 from attention_transfer.errors import InputError
 from attention_transfer.experiment.experiment import Experiment
 from attention_transfer.methods import METHODS, Method
+from attention_transfer.methods.settings import fit
+from attention_transfer.runs import RunFolder
+from attention_transfer.runs.fields import Fields, is_text
 
 
 def to_json(experiment: Experiment) -> dict[str, Any]:
@@ -16,13 +19,27 @@ def to_json(experiment: Experiment) -> dict[str, Any]:
     return cast(dict[str, Any], _to_json(experiment))
 
 
-def from_json(content: Mapping[str, Any]) -> Experiment:
-    """The experiment that `to_json` wrote.
+def from_json(content: Mapping[str, Any], source: str = "the experiment") -> Experiment:
+    """The experiment that `to_json` wrote, or somebody else in its place.
+
+    Args:
+        content: as JSON holds it.
+        source: where it is from, for messages.
 
     Raises:
-        ValueError: for a field or a method that does not exist; it may come from another version.
+        ValueError: for a field or a method that does not exist (it may come from another version), one that is missing,
+            or a value of another type.
     """
-    return cast(Experiment, _from_json(Experiment, content))
+    return cast(Experiment, _from_json(Experiment, content, source))
+
+
+def read_experiment(run: RunFolder) -> Experiment:
+    """The experiment of a run folder.
+
+    Raises:
+        ValueError: as `from_json` does, naming the folder.
+    """
+    return from_json(run.experiment, f"the experiment of {run.path}")
 
 
 def _to_json(value: Any) -> Any:
@@ -42,31 +59,54 @@ def _fields_to_json(value: Any) -> dict[str, Any]:
 
 def _as(kind: Any, value: Any) -> Any:
     """Whole numbers of a float field as floats: 1 and 1.0 are the same setting and must read the same."""
-    return float(value) if kind is float and isinstance(value, int) else value
+    return float(value) if kind is float and isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def _from_json(kind: Any, value: Any) -> Any:
+def _from_json(kind: Any, value: Any, source: str, path: str = "") -> Any:
     """Read a value of a type: dataclasses, methods by name, tuples, optional ones; the rest as it is."""
     if get_origin(kind) in (Union, UnionType):
         kinds = [each for each in get_args(kind) if each is not type(None)]
-        return None if value is None else _from_json(kinds[0], value)
+        return None if value is None else _from_json(kinds[0], value, source, path)
     if kind is Method:
-        if value["name"] not in METHODS:
-            raise InputError(f"there is no method {value['name']!r}; there are {', '.join(METHODS)}")
-        return _from_json(METHODS[value["name"]], {k: v for k, v in value.items() if k != "name"})
+        fields_ = Fields(_object(value, source, path), f"{path} in {source}")
+        name = str(fields_.text("name", needed=True))
+        if name not in METHODS:
+            raise InputError(f"there is no method {name!r}, which {source} names; there are {', '.join(METHODS)}")
+        return _from_json(METHODS[name], {k: v for k, v in value.items() if k != "name"}, source, path)
     if is_dataclass(kind):
-        hints = get_type_hints(kind)
-        known = {f.name for f in fields(kind)}
-        strange = sorted(set(value) - known)
-        if strange:
-            raise InputError(
-                f"{cast(type, kind).__name__} has no {', '.join(strange)}; was it written by another version?"
-            )
-        return cast(Any, kind)(**{name: _from_json(hints[name], item) for name, item in value.items()})
+        return _made(cast("type[Any]", kind), _object(value, source, path), source, path)
     if get_origin(kind) is tuple:
         inner = get_args(kind)
-        each = [inner[0]] * len(value) if len(inner) == 2 and inner[1] is Ellipsis else inner
-        return tuple(_from_json(one, item) for one, item in zip(each, value, strict=True))
-    if kind is Path:
-        return Path(value)
-    return _as(kind, value)
+        endless = len(inner) == 2 and inner[1] is Ellipsis
+        if not isinstance(value, (list, tuple)) or not (endless or len(cast("list[Any]", value)) == len(inner)):
+            count = "" if endless else f" of {len(inner)}"
+            raise InputError(f"{path} of {source} must be a list{count}, not {str(value)[:80]!r}")
+        values = cast("list[Any]", value)
+        each = [inner[0]] * len(values) if endless else inner
+        pairs = enumerate(zip(each, values, strict=True))
+        return tuple(_from_json(one, item, source, f"{path}.{place}") for place, (one, item) in pairs)
+    if isinstance(value, str) and not is_text(value):
+        raise InputError(f"{path} of {source} holds control characters, which are in no name or path: {value!r}")
+    return fit(source, path, kind, _as(kind, value))
+
+
+def _made(kind: type[Any], value: Mapping[str, Any], source: str, path: str) -> Any:
+    hints = get_type_hints(kind)
+    known = {field.name for field in fields(kind)}
+    strange = sorted(set(value) - known)
+    if strange:
+        raise InputError(f"{kind.__name__} has no {', '.join(strange)} ({source}); was it written by another version?")
+    needed = {f.name for f in fields(kind) if f.init and f.default is MISSING and f.default_factory is MISSING}
+    missing = sorted(needed - set(value))
+    if missing:
+        raise InputError(f"{', '.join(missing)} of {source} is missing: the file was changed by hand")
+    inside = {
+        name: _from_json(hints[name], item, source, f"{path}.{name}" if path else name) for name, item in value.items()
+    }
+    return kind(**inside)
+
+
+def _object(value: Any, source: str, path: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InputError(f"{path or source} must be an object with names and values, not {str(value)[:80]!r}")
+    return cast("Mapping[str, Any]", value)

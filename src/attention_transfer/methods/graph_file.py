@@ -3,12 +3,11 @@
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from attention_transfer.errors import InputError
 from attention_transfer.methods.graph_heads import GraphParts
+from attention_transfer.models.weight_files import WeightsError, read_tensors
 from attention_transfer.runs import RunFolder, is_run
 from attention_transfer.runs.places import expand
 
@@ -30,9 +29,11 @@ def load_heads(parts: GraphParts, place: Path, key: str) -> None:
     file = _file(place)
     try:
         found = {
-            name.removeprefix(f"{key}."): value for name, value in load_file(file).items() if name.startswith(f"{key}.")
+            name.removeprefix(f"{key}."): value
+            for name, value in read_tensors(file).items()
+            if name.startswith(f"{key}.")
         }
-    except (OSError, SafetensorError) as error:
+    except WeightsError as error:
         raise InputError(f"the attention heads in {file} cannot be read: {error}") from error
     if not any(name.startswith("heads.") for name in found) or not set(_MARKS) <= found.keys():
         raise InputError(f"{file} holds no attention heads of {key}: give a run that learned its graph with {key}")

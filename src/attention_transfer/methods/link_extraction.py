@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from attention_transfer.errors import first_line
 from attention_transfer.methods.link_choice import LinkChoice, LinkGroup, LinksError
 from attention_transfer.methods.links import Places, places_of
 
@@ -84,17 +85,35 @@ def trained_links(parts: Mapping[str, Tensor], name: str = "attention-links") ->
         there = sorted({key.partition(".")[0] for key in parts})
         raise LinksError(f"this run learned no {name}; it learned {', '.join(there) or 'nothing beside its student'}")
     prefixes = sorted(key.removesuffix(".weight") for key in own if key.endswith(".weight"))
-    groups = [
-        LinkWeights(
-            int(prefix.split(".")[1]),
-            own[f"{prefix}.channel"].numpy(),
-            own[f"{prefix}.layer"].numpy(),
-            own[f"{prefix}.weight"].double().numpy(),
-        )
-        for prefix in prefixes
-    ]
-    places = places_of(own["places"]) if "places" in own else ((), ())
-    return TrainedLinks(tuple(own["channels"].tolist()), tuple(own["heads"].tolist()), tuple(groups), places)
+    try:
+        groups = tuple(_group_of(own, prefix) for prefix in prefixes)
+        channels, heads = (tuple(map(int, own[key].tolist())) for key in ("channels", "heads"))
+        places = places_of(own["places"]) if "places" in own else ((), ())
+    except (KeyError, IndexError, ValueError, TypeError) as error:
+        raise LinksError(f"its {name} are none that a training wrote ({first_line(error)})") from error
+    fitting = all(
+        0 <= group.stage < len(channels)
+        and group.weight.shape == (len(group.channel), len(group.layer))
+        and _are_within(group.channel, channels[group.stage])
+        and _are_within(group.layer, len(heads))
+        for group in groups
+    )
+    if not fitting:
+        raise LinksError(f"its {name} belong to stages, channels or layers that it does not have")
+    return TrainedLinks(channels, heads, groups, places)
+
+
+def _group_of(own: Mapping[str, Tensor], prefix: str) -> LinkWeights:
+    return LinkWeights(
+        int(prefix.split(".")[1]),
+        own[f"{prefix}.channel"].numpy(),
+        own[f"{prefix}.layer"].numpy(),
+        own[f"{prefix}.weight"].double().numpy(),
+    )
+
+
+def _are_within(places: Int64[np.ndarray, " n"], count: int) -> bool:
+    return places.ndim == 1 and places.dtype.kind in "iu" and bool(((places >= 0) & (places < count)).all())
 
 
 def extracted(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, Self, cast
 
+from attention_transfer.errors import InputError
 from attention_transfer.runs import RunFolder, flatten
 
 IGNORED = (
@@ -47,6 +48,8 @@ class MeasuredRun:
     def read(cls, run: RunFolder) -> Self:
         """Everything that is compared, from disk. A setting of None is left out: older runs may not have it yet."""
         experiment = run.experiment
+        if "seed" not in experiment:
+            raise InputError(f"the experiment of {run.path} has no seed: it is none that `train` wrote")
         settings = {
             key: value
             for key, value in flatten(_by_method(experiment)).items()
@@ -64,7 +67,8 @@ class MeasuredRun:
 
     def series(self, split: str, quantity: str) -> dict[int, float]:
         """A measured quantity by epoch, where it was measured; `split` is `train`, `validation`, `test` or `unseen`."""
-        return {int(row["epoch"]): float(row[split][quantity]) for row in self.rows if row.get(split)}
+        measured = {int(row["epoch"]): row.get(split) or {} for row in self.rows}
+        return {epoch: float(values[quantity]) for epoch, values in measured.items() if quantity in values}
 
     def last_epoch(self, split: str = "test") -> float | None:
         """Top-1 in percent when last measured; None where the split never was."""

@@ -1,6 +1,7 @@
 """A sweep as one table: a row for each combination of values, averaged over seeds."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -134,7 +135,7 @@ def to_json(table: SweepTable, command: str) -> str:
 
 
 def _row(values: dict[str, str], runs: Sequence[MeasuredRun]) -> Row:
-    names = dict.fromkeys(name for run in runs for row in run.rows for name in row["terms"])
+    names = dict.fromkeys(name for run in runs for row in run.rows for name in row.get("terms", {}))
     return Row(
         values,
         tuple(run.seed for run in runs),
@@ -149,11 +150,11 @@ def _row(values: dict[str, str], runs: Sequence[MeasuredRun]) -> Row:
 
 def _ends(name: str, runs: Sequence[MeasuredRun]) -> Ends:
     found: list[list[dict[str, Any]]] = [
-        [row["terms"][name] for row in run.rows if name in row["terms"]] for run in runs
+        [terms[name] for row in run.rows if name in (terms := row.get("terms", {}))] for run in runs
     ]
 
     def mean(place: int, kind: str) -> Spread:
-        value = spread([terms[place][kind] for terms in found if terms])
+        value = spread([terms[place].get(kind, math.nan) for terms in found if terms])
         assert value is not None
         return value
 

@@ -6,7 +6,7 @@ Standard library only. Metrics are one JSON line per epoch; every other file is 
 import json
 import math
 import os
-import sys
+import re
 import weakref
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +14,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from attention_transfer.errors import InputError
+from attention_transfer.runs.inside import SNAPSHOTS as _SNAPSHOTS
+from attention_transfer.runs.locking import LOCK, RunLockedError, RunUnwritableError, append, lock, to_write
+from attention_transfer.runs.reading import parse_object, read_object, read_regular
+from attention_transfer.runs.shapes import check_environment, check_experiment, check_row, check_summary
 from attention_transfer.runs.trees import Json, differing_fields, flatten
 from attention_transfer.runs.whole import (
     TEMPORARY,
@@ -50,10 +54,8 @@ _ENVIRONMENT = "environment.json"
 _METRICS = "metrics.jsonl"
 _SUMMARY = "summary.json"
 _CHECKPOINT = Path("checkpoints", "last.pt")
-_SNAPSHOTS = "snapshots"
 _SNAPSHOT = "epoch-"
 _FINDINGS = "findings"
-_LOCK = ".lock"
 
 
 class NotARunError(InputError):
@@ -62,14 +64,6 @@ class NotARunError(InputError):
 
 class RunExistsError(InputError):
     """The folder is taken: by a run of another experiment, or by files that are no run."""
-
-
-class RunLockedError(InputError):
-    """Another process, or another open `RunFolder` of this one, is writing the run."""
-
-
-class RunUnwritableError(InputError):
-    """Nothing can be written where the run should go."""
 
 
 class RunFolder:
@@ -107,14 +101,15 @@ class RunFolder:
         path = Path(path)
         wanted: Json = json.loads(_encode(experiment, "the experiment"))
         _refuse_foreign(path)
-        descriptor = _lock(path)
+        descriptor = lock(path)
         try:
             _refuse_foreign(path)
+            _ = _folders(path)
             if is_run(path):
                 _refuse_other_experiment(path, wanted)
             else:
                 _write_json(path / _EXPERIMENT, wanted)
-            for folder in (path, path / _CHECKPOINT.parent, path / _SNAPSHOTS):
+            for folder in (path, *_folders(path)):
                 remove_leftovers(folder)
         except BaseException:
             os.close(descriptor)
@@ -137,17 +132,20 @@ class RunFolder:
     @property
     def experiment(self) -> Json:
         """What determines the run, as it was given."""
-        return _read_json(self.path / _EXPERIMENT)
+        path = self.path / _EXPERIMENT
+        return check_experiment(read_object(path), str(path))
 
     @property
     def environment(self) -> Json | None:
         """Versions, hardware and command of the last start; starts that differed are under `earlier`, oldest first."""
-        return _read_json_if_there(self.path / _ENVIRONMENT)
+        path = self.path / _ENVIRONMENT
+        return check_environment(read_object(path), str(path)) if path.exists() else None
 
     @property
     def summary(self) -> Json | None:
         """What a finished run came to; None before that."""
-        return _read_json_if_there(self.path / _SUMMARY)
+        path = self.path / _SUMMARY
+        return check_summary(read_object(path), str(path)) if path.exists() else None
 
     @property
     def finished(self) -> bool:
@@ -173,7 +171,9 @@ class RunFolder:
     def snapshots(self) -> dict[int, Path]:
         """Folders of the students kept after so many finished epochs, ascending; each opens as a model."""
         names = [path.name for path in (self.path / _SNAPSHOTS).glob(f"{_SNAPSHOT}*")]
-        epochs = sorted(int(name.removeprefix(_SNAPSHOT)) for name in names)
+        epochs = sorted(
+            int(found[1]) for name in names if (found := re.fullmatch(rf"{_SNAPSHOT}(0|[1-9]\d{{0,8}})", name))
+        )
         return {epoch: self.path / _SNAPSHOTS / f"{_SNAPSHOT}{epoch}" for epoch in epochs}
 
     @contextmanager
@@ -205,14 +205,11 @@ class RunFolder:
         """
         self._require_lock()
         line = _encode(row, _METRICS, indent=None).encode() + b"\n"
-        path = self.path / _METRICS
-        if path.exists() and not path.read_bytes().endswith(b"\n"):
+        path = to_write(self.path, _METRICS)
+        if path.exists() and not read_regular(path).endswith(b"\n"):
             # A process killed while it wrote leaves half a line, which must not swallow this one.
             self._write_metrics(self.read_metrics())
-        with path.open("ab") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        append(path, line)
 
     def read_metrics(self) -> list[Json]:
         """Metrics by epoch, oldest first; half a line at the end, as a killed process leaves it, is not counted.
@@ -223,16 +220,8 @@ class RunFolder:
         path = self.path / _METRICS
         if not path.exists():
             return []
-        lines = path.read_bytes().split(b"\n")
-        rows: list[Json] = []
-        for number, line in enumerate(lines[:-1], start=1):
-            try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                raise InputError(
-                    f"line {number} of {path} is not JSON ({error}); the file was changed by hand"
-                ) from error
-        return rows
+        lines = {f"line {number} of {path}": line for number, line in enumerate(read_regular(path).split(b"\n"), 1)}
+        return [check_row(parse_object(line, source), source) for source, line in list(lines.items())[:-1]]
 
     def truncate(self, epochs: int) -> None:
         """Forget metrics and snapshots after the first `epochs` epochs: a run that resumes there will write them."""
@@ -259,7 +248,7 @@ class RunFolder:
         """
         if not name or name.startswith(".") or Path(name).name != name:
             raise InputError(f"a finding's name is a plain file name, got {name!r}")
-        folder = self.path / _FINDINGS
+        folder = to_write(self.path, _FINDINGS)
         folder.mkdir(exist_ok=True)
         content = finding if isinstance(finding, bytes) else _encode(finding, name).encode()
         path = folder / (name if isinstance(finding, bytes) else f"{name}.json")
@@ -319,50 +308,20 @@ def _refuse_foreign(path: Path) -> None:
         raise RunExistsError(f"{path} is a file; a run needs a folder: choose another one")
     if not path.is_dir() or is_run(path):
         return
-    strangers = sorted(below.name for below in path.iterdir() if not below.name.startswith((_LOCK, TEMPORARY)))
+    strangers = sorted(below.name for below in path.iterdir() if not below.name.startswith((LOCK, TEMPORARY)))
     if strangers:
         shown = ", ".join(strangers[:3]) + (", …" if len(strangers) > 3 else "")
         raise RunExistsError(f"{path} is not empty and is no run (it holds {shown}); choose a new or an empty folder")
 
 
 def _refuse_other_experiment(path: Path, wanted: Json) -> None:
-    differing = differing_fields(_read_json(path / _EXPERIMENT), wanted)
+    differing = differing_fields(read_object(path / _EXPERIMENT), wanted)
     if differing:
         listed = "; ".join(f"{field} is {there!r} there, {now!r} now" for field, (there, now) in differing.items())
         raise RunExistsError(
             f"{path} holds a run of another experiment: {listed}. Choose another folder "
             "(--run-folder), or the same settings to resume"
         )
-
-
-def _lock(path: Path) -> int:
-    """Make the folder and lock it; the lock ends with the process, so a killed run can be resumed at once."""
-    try:
-        import fcntl
-    except ImportError as error:
-        raise RunUnwritableError(
-            f"run folders are locked with flock, which {sys.platform} does not have, so that {path} cannot be written "
-            "safely: train in a loop of your own with Distiller, or use Linux, macOS or WSL"
-        ) from error
-    descriptor = None
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        os.fsync(descriptor)
-    except OSError as error:
-        owner = "?"
-        if descriptor is not None:
-            owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "?"
-            os.close(descriptor)
-        if isinstance(error, BlockingIOError):
-            raise RunLockedError(
-                f"{path} is being written by process {owner}; wait or choose another folder"
-            ) from error
-        raise RunUnwritableError(f"cannot write to {path}: {error.strerror}; choose a folder you may write") from error
-    return descriptor
 
 
 def _encode(content: Mapping[str, Any], what: str, indent: int | None = 2) -> str:
@@ -378,12 +337,8 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_whole(path, (_encode(content, path.name) + "\n").encode())
 
 
-def _read_json(path: Path) -> Json:
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}); the file was changed by hand") from error
-
-
-def _read_json_if_there(path: Path) -> Json | None:
-    return _read_json(path) if path.exists() else None
+def _folders(path: Path) -> tuple[Path, ...]:
+    """The folders that a run writes in, none of which may lead out of it."""
+    for name in (_METRICS, _FINDINGS):
+        to_write(path, name)
+    return to_write(path, *_CHECKPOINT.parent.parts), to_write(path, _SNAPSHOTS)

@@ -22,7 +22,9 @@ class Fields:
     values: Mapping[str, Any]
     source: str
 
-    def take(self, name: str, wanted: str, is_right: Callable[[Any], bool], *, needed: bool = False) -> Any:
+    def take(
+        self, name: str, wanted: str, is_right: Callable[[Any], bool], *, needed: bool = False, nullable: bool = True
+    ) -> Any:
         """A value; None where it is null or missing.
 
         Args:
@@ -30,12 +32,13 @@ class Fields:
             wanted: what it must be, in words.
             is_right: whether a value is that.
             needed: refuse the field's absence.
+            nullable: whether it may be null.
 
         Raises:
             ValueError: it is something else, or missing though it is needed.
         """
         value = self.values.get(name)
-        if value is None and not needed:
+        if value is None and not needed and (nullable or name not in self.values):
             return None
         if value is None or not is_right(value):
             shown = repr(value) if len(repr(value)) <= _SHOWN else f"{repr(value)[:_SHOWN]}…"
@@ -55,14 +58,16 @@ class Fields:
         """A number."""
         return self.take(name, "a number", is_number, needed=needed)
 
-    def inner(self, name: str, *, needed: bool = False) -> "Fields | None":
+    def inner(self, name: str, *, needed: bool = False, nullable: bool = True) -> "Fields | None":
         """An object inside this one."""
-        value = self.take(name, "an object with names and values", is_object, needed=needed)
+        value = self.take(name, "an object with names and values", is_object, needed=needed, nullable=nullable)
         return None if value is None else Fields(cast("Mapping[str, Any]", value), f"{name!r} in {self.source}")
 
-    def items(self, name: str, wanted: str, is_right: Callable[[Any], bool]) -> list[Any] | None:
+    def items(
+        self, name: str, wanted: str, is_right: Callable[[Any], bool], *, nullable: bool = True
+    ) -> list[Any] | None:
         """A list of values of one kind."""
-        return self.take(name, wanted, lambda v: is_list(v, is_right))
+        return self.take(name, wanted, lambda v: is_list(v, is_right), nullable=nullable)
 
 
 def is_text(value: object) -> bool:

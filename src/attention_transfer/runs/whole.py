@@ -1,6 +1,7 @@
 """Files and folders that appear whole or not at all."""
 
 import os
+import secrets
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ def whole_file(path: str | Path) -> Generator[Path]:
         A temporary path in the same folder with the same suffix, to be written inside the `with` block.
     """
     path = Path(path)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    temporary = temporary_name(path)
     try:
         yield temporary
         descriptor = os.open(temporary, os.O_RDONLY)
@@ -46,12 +47,12 @@ def whole_folder(path: str | Path) -> Generator[Path]:
         A temporary folder beside it, to be filled inside the `with` block.
     """
     path = Path(path)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    temporary = temporary_name(path)
     temporary.mkdir(parents=True)
     try:
         yield temporary
         # A folder cannot take the place of one that holds something; for a moment there is neither, never a half.
-        if path.exists():
+        if path.exists() or path.is_symlink():
             remove_whole(path)
         temporary.replace(path)
     finally:
@@ -60,8 +61,11 @@ def whole_folder(path: str | Path) -> Generator[Path]:
 
 
 def remove_whole(folder: Path) -> None:
-    """Remove a folder so that it is never seen half empty."""
-    temporary = folder.with_name(f"{TEMPORARY}{os.getpid()}-old-{folder.name}")
+    """Remove a folder so that it is never seen half empty; of a link to one, the link."""
+    if folder.is_symlink():
+        folder.unlink()
+        return
+    temporary = temporary_name(folder)
     folder.replace(temporary)
     shutil.rmtree(temporary)
 
@@ -69,10 +73,18 @@ def remove_whole(folder: Path) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed processes were writing in a folder, which need not exist."""
     for leftover in folder.glob(f"{TEMPORARY}*"):
-        if leftover.is_dir():
+        if leftover.is_dir() and not leftover.is_symlink():
             shutil.rmtree(leftover)
         else:
             leftover.unlink()
+
+
+def temporary_name(path: Path) -> Path:
+    """Where a file or folder is written before it takes its place: beside it, under a name that nobody can foresee.
+
+    Who handed the folder on could otherwise have put a link there, through which another file would be written.
+    """
+    return path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
 
 
 def _synchronise(folder: Path) -> None:

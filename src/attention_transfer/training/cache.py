@@ -6,7 +6,6 @@ and their settings show their teacher the same images: only the first of them ha
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
@@ -24,8 +23,10 @@ from attention_transfer.distiller.fingerprint import fingerprint
 from attention_transfer.distiller.network import Seen
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, Experiment
-from attention_transfer.runs import TEMPORARY, write_whole
+from attention_transfer.runs import write_whole
+from attention_transfer.runs.locking import to_write
 from attention_transfer.runs.places import expand
+from attention_transfer.runs.whole import temporary_name
 from attention_transfer.training.device import Place, environment
 from attention_transfer.training.prepare import Prepared
 
@@ -67,7 +68,8 @@ def remember_teacher(folder: Path, experiment: Experiment, prepared: Prepared, p
         note = f"the teacher runs in every step, and {folder} is not used: {error}"
         return replace(prepared, notes=(*prepared.notes, note))
     try:
-        own.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        to_write(folder, own.name).mkdir(exist_ok=True)
     except OSError as error:
         raise InputError(f"--teacher-cache {folder} cannot be made: {error}") from error
     write_whole(own / "key.json", (json.dumps(key, indent=2) + "\n").encode())
@@ -102,8 +104,9 @@ class TeacherCache:
             ValueError: where what is kept is not what the teacher gives, or will not find room.
         """
         places = index.cpu().numpy().tobytes()
-        folder = self.folder / f"epoch-{epoch}" / hashlib.blake2b(places, digest_size=8).hexdigest()
-        kept = {} if self._example is None else _kept(folder, _items(self._example), index.device)
+        # Caches are handed on as run folders are: a link in one leads nowhere.
+        folder = to_write(self.folder, f"epoch-{epoch}", hashlib.blake2b(places, digest_size=8).hexdigest())
+        kept = {} if self._example is None else _kept_like(folder, _items(self._example), index.device)
         if self._example is not None and len(kept) == len(_items(self._example)):
             return _with(self._example, kept)
         seen = run()
@@ -193,6 +196,15 @@ def _kept(folder: Path, names: Iterable[str], device: torch.device) -> dict[str,
     return {name: value for name, value in found.items() if value is not None}
 
 
+def _kept_like(folder: Path, examples: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Those that can be read there, and are of other images what the examples are of theirs."""
+    return {
+        name: value
+        for name, value in _kept(folder, examples, device).items()
+        if (value.dtype, value.shape[1:]) == (examples[name].dtype, examples[name].shape[1:])
+    }
+
+
 def _with(example: Seen, items: Mapping[str, Tensor]) -> Seen:
     """The same reading of other images."""
     reading = example.reading
@@ -213,7 +225,7 @@ def _name(tap: Tap, part: str = "value") -> str:
 def _save(path: Path, value: Tensor) -> None:
     """Write a tensor that appears whole or not at all, with the order in which its dimensions lie in memory."""
     order = sorted(range(value.ndim), key=lambda dim: -value.stride(dim))
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    temporary = temporary_name(path)
     try:
         laid = {"value": value.detach().permute(order).contiguous()}
         save_file(laid, temporary, metadata={"order": json.dumps(order)})
@@ -224,13 +236,15 @@ def _save(path: Path, value: Tensor) -> None:
 
 def _load(path: Path, device: torch.device) -> Tensor | None:
     """What was written there, laid out in memory as it was; None if it is missing or broken."""
+    if not path.is_file():
+        return None
     try:
         with safe_open(path, "pt", device=str(device)) as file:
             order = json.loads(file.metadata()["order"])
             value: Tensor = file.get_tensor("value")
-    except (OSError, SafetensorError):
+        return value.permute(sorted(range(value.ndim), key=order.__getitem__))
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, IndexError, RecursionError):
         return None
-    return value.permute(sorted(range(value.ndim), key=order.__getitem__))
 
 
 def _agree(kept: Tensor, given: Tensor) -> bool:

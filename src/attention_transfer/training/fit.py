@@ -103,7 +103,8 @@ def _as_recorded(experiment: Experiment, folder: Path) -> dict[str, Any]:
         return wanted
     recorded = RunFolder(folder).experiment
     try:
-        return recorded if to_json(replace(from_json(recorded), recipe=experiment.recipe)) == wanted else wanted
+        meant = to_json(replace(from_json(recorded, str(folder)), recipe=experiment.recipe))
+        return recorded if meant == wanted else wanted
     except ValueError:
         return wanted
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from attention_transfer.data import DataSet, Loader, Split, load, loader
+from attention_transfer.data.cifar import refuse_to_fetch
 from attention_transfer.data.selection import evenly as evenly
 from attention_transfer.distiller import Distiller
 from attention_transfer.distiller.compiling import COMPILES_FROM, compiles
@@ -72,18 +73,21 @@ class Prepared:
         )
 
 
-def load_data(data: Data, seed: int, *, labelled: bool = True) -> DataSet:
+def load_data(data: Data, seed: int, *, labelled: bool = True, download: bool = True) -> DataSet:
     """The data set that an experiment names.
 
     Args:
         data: as configured.
         seed: of the choice of validation images.
         labelled: whether labels are needed.
+        download: whether what is missing may be fetched.
 
     Raises:
         ValueError: if it cannot be had, has no labels where they are needed, or the limits leave a split without
             images.
     """
+    if not download:
+        refuse_to_fetch(data.name, None if data.root is None else Path(expand(str(data.root))))
     dataset = load(
         expand(data.name),
         root=None if data.root is None else Path(expand(str(data.root))),
@@ -119,22 +123,23 @@ def load_data(data: Data, seed: int, *, labelled: bool = True) -> DataSet:
     return dataset
 
 
-def open_at_its_size(spec: str, dataset: DataSet) -> OpenedModel:
+def open_at_its_size(spec: str, dataset: DataSet, *, allow_download: bool = False) -> OpenedModel:
     """A network that is not trained here: built for the images it was made for, to which these are resized; with its
     teacher, where it was trained to compute with one.
 
     Args:
         spec: as on the command line.
         dataset: gives classes and size where the network has none of its own.
+        allow_download: fetch what run folders name.
     """
     place = expand(spec)
     try:
-        opened = open_model(place, dataset.num_classes)
+        opened = open_model(place, dataset.num_classes, allow_download=allow_download)
     except WeightsError:
         # Weights of a transformer trained at the size of these images, which its name does not say.
-        opened = open_model(place, dataset.num_classes, image_size=dataset.image_size)
+        opened = open_model(place, dataset.num_classes, image_size=dataset.image_size, allow_download=allow_download)
     check_channels(opened.module, spec, expected_size(opened, dataset))
-    return together(opened, Path(place), dataset.image_size)
+    return together(opened, Path(place), dataset.image_size, allow_download=allow_download)
 
 
 def expected_size(network: OpenedModel, dataset: DataSet) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from attention_transfer.models.weights import fit_weights
 from attention_transfer.runs import PARTS_WEIGHTS, STUDENT_CONFIG, STUDENT_WEIGHTS, whole_file
 from attention_transfer.runs.fields import Fields, is_list, is_object
 from attention_transfer.runs.inside import own_part
+from attention_transfer.runs.locking import to_write
 
 USED_WITH = "used_with"
 _TEACHER = "teacher"
@@ -47,7 +48,7 @@ def save_teacher_beside(
     Returns:
         What the student's JSON must hold so that `together` finds everything.
     """
-    beside = run / _TEACHER
+    beside = to_write(run, _TEACHER)
     if not (beside / STUDENT_WEIGHTS).exists():
         beside.mkdir(exist_ok=True)
         save_model(teacher.module, beside, teacher.name, teacher.num_classes, teacher.image_size, teacher_input)
@@ -93,7 +94,7 @@ def together(opened: OpenedModel, folder: Path, image_size: int, *, allow_downlo
         own_part(folder, str(known.text(name, needed=True)), known.source) for name in ("teacher", "parts")
     )
     described = known.take("methods", "a list of methods", lambda value: is_list(value, is_object), needed=True)
-    trained_by = from_json({"recipe": "", "student": opened.name, "methods": described}).methods
+    trained_by = from_json({"recipe": "", "student": opened.name, "methods": described}, known.source).methods
     # Others only teach, and may want their training set back.
     methods = [method for method in trained_by if type(method).replace is not Method.replace]
     # A folder, and not a name that is written the same.

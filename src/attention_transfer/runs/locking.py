@@ -1,0 +1,116 @@
+"""One writer at a time, and only inside of the run: what leads elsewhere is not followed."""
+
+import os
+import stat
+import sys
+from pathlib import Path
+
+from attention_transfer.errors import InputError
+
+LOCK = ".lock"
+
+
+class RunLockedError(InputError):
+    """Another process, or another open `RunFolder` of this one, is writing the run."""
+
+
+class RunUnwritableError(InputError):
+    """Nothing can be written where the run should go."""
+
+
+def lock(folder: Path) -> int:
+    """Make a folder and lock it; the lock ends with the process, so a killed run can be resumed at once.
+
+    Args:
+        folder: of a run.
+
+    Returns:
+        A descriptor; closing it lets others write.
+
+    Raises:
+        RunLockedError: somebody else is writing the run.
+        RunUnwritableError: the folder cannot be made or written, or its lock is no file of its own.
+    """
+    descriptor = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = to_write(folder, LOCK)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | _NO_FOLLOW, 0o644)
+        _refuse_shared(file, os.fstat(descriptor))
+        _hold(descriptor, folder)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        os.fsync(descriptor)
+    except RunUnwritableError:
+        if descriptor is not None:
+            os.close(descriptor)
+        raise
+    except OSError as error:
+        owner = "?"
+        if descriptor is not None:
+            owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "?"
+            os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise RunLockedError(
+                f"{folder} is being written by process {owner}; wait or choose another folder"
+            ) from error
+        raise RunUnwritableError(
+            f"cannot write to {folder}: {error.strerror}; choose a folder you may write"
+        ) from error
+    return descriptor
+
+
+def to_write(folder: Path, *names: str) -> Path:
+    """A place in a run, or in a folder of runs, that is going to be written.
+
+    Args:
+        folder: as the user gave it.
+        names: of folders in it, and of the file at the end.
+
+    Raises:
+        RunUnwritableError: one of them is a link, through which something outside of the folder would be written.
+    """
+    path = folder
+    for name in names:
+        path /= name
+        if path.is_symlink() or (hasattr(path, "is_junction") and path.is_junction()):
+            raise RunUnwritableError(
+                f"{path} is a link to another place, and what is written here stays in {folder}: delete the link"
+            )
+    return path
+
+
+def append(file: Path, content: bytes) -> None:
+    """Add bytes to the end of a file that lies in a run, and make them last.
+
+    Raises:
+        RunUnwritableError: the file is none of the run's own.
+    """
+    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NO_FOLLOW, 0o644)
+    try:
+        _refuse_shared(file, os.fstat(descriptor))
+        os.write(descriptor, content)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+def _refuse_shared(file: Path, state: os.stat_result) -> None:
+    """Refuse a pipe or a device, and a file that has another name elsewhere: writing it would change that too."""
+    if not stat.S_ISREG(state.st_mode) or state.st_nlink > 1:
+        kind = "is another file too (a hard link)" if stat.S_ISREG(state.st_mode) else "is no regular file"
+        raise RunUnwritableError(f"{file} {kind}, and a run writes files of its own alone: delete it")
+
+
+def _hold(descriptor: int, folder: Path) -> None:
+    try:
+        import fcntl
+    except ImportError as error:
+        raise RunUnwritableError(
+            f"run folders are locked with flock, which {sys.platform} does not have, so that {folder} cannot be written "
+            "safely: train in a loop of your own with Distiller, or use Linux, macOS or WSL"
+        ) from error
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,98 @@
+"""What a run's JSON files hold, field by field: what is there has its type, and nothing else is relied on."""
+
+from typing import Any, cast
+
+from attention_transfer.runs.fields import Fields, is_number, is_object
+from attention_transfer.runs.trees import Json
+
+_SPLITS = ("train", "test", "validation", "unseen", "neighbours")
+_UNAVERAGED = "unaveraged"
+_NUMBERS = "numbers by name"
+
+
+def check_experiment(content: Json, source: str) -> Json:
+    """The same, if its fields are of their types; those of its methods and settings are checked where they are used.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    fields = Fields(content, source)
+    for name in ("recipe", "student", "teacher"):
+        fields.text(name)
+    fields.take("seed", "a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool))
+    fields.number("task_weight")
+    fields.inner("pretraining")
+    for name in ("data", "optimisation"):
+        fields.inner(name, nullable=False)
+    training = fields.inner("training", nullable=False)
+    if training is not None:
+        training.whole("epochs", least=1)
+    for method in fields.items("methods", "a list of methods", is_object, nullable=False) or ():
+        Fields(cast("Json", method), f"a method in {source}").text("name", needed=True)
+    return content
+
+
+def check_environment(content: Json, source: str) -> Json:
+    """Likewise of versions and hardware.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    starts = Fields(content, source).items("earlier", "a list of earlier starts", is_object, nullable=False) or []
+    for start in (content, *starts):
+        fields = Fields(cast("Json", start), source)
+        for name in ("hardware", "versions"):
+            fields.inner(name, nullable=False)
+    return content
+
+
+def check_summary(content: Json, source: str) -> Json:
+    """Likewise of what a finished run came to.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    fields = Fields(content, source)
+    for name in ("epochs", "steps", "samples_seen", "student_parameters", "teacher_parameters"):
+        fields.whole(name)
+    for name in ("wall_seconds", "total_seconds"):
+        fields.number(name)
+    for name in ("student", "student_unaveraged", "teacher"):
+        measured = fields.inner(name)
+        if measured is not None:
+            _check_measured(measured)
+    return content
+
+
+def check_row(content: Json, source: str) -> Json:
+    """Likewise of one epoch's metrics.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    fields = Fields(content, source)
+    fields.whole("epoch", least=1, needed=True)
+    fields.whole("step")
+    for name in ("learning_rate", "seconds"):
+        fields.number(name)
+    fields.text("phase")
+    terms = fields.inner("terms", nullable=False)
+    if terms is not None:
+        for name in terms.values:
+            terms.take(name, _NUMBERS, _are_numbers, nullable=False)
+    _check_measured(fields)
+    unaveraged = fields.inner(_UNAVERAGED)
+    if unaveraged is not None:
+        _check_measured(unaveraged)
+    return content
+
+
+def _check_measured(fields: Fields) -> None:
+    for name in _SPLITS:
+        fields.take(name, _NUMBERS, _are_numbers)
+
+
+def _are_numbers(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    return all(is_number(each) for each in cast("dict[str, Any]", value).values())
