@@ -3,6 +3,7 @@
 import os
 import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from attention_transfer.errors import InputError
@@ -31,13 +32,13 @@ def lock(folder: Path) -> int:
         RunLockedError: somebody else is writing the run.
         RunUnwritableError: the folder cannot be made or written, or its lock is no file of its own.
     """
-    descriptor = None
+    hold, descriptor = _hold_with(folder), None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = to_write(folder, LOCK)
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | _NO_FOLLOW, 0o644)
         _refuse_shared(file, os.fstat(descriptor))
-        _hold(descriptor, folder)
+        hold(descriptor)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         os.fsync(descriptor)
@@ -73,7 +74,7 @@ def to_write(folder: Path, *names: str) -> Path:
     path = folder
     for name in names:
         path /= name
-        if path.is_symlink() or (hasattr(path, "is_junction") and path.is_junction()):
+        if path.is_symlink() or _is_junction(path):
             raise RunUnwritableError(
                 f"{path} is a link to another place, and what is written here stays in {folder}: delete the link"
             )
@@ -95,6 +96,8 @@ def append(file: Path, content: bytes) -> None:
         os.close(descriptor)
 
 
+# Of Windows, and of Python since 3.12.
+_is_junction: Callable[[Path], bool] = getattr(os.path, "isjunction", lambda _: False)
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -105,12 +108,13 @@ def _refuse_shared(file: Path, state: os.stat_result) -> None:
         raise RunUnwritableError(f"{file} {kind}, and a run writes files of its own alone: delete it")
 
 
-def _hold(descriptor: int, folder: Path) -> None:
+def _hold_with(folder: Path) -> Callable[[int], None]:
+    """What locks a descriptor; asked for before anything is made."""
     try:
         import fcntl
     except ImportError as error:
         raise RunUnwritableError(
-            f"run folders are locked with flock, which {sys.platform} does not have, so that {folder} cannot be written "
-            "safely: train in a loop of your own with Distiller, or use Linux, macOS or WSL"
+            f"run folders are locked with flock, which {sys.platform} does not have, so that {folder} cannot be "
+            "written safely: train in a loop of your own with Distiller, or use Linux, macOS or WSL"
         ) from error
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return lambda descriptor: fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -108,5 +108,5 @@ def _finite(text: str) -> float:
 
 
 def _kind(value: object) -> str:
-    kinds = {list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
-    return kinds.get(type(value), "null")
+    kinds = {"list": "a list", "str": "a text", "bool": "true or false", "int": "a number", "float": "a number"}
+    return kinds.get(type(value).__name__, "null")
