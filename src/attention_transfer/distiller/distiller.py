@@ -346,7 +346,7 @@ class Distiller(TakesAlong):
         if not torch.compiler.is_compiling():
             if torch.is_grad_enabled():
                 self._check_gradients(terms)
-            self._first_batches(images, {"teacher": teacher_logits, "student": logits}, terms, training=self.training)
+            self._first_batches(images, {"teacher": teacher_logits, "student": logits}, training=self.training)
         limited = any(term.limit is not None for term in terms.values())
         return Output(terms, logits, teacher_logits, self._limits if limited else None)
 

@@ -9,7 +9,6 @@ from attention_transfer.capture import squashed_by
 from attention_transfer.distiller.bound import Bound
 from attention_transfer.distiller.network import Role
 from attention_transfer.errors import InputError
-from attention_transfer.methods import Term
 
 # Probabilities sum to 1 within this much, or within a few rounding errors of a coarser type.
 _SUM = 1e-3
@@ -82,25 +81,22 @@ class FirstBatches:
         self._roles, self._networks = roles, networks
         self._seen: set[bool] = set()
 
-    def __call__(
-        self, images: Tensor, logits: Mapping[Role, Tensor | None], terms: Mapping[str, Term], *, training: bool
-    ) -> None:
+    def __call__(self, images: Tensor, logits: Mapping[Role, Tensor | None], *, training: bool) -> None:
         """Refuse what nothing can be learned from.
 
         Args:
             images: of the batch.
             logits: of the networks that ran to their end.
-            terms: of the loss.
             training: whether the student is in training.
 
         Raises:
-            InputError: for outputs or terms that are not finite, for probabilities, and for a teacher whose outputs are
-                the same for all images.
+            InputError: for outputs that are not finite, for probabilities, and for a teacher whose outputs are the same
+                for all images. A term that is not finite though they are is left to the loop, which knows its step.
         """
         if training in self._seen or images.is_meta:
             return
         self._seen.add(training)
-        _refuse_non_finite(images, logits, terms)
+        _refuse_non_finite(images, logits)
         for role, values in logits.items():
             if values is None or role not in self._roles or not values.shape[1]:
                 continue
@@ -121,12 +117,10 @@ def _refuse_probabilities(role: Role, logits: Tensor) -> None:
         )
 
 
-def _refuse_non_finite(images: Tensor, logits: Mapping[Role, Tensor | None], terms: Mapping[str, Term]) -> None:
-    """What is not finite first: images, outputs, or terms."""
-    values = {name: term.value.detach() for name, term in terms.items()}
+def _refuse_non_finite(images: Tensor, logits: Mapping[Role, Tensor | None]) -> None:
+    """What is not finite first: images or outputs."""
     outputs = {role: each.detach() for role, each in logits.items() if each is not None}
-    looked_at = [*values.values(), *outputs.values()]
-    if not looked_at or bool(torch.stack([each.isfinite().all() for each in looked_at]).all()):
+    if all(bool(each.isfinite().all()) for each in outputs.values()):
         return
     if not bool(images.isfinite().all()):
         raise InputError(
@@ -141,11 +135,6 @@ def _refuse_non_finite(images: Tensor, logits: Mapping[Role, Tensor | None], ter
                 f"the outputs of the {role} are infinite or not a number for the images of the first batch: run it "
                 f"{how}{where}, and look at its weights"
             )
-    names = [name for name, value in values.items() if not bool(value.isfinite().all())]
-    raise InputError(
-        f"{', '.join(names)} of the first batch is infinite or not a number, though the outputs of both networks are "
-        "finite: run both in float32, or leave that method out"
-    )
 
 
 def _constant(rows: Tensor) -> bool:
