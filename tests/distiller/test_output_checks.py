@@ -101,7 +101,7 @@ def test_a_sigmoid_that_is_written_out_is_known_by_its_values_where_there_are_ma
         lambda x: x.double(),
         lambda x: 30 * x,
     ],
-    ids=str,
+    ids=["log-softmax", "relu", "tanh", "absolute", "log of softmax", "bfloat16", "float16", "float64", "large"],
 )
 def test_all_other_outputs_are_logits(images: Tensor, end: Callable[[Tensor], Tensor]) -> None:
     assert Distiller(Ending(end), Ending(end), [SoftTargets()], example=EXAMPLE)(images, LABELS).loss.isfinite()
