@@ -22,6 +22,6 @@ def test_networks_that_must_draw_the_same_numbers_are_not_compiled(make: Make, t
 def test_versions_of_torch_that_cannot_compile_are_refused(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("attention_transfer.training.prepare.compiles", lambda: False)
+    monkeypatch.setattr("attention_transfer.training.refusals.compiles", lambda: False)
     with pytest.raises(ValueError, match=r"cannot compile a distiller: leave out --compile, or take torch 2\.1\d"):
         fit(make(training={"compile": True}), tmp_path / "run", Reporter(silent=True))

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,10 +15,8 @@ from attention_transfer.capture import as_logits
 from attention_transfer.data import DataSet
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, Training
-from attention_transfer.models.student_file import read_student_file
-from attention_transfer.runs import is_run
+from attention_transfer.models.class_names import pair_classes
 from attention_transfer.runs.downloads import Downloads
-from attention_transfer.runs.places import expand
 from attention_transfer.training.evaluate import Score
 from attention_transfer.training.metrics import scores
 from attention_transfer.training.prepare import load_data
@@ -148,19 +145,13 @@ def _logits(subject: Subject, images: Tensor) -> Tensor:
 
 
 def _require_classes(subject: Subject, dataset: DataSet) -> None:
-    """Refuse a network of other classes: by their number, and by their names where a run says them."""
+    """Refuse a network of other classes: by their number, and by their names where both are known."""
     if subject.opened.num_classes != dataset.num_classes:
         raise InputError(
             f"{subject.name} has {subject.opened.num_classes} classes, {dataset.name} has {dataset.num_classes}: the "
             "members of an ensemble have those of the data"
         )
-    place = expand(subject.name)
-    if not is_run(place):
-        return
-    names = read_student_file(Path(place)).classes
-    strange = None if names is None else next((name for name in names if name not in dataset.classes), None)
-    if strange is not None or (names is not None and names != dataset.classes):
-        what = f"has a class {strange!r}, which is none of" if strange is not None else "orders its classes unlike"
-        raise InputError(
-            f"{subject.name} {what} {dataset.name}: the members of an ensemble have the classes of the data"
-        )
+    # Also where the data's classes are only numbered: whoever has names does not say that they are these.
+    difference = pair_classes(subject.opened.classes, dataset.classes).difference
+    if difference:
+        raise InputError(f"{subject.name}: {difference}. The members of an ensemble have the classes of the data")

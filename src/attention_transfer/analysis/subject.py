@@ -13,6 +13,7 @@ from attention_transfer.experiment import Training
 from attention_transfer.models import Input, OpenedModel, Renormalise
 from attention_transfer.training.device import Place, choose_place
 from attention_transfer.training.prepare import expected_input, open_at_its_size
+from attention_transfer.training.refusals import other_classes
 
 Colours = tuple[float, float, float]
 
@@ -130,6 +131,9 @@ def _subject(
             f"the normalisation of {name} is unknown: taken to be that of {dataset.name}; if its weights were trained "
             "with another, give mean and std"
         )
+    difference = other_classes(opened, dataset)
+    if difference:
+        notes.append(f"{name} was trained on other classes, and is compared by their indices: {difference}")
     side = dataset.image_size
     if expected.size is not None and expected.size != (side, side):
         notes.append(

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 import tyro
 
@@ -29,6 +29,8 @@ class Common:
         untrained_teacher: accept a teacher without weights.
         teacher_mean: per channel, of the teacher's images, where its weights do not say.
         teacher_std: per channel, likewise.
+        match_classes: `index` pairs the classes of networks with weights with those of the data by their indices alone,
+            for names that are spelled in another way or language; None pairs them by name, where both have names.
         seed: of everything that is random.
         teacher_cache: folder for what the teacher gives in each step. Runs that show their teacher the same images
             (same data, augmentation, batch size and seed) read it there instead of running the teacher again.
@@ -45,6 +47,7 @@ class Common:
     untrained_teacher: bool
     teacher_mean: tuple[float, float, float] | None
     teacher_std: tuple[float, float, float] | None
+    match_classes: Literal["index"] | None
     seed: int
     teacher_cache: Path | None = None
     run_folder: Path | None = None
@@ -140,6 +143,7 @@ def _read(recipe: Experiment, arguments: Sequence[str]) -> tuple[Experiment, Com
         untrained_teacher=common.untrained_teacher,
         teacher_mean=common.teacher_mean,
         teacher_std=common.teacher_std,
+        match_classes=common.match_classes,
         seed=common.seed,
         data=data,
         optimisation=flags.optimisation,

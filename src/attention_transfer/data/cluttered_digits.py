@@ -43,6 +43,7 @@ def cluttered_digits(request: Request) -> DataSet:
     return DataSet(
         name="cluttered-digits",
         classes=tuple("0123456789"),
+        numerals=True,
         train=scaled_boxes(draw("train", torch.from_numpy(chosen)), size / SIDE),
         validation=None,
         test=scaled_boxes(draw("test", torch.arange(NUM_IMAGES["test"])), size / SIDE),

@@ -1,5 +1,7 @@
 """What a data set is: images, labels and boxes of its splits, and how networks are to receive them."""
 
+import re
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 PHOTOGRAPH_SIDE = 64  # larger images are taken for photographs, cropped at random sizes; smaller ones are only shifted
 
+_NUMBERED = re.compile(r"(\D*?)[\s_\-.]*(\d{1,9})")
 _VALIDATION = 1  # the stream of the hash that chooses validation images
 
 
@@ -77,6 +80,7 @@ class DataSet:
         decoding: what is seen of image files.
         test_is: what its owner calls the test images: `val` where there are no others.
         notes: what was assumed or left out, in sentences for the user.
+        numerals: whether the classes are numbers themselves, and not called so for want of names.
     """
 
     name: str
@@ -94,11 +98,17 @@ class DataSet:
     decoding: Decoding = AS_SHOWN
     test_is: str = "test"
     notes: tuple[str, ...] = ()
+    numerals: bool = False
 
     def __repr__(self) -> str:
         """Name, splits and size, without a pixel of them."""
         splits = ", ".join(f"{name}={split!r}" for name, split in self.splits.items())
         return f"DataSet({self.name!r}, {self.num_classes} classes, {self.image_size} pixels a side, {splits})"
+
+    @property
+    def named(self) -> bool:
+        """Whether classes have names that can be compared with those of others."""
+        return self.numerals or not are_numbered(self.classes)
 
     @property
     def num_classes(self) -> int:
@@ -116,6 +126,20 @@ class DataSet:
         """All that there are, by name."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test, "unseen": self.unseen}
         return {name: split for name, split in splits.items() if split is not None}
+
+
+def are_numbered(classes: Collection[str]) -> bool:
+    """Whether classes are called by their numbers for want of names: `0`, `LABEL_0`, `flower 12`.
+
+    Args:
+        classes: their names, of all of them.
+    """
+    matches = [_NUMBERED.fullmatch(name.strip()) for name in classes]
+    found = [(match[1], int(match[2])) for match in matches if match is not None]
+    if not found or len(found) < len(classes) or len({word for word, _ in found}) != 1:
+        return False
+    first = min(number for _, number in found)
+    return first in (0, 1) and {number for _, number in found} == set(range(first, first + len(found)))
 
 
 def check_validation_fraction(fraction: float) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from attention_transfer.errors import InputError
 from attention_transfer.experiment.data import Data
@@ -30,6 +31,8 @@ class Experiment:
         teacher_mean: per channel, of the teacher's images, given pixels in 0…1; None where its weights say so
             themselves (run folders, published weights), or where they are those of the data.
         teacher_std: per channel, likewise.
+        match_classes: `index` pairs the classes of networks with weights with those of the data by their indices alone,
+            for names that are spelled in another way or language; None pairs them by name, where both have names.
         seed: of initialisation, order, augmentation and everything else that is random.
         pretraining: learn by this, without labels and teacher; None learns from them.
     """
@@ -42,6 +45,7 @@ class Experiment:
     untrained_teacher: bool = False
     teacher_mean: tuple[float, float, float] | None = None
     teacher_std: tuple[float, float, float] | None = None
+    match_classes: Literal["index"] | None = None
     seed: int = 0
     data: Data = field(default_factory=Data)
     optimisation: Optimisation = field(default_factory=Optimisation)

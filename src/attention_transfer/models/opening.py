@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -17,11 +17,13 @@ from attention_transfer.models.build import (
     is_name,
 )
 from attention_transfer.models.choosing import choose, holds_names
+from attention_transfer.models.class_names import names_in
 from attention_transfer.models.description import Description, Input
 from attention_transfer.models.distillation_token import with_token, written_plainly
 from attention_transfer.models.external import describe
 from attention_transfer.models.heads import class_tensors, count_classes, forget_head, shapes
 from attention_transfer.models.naming import parse_name, split_key, split_weights
+from attention_transfer.models.published_classes import published_classes
 from attention_transfer.models.recorded import PRETRAINED
 from attention_transfer.models.state_dicts import Wanted
 from attention_transfer.models.student_file import check_student_file, read_student_file
@@ -30,6 +32,8 @@ from attention_transfer.models.weights import fit_weights, read_weights
 from attention_transfer.models.zoo import MODELS
 from attention_transfer.runs import STUDENT_CONFIG, STUDENT_WEIGHTS
 
+# Where people keep the names of classes beside weights.
+_CLASS_NAMES = ("classes", "class_names", "class_to_idx", "idx_to_class", "id2label", "label_names")
 _TOKEN_NORM = {"norm.weight", "norm.bias"}
 _POOLED_NORM = {"fc_norm.weight", "fc_norm.bias"}
 
@@ -48,6 +52,7 @@ class OpenedModel:
         trained: whether its weights come from somewhere.
         image_size: side in pixels that it was built for; None where it takes any, or its library's own.
         notes: what was left out of the weights or added to them, for the user to read.
+        classes: names of its classes, in the order of its logits; None where nobody says.
     """
 
     module: nn.Module
@@ -58,6 +63,7 @@ class OpenedModel:
     trained: bool
     image_size: int | None = None
     notes: tuple[str, ...] = ()
+    classes: tuple[str, ...] | None = None
 
 
 def open_model(
@@ -93,6 +99,7 @@ def open_model(
         raise InputError("a new last layer needs num_classes")
     if new_head:
         opened = _open(spec, num_classes, num_classes, image_size, allow_download)
+        opened = replace(opened, classes=None)
         return _with_note(opened, f"its last layer is new, for {num_classes} classes") if opened.trained else opened
     return _open(spec, num_classes, None, image_size, allow_download)
 
@@ -130,6 +137,7 @@ def _open(
         # What a library publishes, it also describes.
         expects = describe(module).input
         opened = _opened(module, written_plainly(name, image_size), classes, image_size, trained=True, expects=expects)
+        opened = replace(opened, classes=published_classes(module, opened.name, classes))
         return opened if classes else _with_note(opened, "its published weights have no last layer: it gives features")
     if source is not None:
         file, key = split_key(source)
@@ -190,7 +198,16 @@ def _open_folder(folder: Path, new_classes: int | None, allow_download: bool) ->
     module = make(classes)
     leave_out = class_tensors(make) if new_classes else {}
     fit_weights(module, weights, str(folder / STUDENT_WEIGHTS), leave_out)
-    return _opened(module, name, classes, image_size, trained=True, expects=student.input)
+    opened = _opened(module, name, classes, image_size, trained=True, expects=student.input)
+    return _with_classes(opened, student.classes)
+
+
+def _with_classes(opened: OpenedModel, said: object) -> OpenedModel:
+    """With the names of its classes: as they lie beside its weights, or else as its configuration has them."""
+    names = names_in(said, opened.num_classes)
+    if names is None and opened.name.startswith("hf:"):
+        names = published_classes(opened.module, opened.name, opened.num_classes)
+    return replace(opened, classes=names)
 
 
 def _refuse_more_classes_than_numbers(classes: int, weights: Mapping[str, Tensor], file: Path) -> None:
@@ -235,9 +252,16 @@ def _open_named(
     notes += fit_weights(module, weights, chosen.source, leave_out)
     beside = file.parent / STUDENT_CONFIG
     # Other files do not say which images they were trained on, whatever their library's own weights expect.
-    known = file.name == STUDENT_WEIGHTS and beside.is_file()
-    expects = read_student_file(file.parent).input if known else None
-    return _opened(module, name, classes, image_size, trained=True, expects=expects, notes=notes)
+    known = read_student_file(file.parent) if file.name == STUDENT_WEIGHTS and beside.is_file() else None
+    expects = None if known is None else known.input
+    opened = _opened(module, name, classes, image_size, trained=True, expects=expects, notes=notes)
+    return _with_classes(opened, _class_names(content) if known is None else known.classes)
+
+
+def _class_names(content: Any) -> object:
+    """What a checkpoint says under one of the usual keys."""
+    there = cast("Mapping[Any, Any]", content)
+    return next((there[key] for key in _CLASS_NAMES if isinstance(there.get(key), (Mapping, list, tuple))), None)
 
 
 def _norms_after_pooling(module: nn.Module, weights: Mapping[str, Tensor], head: Iterable[str]) -> bool:

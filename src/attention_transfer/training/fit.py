@@ -36,6 +36,7 @@ from attention_transfer.training.optim import make_optimizer, make_scheduler, pe
 from attention_transfer.training.prepare import Prepared, check_networks, evenly, prepare
 from attention_transfer.training.prepare_pretraining import prepare_pretraining
 from attention_transfer.training.progress import Reporter, called
+from attention_transfer.training.teacher_check import check_teacher
 
 # Loss on training images, of student and teacher, is measured on at most so many: as many as a usual test split has.
 MEASURED_TRAIN_IMAGES = 10_000
@@ -138,8 +139,12 @@ class _Loop:
             self._keep_snapshot()
         if self.process.writes:
             cached = {"teacher_cache": True} if self.prepared.teacher_cached else {}
+            check = check_teacher(self.prepared)
+            for line in () if check is None else check.lines():
+                self.reporter.line(line)
+            known = cached | ({} if check is None else {"teacher": check.row()})
             self.run_folder.write_environment(
-                environment(self.prepared.place) | cached | {"command": ["attention-transfer", *sys.argv[1:]]}
+                environment(self.prepared.place) | known | {"command": ["attention-transfer", *sys.argv[1:]]}
             )
         if len(self.stretches) > 1:
             self.reporter.line(said(self.distiller.phases, self.experiment.training.epochs))

@@ -11,17 +11,25 @@ from attention_transfer.data import DataSet, Loader, Split, load, loader
 from attention_transfer.data.cifar import refuse_to_fetch
 from attention_transfer.data.selection import evenly as evenly
 from attention_transfer.distiller import Distiller
-from attention_transfer.distiller.compiling import COMPILES_FROM, compiles
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, Experiment
-from attention_transfer.methods.device_memory import ChecksMemory
 from attention_transfer.models import Input, OpenedModel, WeightsError, check_channels, check_spec, open_model
+from attention_transfer.models.class_order import with_classes_of
 from attention_transfer.models.untrained import settle_norms
 from attention_transfer.pretraining import MaskedAutoencoder
 from attention_transfer.runs.places import expand
 from attention_transfer.training.device import Place, choose_place
 from attention_transfer.training.distributed import Process
 from attention_transfer.training.optim import make_optimizer
+from attention_transfer.training.refusals import (
+    other_classes,
+    refuse_beyond_memory,
+    refuse_missing_logits,
+    refuse_other_classes,
+    refuse_small_batches,
+    refuse_to_compile,
+    refuse_to_mix,
+)
 from attention_transfer.training.together import notes_on_its_own, together
 
 
@@ -123,13 +131,14 @@ def load_data(data: Data, seed: int, *, labelled: bool = True, download: bool = 
     return dataset
 
 
-def open_at_its_size(spec: str, dataset: DataSet, *, allow_download: bool = False) -> OpenedModel:
+def open_at_its_size(spec: str, dataset: DataSet, *, by_name: bool = True, allow_download: bool = False) -> OpenedModel:
     """A network that is not trained here: built for the images it was made for, to which these are resized; with its
     teacher, where it was trained to compute with one.
 
     Args:
         spec: as on the command line.
         dataset: gives classes and size where the network has none of its own.
+        by_name: bring its classes into the order of the data's where both have the same names.
         allow_download: fetch what run folders name.
     """
     place = expand(spec)
@@ -138,7 +147,10 @@ def open_at_its_size(spec: str, dataset: DataSet, *, allow_download: bool = Fals
     except WeightsError:
         # Weights of a transformer trained at the size of these images, which its name does not say.
         opened = open_model(place, dataset.num_classes, image_size=dataset.image_size, allow_download=allow_download)
-    check_channels(opened.module, spec, expected_size(opened, dataset))
+    size = expected_size(opened, dataset)
+    check_channels(opened.module, spec, size)
+    if by_name:
+        opened = with_classes_of(opened, dataset.classes, size, named=dataset.named)
     return together(opened, Path(place), dataset.image_size, allow_download=allow_download)
 
 
@@ -197,7 +209,12 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
         student = open_model(
             expand(experiment.student), dataset.num_classes, image_size=dataset.image_size, new_head=True
         )
-    check_channels(student.module, experiment.student, (dataset.image_size, dataset.image_size))
+    side = (dataset.image_size, dataset.image_size)
+    check_channels(student.module, experiment.student, side)
+    if experiment.match_classes is None:
+        student = with_classes_of(student, dataset.classes, side, named=dataset.named)
+        difference = other_classes(student, dataset)
+        notes += [f"the student's last layer starts from that of other classes: {difference}"] if difference else []
     notes += (*student.notes, *notes_on_its_own(Path(expand(experiment.student))))
     # Built once for its errors; the loop makes one for each phase.
     make_optimizer({"student": student.module}, experiment.optimisation)
@@ -213,7 +230,7 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
         )
     if teacher is not None:
         notes += teacher.notes
-        _refuse_missing_logits(experiment, student, teacher)
+        refuse_missing_logits(experiment, student, teacher)
     given = Input(dataset.mean, dataset.std)
     teacher_input = (
         None if teacher is None else expected_input(teacher, given, experiment.teacher_mean, experiment.teacher_std)
@@ -238,10 +255,11 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
             f"the learning rate rises until epoch {experiment.optimisation.warmup_epochs:g}, and training ends with "
             f"epoch {experiment.training.epochs}: it never comes down; lower --warmup-epochs, or train longer"
         )
-    _refuse_to_compile(experiment, distiller)
-    _refuse_to_mix(experiment, distiller)
-    _refuse_beyond_memory(experiment, distiller, place)
-    _refuse_small_batches(experiment, distiller, process)
+    refuse_other_classes(experiment, distiller, teacher, dataset)
+    refuse_to_compile(experiment, distiller)
+    refuse_to_mix(experiment, distiller)
+    refuse_beyond_memory(experiment, distiller, place)
+    refuse_small_batches(experiment, distiller, process)
     distiller.to(place.device).to(memory_format=place.memory_format)  # pyright: ignore[reportCallIssue]
     train = training_batches(experiment, dataset, place, process)
     workers = experiment.data.num_workers
@@ -277,84 +295,10 @@ def _as_given(note: str, experiment: Experiment) -> str:
     return note
 
 
-def _refuse_missing_logits(experiment: Experiment, student: OpenedModel, teacher: OpenedModel) -> None:
-    """What a network without its last layer gives looks like logits, and may even be as many."""
-    if teacher.num_classes:
-        return
-    descriptions = teacher.description, student.description
-    # What attention there is has not been looked for yet.
-    others = [method for method in experiment.methods if not method.reads_attention]
-    readers = [method.key for method in others if method.reads(*descriptions).teacher_logits]
-    if readers:
-        raise InputError(
-            f"the teacher {experiment.teacher!r} has no last layer, and {', '.join(readers)} learns from its logits: "
-            "choose methods that read its attention or features, or a teacher that was trained with labels"
-        )
-
-
-def _refuse_to_compile(experiment: Experiment, distiller: Distiller) -> None:
-    pairs = zip(distiller.methods, distiller.reads, strict=True)
-    twice = [method.key for method, reads in pairs if reads.input_gradient]
-    if experiment.training.compile and twice:
-        raise InputError(
-            f"{', '.join(twice)} needs the gradient of a gradient, and torch.compile cannot differentiate twice: leave "
-            "out --compile, or the method"
-        )
-    noisy = [method.key for method in distiller.methods if method.teacher_mode == "same noise"]
-    if experiment.training.compile and noisy:
-        raise InputError(
-            f"{', '.join(noisy)} has same_drop_path, and compiled networks need not draw the same numbers: leave out "
-            "--compile, or same_drop_path"
-        )
-    if experiment.training.compile and not compiles():
-        raise InputError(
-            f"torch {torch.__version__} cannot compile a distiller: leave out --compile, or take torch {COMPILES_FROM} "
-            "or newer"
-        )
-
-
-def _refuse_beyond_memory(experiment: Experiment, distiller: Distiller, place: Place) -> None:
-    for part in distiller.parts.values():
-        if isinstance(part, ChecksMemory):
-            part.check_memory(experiment.training.batch_size, place.device)
-
-
-def _refuse_to_mix(experiment: Experiment, distiller: Distiller) -> None:
-    places = [method.key for method, reads in zip(distiller.methods, distiller.reads, strict=True) if reads.index]
-    if experiment.data.mixing.mixes and places:
-        raise InputError(
-            f"{', '.join(places)} goes by the place of each image in its data set, and a mixed image has two: leave "
-            "out --mixup and --cutmix, or the method"
-        )
-    numbers = [
-        method.key for method, reads in zip(distiller.methods, distiller.reads, strict=True) if reads.class_numbers
-    ]
-    if experiment.data.mixing.mixes and numbers:
-        raise InputError(
-            f"{', '.join(numbers)} wants one class for each image, and a mixed image has two: leave out --mixup and "
-            "--cutmix, or the method"
-        )
-    if experiment.data.mixing.softens and numbers:
-        raise InputError(
-            f"{', '.join(numbers)} wants one class for each image, and smoothed labels are shares of all classes: "
-            "leave out --label-smoothing, or the method"
-        )
-
-
-def _refuse_small_batches(experiment: Experiment, distiller: Distiller, process: Process) -> None:
-    count = experiment.training.batch_size * process.world_size
-    for method, reads in zip(distiller.methods, distiller.reads, strict=True):
-        if count < reads.fewest_images:
-            raise InputError(
-                f"{method.key} compares the images of a batch with each other, and of {count} there is nothing to "
-                f"compare: give a batch size of at least {-(-reads.fewest_images // process.world_size)}"
-            )
-
-
 def _open_teacher(experiment: Experiment, dataset: DataSet) -> OpenedModel | None:
     if experiment.teacher is None:
         return None
-    teacher = open_at_its_size(experiment.teacher, dataset)
+    teacher = open_at_its_size(experiment.teacher, dataset, by_name=experiment.match_classes is None)
     if not teacher.trained and not experiment.untrained_teacher:
         raise InputError(
             f"the teacher {experiment.teacher!r} comes without weights and would teach noise: write NAME@FILE, "

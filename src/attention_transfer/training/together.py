@@ -51,7 +51,8 @@ def save_teacher_beside(
     beside = to_write(run, _TEACHER)
     if not (beside / STUDENT_WEIGHTS).exists():
         beside.mkdir(exist_ok=True)
-        save_model(teacher.module, beside, teacher.name, teacher.num_classes, teacher.image_size, teacher_input)
+        names = {} if teacher.classes is None else {"classes": list(teacher.classes)}
+        save_model(teacher.module, beside, teacher.name, teacher.num_classes, teacher.image_size, teacher_input, names)
     return {
         USED_WITH: {
             "teacher": Path(os.path.relpath(beside, folder)).as_posix(),
