@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attention_transfer.models import WeightsError, build, load_weights, open_model, read_weights
+from attention_transfer.models import WeightsError, build, load_weights, open_model, read_weights, save_model
 
 Weights = dict[str, Tensor]
 
@@ -221,3 +221,31 @@ def test_loading_says_what_was_taken(file: Path) -> None:
     assert same(module.state_dict(), AVERAGED)
     assert load_weights(module, file, "model") == ()
     assert same(module.state_dict(), RAW)
+
+
+@pytest.mark.parametrize("part", ["", "/student.safetensors"])
+def test_a_run_has_one_student_and_takes_no_key(part: str, tmp_path: Path) -> None:
+    save_model(build("resnet8", 3), tmp_path, "resnet8", 3)
+    with pytest.raises(ValueError, match="the weights of one student: leave out #ema"):
+        open_model(f"{tmp_path}{part}#ema")
+
+
+def test_averages_that_a_callback_keeps_deep_in_a_checkpoint_are_found(file: Path) -> None:
+    content = {
+        "state_dict": under("model.", RAW) | {"loss_fn.weight": torch.ones(3)},
+        "callbacks": {"EMA": {"ema_weights": AVERAGED, "step": 3}},
+        "hyper_parameters": {"lr": 0.1},
+    }
+    found, said = opened(content, file)
+    assert same(found, AVERAGED)
+    assert "callbacks.EMA.ema_weights" in said
+
+
+def test_a_list_of_state_dicts_is_refused(file: Path) -> None:
+    with pytest.raises(WeightsError, match="holds a list, not a state dict"):
+        opened([RAW, AVERAGED], file)
+
+
+def test_the_first_of_equal_networks_is_taken_beside_a_third(file: Path) -> None:
+    with pytest.raises(WeightsError, match="2 sets of weights"):
+        opened({"a": RAW, "b": RAW, "c": AVERAGED}, file)

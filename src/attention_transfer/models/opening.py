@@ -113,11 +113,12 @@ def _open(
 ) -> OpenedModel:
     """A network from a user's words, with a fresh last layer if its weights are to have one of `classes`."""
     path, key = split_key(spec)
-    if not is_name(spec) and path.is_dir():
-        return _open_folder(path, classes, allow_download)
+    of_run = path.name == STUDENT_WEIGHTS and (path.parent / STUDENT_CONFIG).is_file()
+    if not is_name(spec) and (path.is_dir() or (path.is_file() and of_run)):
+        if key is not None:
+            raise InputError(f"{path} holds the weights of one student: leave out #{key}")
+        return _open_folder(path if path.is_dir() else path.parent, classes, allow_download)
     if not is_name(spec) and path.is_file():
-        if path.name == STUDENT_WEIGHTS and (path.parent / STUDENT_CONFIG).is_file():
-            return _open_folder(path.parent, classes, allow_download)
         return _open_file(path, key, classes)
     name, source = split_weights(spec)
     if source is not None:
