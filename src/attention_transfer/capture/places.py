@@ -21,6 +21,8 @@ _ROUNDING = 1e-4
 # Patches that overlap see their neighbours too, most of all where these alternate.
 _AGREE, _AGREE_ALTERNATING = 0.9, 0.7
 _IMAGES_AT_ONCE = 4
+# As they are, changed everywhere, and in a corner.
+_IMAGES = 3
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,13 @@ class Places:
         outputs: of its modules, in the order in which they ended.
         tokens: by their number.
         image: height and width of the images.
+        images: how many there were.
     """
 
     outputs: Mapping[str, Place]
     tokens: Mapping[int, Tokens]
     image: tuple[int, int]
+    images: int
 
 
 def find_places(model: nn.Module, image: Float[Tensor, "b c h w"]) -> Places | None:
@@ -103,7 +107,7 @@ def find_places(model: nn.Module, image: Float[Tensor, "b c h w"]) -> Places | N
                 found[count] = Tokens(count, prefix, grid)
     except Exception:
         return None
-    return Places(watch.places, found, (height, width))
+    return Places(watch.places, found, (height, width), _IMAGES)
 
 
 @dataclass
@@ -168,7 +172,7 @@ class _Watch:
             raise Stop
 
     def _see_tokens(self, value: Tensor) -> None:
-        if value.shape[0] != 3 or value.shape[1] < 2 or value.shape[1] in self.local:
+        if value.shape[0] != _IMAGES or value.shape[1] < 2 or value.shape[1] in self.local:
             return
         everywhere, corner = (_change(value[index], value[0]) for index in (1, 2))
         seen = (corner > _ROUNDING * corner.max()).float().mean()

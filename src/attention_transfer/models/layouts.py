@@ -21,7 +21,7 @@ def tap_seen(places: Places, usual: Tap) -> Tap | None:
     """
     place = places.outputs.get(usual.module)
     shape = None if place is None else _shape(place, usual)
-    if shape is None or usual.layout == "raw":
+    if shape is None or usual.layout == "raw" or shape[:1] != (places.images,):
         return usual
     if len(shape) == 4:
         return replace(usual, layout=_layout(shape, places.image, usual.layout))
@@ -58,9 +58,11 @@ def suggested_layers(places: Places) -> tuple[str, ...]:
     """Modules that a user could name as layers: of each resolution the last that runs once and gives a map."""
     found: dict[Grid, str] = {}
     for path, place in places.outputs.items():
-        if not path or place.calls > 1 or list(place.shapes) != [None]:
+        if not path or place.calls > 1 or len(place.shapes) != 1:
             continue
-        grid = _grid(place.shapes[None], places)
+        (shape,) = place.shapes.values()
+        # Biases and windows are not of one image each.
+        grid = _grid(shape, places) if shape and shape[0] == places.images else None
         if grid is None or 2 * grid[0] > places.image[0] or grid[0] * grid[1] < _LEAST_POSITIONS:
             continue
         found.pop(grid, None)
