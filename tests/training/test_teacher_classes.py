@@ -205,3 +205,16 @@ def test_near_chance_is_what_guessing_may_reach_in_so_few_images(
     top1: float, count: int, chance: float, near: bool
 ) -> None:
     assert TeacherCheck(Score(1.0, top1, 100.0, count), "train", chance).near_chance == near
+
+
+def test_what_a_cache_keeps_of_a_teacher_goes_with_its_order(
+    teacher: str, make: Make, named: Callable[..., str], tmp_path: Path
+) -> None:
+    for name, classes in (("as-it-is", NAMES), ("turned", TURNED)):
+        data = Data(named(classes))
+        experiment = make(teacher=teacher, methods=(SoftTargets(),), data=data, training={"epochs": 1})
+        fit(experiment, tmp_path / f"{name}-cached", Reporter(silent=True), teacher_cache=tmp_path / "cache")
+        fit(experiment, tmp_path / f"{name}-run", Reporter(silent=True))
+        cached, run = (tmp_path / f"{name}-{kind}" / "student.safetensors" for kind in ("cached", "run"))
+        assert cached.read_bytes() == run.read_bytes()
+    assert len(list((tmp_path / "cache").iterdir())) == 2
