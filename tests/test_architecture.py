@@ -194,3 +194,27 @@ def test_no_class_of_ours_overrides_a_private_name_of_another():
                 written = {key for key, value in vars(kind).items() if isinstance(value, FunctionType | property)}
                 guilty |= {f"{kind.__qualname__}.{attribute}" for attribute in written & theirs}
     assert not guilty
+
+
+# ---------------------------------------------------------------- tolerances
+
+FINEST = 1e-5
+
+
+def bare_tolerances(code: str) -> set[float]:
+    """Absolute tolerances of tests that are finer than the arithmetic of values near 1, whatever the values' size."""
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    given = [keyword for call in calls for keyword in call.keywords if keyword.arg in ("atol", "abs")]
+    numbers = [node.value for keyword in given for node in ast.walk(keyword.value) if isinstance(node, ast.Constant)]
+    return {number for number in numbers if isinstance(number, float) and 0 < number < FINEST}
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "tests").rglob("*.py")), ids=lambda path: path.name)
+def test_tolerances_know_the_size_of_the_values(path: Path):
+    assert not bare_tolerances(path.read_text()), "compare with tests.closeness.assert_near"
+
+
+def test_bare_tolerances_are_found():
+    assert bare_tolerances("close(a, b, rtol=0, atol=1e-7)") == {1e-7}
+    assert bare_tolerances("a == approx(b, abs=0 if c else 1e-8)") == {1e-8}
+    assert not bare_tolerances("close(a, b, rtol=1e-7, atol=0.0), close(a, b, atol=1e-5), near(a, b, steps=1e-7)")

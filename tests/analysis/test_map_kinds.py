@@ -13,6 +13,7 @@ from attention_transfer.analysis.map_kinds import MapKind, MapReader, MapRequest
 from attention_transfer.analysis.subject import Subject
 from attention_transfer.data import DataSet
 from tests.analysis.conftest import as_subject
+from tests.closeness import assert_near
 from tests.conftest import SmallNet
 
 
@@ -70,7 +71,7 @@ def test_gradient_is_the_length_over_colours_of_each_images_own_gradient(
         single = image[None].clone().requires_grad_()
         functional.cross_entropy(small.module(single), label[None]).backward()
         assert single.grad is not None
-        assert ours == pytest.approx(single.grad[0].square().sum(0).sqrt().numpy(), abs=1e-6)
+        assert_near(ours, single.grad[0].square().sum(0).sqrt())
 
 
 def test_grad_cam_of_a_pooled_network_is_the_positive_part_of_its_class_map(
@@ -80,7 +81,7 @@ def test_grad_cam_of_a_pooled_network_is_the_positive_part_of_its_class_map(
     maps = read(small, batch, "class")
     expected = maps.clip(0) / (maps.shape[1] * maps.shape[2])
     assert expected.any()
-    assert read(small, batch, "gradient-cam") == pytest.approx(expected, abs=1e-7)
+    assert_near(read(small, batch, "gradient-cam"), expected)
 
 
 def test_several_kinds_at_once_are_those_one_by_one_and_leave_no_trace(
@@ -94,7 +95,7 @@ def test_several_kinds_at_once_are_those_one_by_one_and_leave_no_trace(
     assert torch.equal(logits, small.module(batch[0]))
     assert not logits.requires_grad
     for kind in kinds:
-        assert maps[kind] == pytest.approx(read(small, batch, kind), rel=1e-5, abs=1e-8)
+        assert_near(maps[kind], read(small, batch, kind), msg=kind)
     assert all(torch.equal(value, before[name]) for name, value in small.module.state_dict().items())
     assert all(parameter.grad is None for parameter in small.module.parameters())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in small.module.modules())

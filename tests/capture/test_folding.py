@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.closeness import assert_near
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
@@ -207,7 +208,7 @@ def test_norms_without_factors_and_convolutions_with_bias(affine: bool, bias: bo
     model = settled(Odd(plain_convolution(bias=bias), nn.BatchNorm2d(3, affine=affine))).double()
     folding = found(model)
     assert_folded(model, folding, 1)
-    torch.testing.assert_close(result(model, folding), result(model), rtol=1e-12, atol=1e-12)
+    assert_near(result(model, folding), result(model))
 
 
 def load_others(model: Odd) -> None:
@@ -309,7 +310,7 @@ def test_a_teacher_is_as_it_was_between_steps(small_pair: tuple[nn.Module, nn.Mo
     assert plain._both.teacher is not None
     plain._both.teacher._folding = Folding()
     labels = torch.arange(len(IMAGES)) % 5
-    torch.testing.assert_close(distiller(IMAGES, labels).loss, plain(IMAGES, labels).loss, rtol=1e-5, atol=1e-6)
+    assert_near(distiller(IMAGES, labels).loss, plain(IMAGES, labels).loss)
     for model in (teacher, pickle.loads(pickle.dumps(teacher))):
         assert_untouched(model)
         torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from tests.closeness import assert_near
 from torch import Tensor, nn
 
 from attention_transfer import Distiller
@@ -57,7 +58,7 @@ def test_value_is_that_of_the_authors(form: str, golden: dict[str, Tensor]) -> N
     batch = Batch(torch.zeros(3, 3, 1, 1))
     terms = AttentionDistillation(form=form).terms(batch, seen("teacher"), seen("student"), None)
     wanted = golden["vit_attention_distill_first3of4"]
-    torch.testing.assert_close(terms["attention-distillation"].value, wanted, rtol=1e-6, atol=0)
+    assert_near(terms["attention-distillation"].value, wanted)
 
 
 def test_layers_are_summed_and_heads_and_queries_averaged() -> None:

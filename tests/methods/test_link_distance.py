@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tests.closeness import assert_near
 from torch import Tensor
 
 from attention_transfer.methods import link_distance as module
@@ -39,10 +40,10 @@ def test_value_and_gradients_are_those_of_the_paper(form: Form, piece: int, monk
     monkeypatch.setattr(module, "_CPU_PIECE", piece)
     *moving, target = example()
     expected, found = slow(*moving, target, form), link_distance(*moving, target, form)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    assert_near(found, expected)
     wanted = torch.autograd.grad(3 * expected, moving)
     for ours, theirs in zip(torch.autograd.grad(3 * found, moving), wanted, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+        assert_near(ours, theirs)
 
 
 @pytest.mark.parametrize("form", ["mean-square", "norm"])

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.closeness import assert_near
 from tests.compiling import compiled_whole
 from tests.methods.test_attention_links import images, linked, links_of
 from torch import Tensor
@@ -35,7 +36,7 @@ def test_a_step_compiles_in_one_graph_with_links_by_channel_too(tmp_path: Path) 
     assert found.keys() == expected.keys()
     assert sum(name.startswith("parts.") for name in found) == 6
     for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-7)
+        assert_near(found[name], gradient, steps=1024, msg=name)
 
 
 def test_weights_of_other_links_are_refused_though_they_fit() -> None:

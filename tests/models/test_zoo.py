@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import torch
+from tests.closeness import assert_near
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, batch_norm, conv2d, linear, max_pool2d, relu
@@ -173,7 +174,7 @@ def test_it_computes_what_the_published_network_does_with_the_same_checkpoint(na
     image = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     with torch.no_grad():
         wanted, came = PUBLISHED[name](net, image), model(image)
-    torch.testing.assert_close(came, wanted, rtol=1e-9, atol=1e-9 * float(wanted.abs().max()))
+    assert_near(came, wanted, steps=2**20)
     assert {n for n in net.weights if not n.endswith("num_batches_tracked")} == net.read
 
 
@@ -188,7 +189,7 @@ def test_one_relu_over_both_halves_gives_shufflenet_v2_the_published_gradients()
     for name, value in theirs.items():
         assert value.grad is not None
         assert value.grad.abs().max() > 0
-        torch.testing.assert_close(ours[name].grad, value.grad, rtol=1e-8, atol=1e-10 * float(value.grad.abs().max()))
+        assert_near(ours[name].grad, value.grad, steps=2**20, msg=name)
 
 
 @pytest.mark.parametrize("name", ["wrn_16_2", "vgg8", "mobilenetv2_half", "resnet18_cifar"])

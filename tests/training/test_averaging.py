@@ -13,6 +13,7 @@ from attention_transfer.runs import RunFolder
 from attention_transfer.training.averaging import WeightAverage
 from attention_transfer.training.fit import fit
 from attention_transfer.training.prepare import load_data
+from tests.closeness import assert_near
 from tests.training.conftest import Make
 from tests.training.test_fit import rows, silent
 
@@ -44,7 +45,7 @@ def test_the_average_is_the_formulas_and_counters_are_copied():
         for name, value in network.state_dict().items():
             expected[name] = 0.9 * expected[name] + 0.1 * value if value.is_floating_point() else value.double()
     for name, value in average.state().items():
-        torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-6, msg=name)
+        assert_near(value, expected[name], msg=name)
     assert average.state()["norm.num_batches_tracked"] == 20
 
 
@@ -88,7 +89,7 @@ def test_a_run_keeps_the_average_of_the_weights_that_its_steps_left(make: Make, 
         found = weights("averaged", epoch)
         assert found.keys() == expected.keys()
         for name, value in found.items():
-            torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6, msg=name)
+            assert_near(value, expected[name], msg=name)
     saved = safetensors.torch.load_file(tmp_path / "averaged" / "student.safetensors")
     assert all(torch.equal(value, saved[name]) for name, value in weights("averaged", 3).items())
     assert json.loads((tmp_path / "averaged" / "student.json").read_text())["ema_decay"] == 0.75
