@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tests.closeness import assert_near
+from tests.compiling import compiled_whole
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -286,6 +287,7 @@ def test_a_scaled_loss_gives_half_precision_its_gradients(form: str, tokens: int
     close(list(found), list(explicit), 2e-2)
 
 
+@compiled_whole
 @pytest.mark.parametrize("form", FORMS)
 def test_compiled_it_is_one_graph_of_the_same_result(form: str) -> None:
     student, teacher = attentions(kind=torch.float32)

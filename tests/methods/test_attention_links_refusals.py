@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from tests.methods.test_attention_links import EXAMPLE, linked, links_of, transformer
 from torch import nn
 
@@ -49,7 +50,7 @@ def test_pairs_that_do_not_fit_are_refused(tmp_path: Path):
 
 
 def test_stages_whose_end_is_not_known_are_refused_with_a_way_out():
-    teacher = build("torchvision:googlenet(aux_logits=False, init_weights=False)", 3)
+    teacher = torchvision.models.googlenet(num_classes=3, aux_logits=False, init_weights=False)
     student = transformer(img_size=32, patch_size=8)
     with pytest.raises(ValueError, match='take activation="post"'):
         Distiller(student, teacher, [AttentionLinks()], example=torch.empty(2, 3, 32, 32))

@@ -199,8 +199,9 @@ def test_what_decides_nothing_has_not(tmp_path: Path) -> None:
     ],
 )
 def test_where_it_cannot_be_kept_the_teacher_runs_and_the_user_is_told(
-    method: str, compiled: bool, reason: str, tmp_path: Path
+    method: str, compiled: bool, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("attention_transfer.training.refusals.compiles", lambda: True)
     wanted = experiment(Overhaul(teacher_runs="train") if method == "ofd" else method)
     wanted = replace(wanted, training=replace(wanted.training, compile=compiled))
     prepared = remember_teacher(tmp_path / "cache", wanted, prepare(wanted), 1)

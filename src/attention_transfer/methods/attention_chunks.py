@@ -54,7 +54,8 @@ def chunked_cross_entropy(student: Softmax, teacher: Softmax, *, recompute: bool
     own = query, key, student.bias
     wanted = torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in own)
     late = key.shape[2] > _LONG if recompute is None else recompute
-    return _Chunked.apply(*own, *teacher[:4], student.scale, teacher.scale, wanted, late)  # pyright: ignore[reportReturnType]
+    theirs = teacher.query, teacher.key, teacher.bias, teacher.weights
+    return _Chunked.apply(*own, *theirs, student.scale, teacher.scale, wanted, late)  # pyright: ignore[reportReturnType]
 
 
 def log_normaliser(query: Float[Tensor, "b h n d"], key: Float[Tensor, "b h m d"], scale: float) -> Float[Tensor, ""]:

@@ -182,6 +182,11 @@ class MaskedAutoencoder(nn.Module):
         # What the network would drop at random is seen.
         tokens = kept if isinstance(self.student.patch_drop, nn.Identity) else all_tokens
         prefix = self.student.num_prefix_tokens
+        if tokens.shape[1] != prefix + self.num_patches:
+            raise InputError(
+                f"the encoder has {tokens.shape[1]} tokens where {prefix} and one for each of {self.num_patches} patches "
+                "are wanted: older versions of timm leave the class token out where there is no position embedding"
+            )
         return torch.cat([tokens[:, :prefix], take(tokens[:, prefix:], self._places)], dim=1)
 
     def _probe(self, image: Tensor) -> tuple[str, ...]:
