@@ -184,8 +184,8 @@ class MaskedAutoencoder(nn.Module):
         prefix = self.student.num_prefix_tokens
         if tokens.shape[1] != prefix + self.num_patches:
             raise InputError(
-                f"the encoder has {tokens.shape[1]} tokens where {prefix} and one for each of {self.num_patches} patches "
-                "are wanted: older versions of timm leave the class token out where there is no position embedding"
+                f"the encoder has {tokens.shape[1]} tokens where {prefix} and one for each of {self.num_patches} "
+                "patches are wanted: older versions of timm leave the class token out where there is no position embedding"
             )
         return torch.cat([tokens[:, :prefix], take(tokens[:, prefix:], self._places)], dim=1)
 
