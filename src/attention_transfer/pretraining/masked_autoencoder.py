@@ -185,7 +185,7 @@ class MaskedAutoencoder(nn.Module):
         if tokens.shape[1] != prefix + self.num_patches:
             raise InputError(
                 f"the encoder has {tokens.shape[1]} tokens where {prefix} and one for each of {self.num_patches} "
-                "patches are wanted: older versions of timm leave the class token out where there is no position embedding"
+                "patches are wanted: older versions of timm leave the class token out without position embedding"
             )
         return torch.cat([tokens[:, :prefix], take(tokens[:, prefix:], self._places)], dim=1)
 
