@@ -37,7 +37,7 @@ def test_slow_and_broken_recipes_are_named(script: Any, capsys: pytest.CaptureFi
     shown = capsys.readouterr().out
     assert "0 of 2 recipes" in shown
     assert "s  slow" in shown
-    assert "ValueError: unknown model 'resnet9'" in shown
+    assert "InputError: unknown model 'resnet9'" in shown
 
 
 def test_names_choose_by_their_beginning(script: Any, capsys: pytest.CaptureFixture[str]):

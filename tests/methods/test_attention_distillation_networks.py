@@ -20,7 +20,8 @@ class Masked(nn.Module):
 
     def __init__(self, mask: Tensor) -> None:
         super().__init__()
-        self.vit = transformer()
+        # A class token that comes first would see nothing of the image.
+        self.vit = transformer(global_pool="avg")
         self.register_buffer("mask", mask)
 
     def forward(self, image: Tensor) -> Tensor:

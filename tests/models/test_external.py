@@ -281,7 +281,7 @@ def test_hierarchies_of_transformers_are_described(
     model = TransformersClassifier(transformers.AutoModelForImageClassification.from_config(config))
     description = describe(model)
     taps = [stage.output for stage in description.stages]
-    if kind == "segformer" and not hasattr(model.wrapped.segformer.encoder, "stages"):
+    if kind == "segformer" and int(transformers.__version__.partition(".")[0]) < 5:
         # Before version 5 no module of it ends a stage.
         assert description.stages == ()
         return

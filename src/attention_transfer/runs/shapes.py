@@ -8,6 +8,7 @@ from attention_transfer.runs.trees import Json
 _SPLITS = ("train", "test", "validation", "unseen", "neighbours")
 _UNAVERAGED = "unaveraged"
 _NUMBERS = "numbers by name"
+_IMAGES_OF = "images_of"
 
 
 def check_experiment(content: Json, source: str) -> Json:
@@ -89,7 +90,16 @@ def check_row(content: Json, source: str) -> Json:
 
 def _check_measured(fields: Fields) -> None:
     for name in _SPLITS:
-        fields.take(name, _NUMBERS, _are_numbers)
+        fields.take(name, _NUMBERS, _are_scores)
+
+
+def _are_scores(value: Any) -> bool:
+    """Numbers, and what the images that they are of are called where that is not the split's name."""
+    if not isinstance(value, dict):
+        return False
+    scores = cast("dict[str, Any]", value)
+    called = scores.get(_IMAGES_OF, "")
+    return isinstance(called, str) and _are_numbers({n: each for n, each in scores.items() if n != _IMAGES_OF})
 
 
 def _are_numbers(value: Any) -> bool:
