@@ -161,7 +161,8 @@ class _Watch:
         if not value.is_floating_point():
             return
         if value.ndim == 4:
-            self.grids += [tuple(value.shape[2:]), tuple(value.shape[1:3])]
+            _, first, second, third = value.shape
+            self.grids += [(second, third), (first, second)]
         if value.ndim != 3:
             return
         self.events += 1

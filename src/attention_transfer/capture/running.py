@@ -228,7 +228,7 @@ class Capture:
         self._attached.remove()
 
 
-@torch.compiler.disable(recursive=False)
+@torch.compiler.disable(recursive=False)  # pyright: ignore[reportUntypedFunctionDecorator]
 def _apart(run: Callable[[Tensor], Reading], image: Tensor) -> Reading:
     """Run by itself what a compiler cannot follow; what it calls is compiled still."""
     return run(image)

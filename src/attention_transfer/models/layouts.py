@@ -48,7 +48,7 @@ def tokens_seen(places: Places, count: int, usual: Tap) -> Tap | None:
         patch = _patch(tokens.grid, places.image)
         return replace(usual, layout="tokens", prefix_tokens=tokens.prefix, grid=None, patch=patch)
     # Later stages have merged the patches that were seen.
-    cut = next((each.grid for each in reversed(places.tokens.values()) if each.grid is not None), None)
+    cut = next((each.grid for each in reversed([*places.tokens.values()]) if each.grid is not None), None)
     if cut is None or usual.patch is not None:
         return usual
     return replace(usual, layout="tokens", patch=_patch(cut, places.image))
