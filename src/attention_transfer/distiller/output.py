@@ -59,4 +59,4 @@ torch.export.register_dataclass(Term)
 
 
 def _shown(number: float | Tensor) -> str:
-    return f"{float(number):.4g}"
+    return f"{float(number.detach() if isinstance(number, Tensor) else number):.4g}"
