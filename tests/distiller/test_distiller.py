@@ -360,7 +360,7 @@ def test_impossible_pairs_are_refused(small_pair: Pair) -> None:
     with pytest.raises(ValueError, match="share parameters"):
         Distiller(student, shared, [SoftTargets()], example=EXAMPLE)
     with pytest.raises(ValueError, match="compile the distiller instead"):
-        Distiller(torch.compile(student, backend="eager"), teacher, [SoftTargets()], example=EXAMPLE)
+        Distiller(torch.compile(student, backend="eager"), teacher, [AttentionTransfer()], example=EXAMPLE)
     with pytest.raises(ValueError, match="nothing to learn from"):
         Distiller(student, teacher, [], task_weight=0, example=EXAMPLE)
     with pytest.raises(ValueError, match="task_weight"):

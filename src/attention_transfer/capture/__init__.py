@@ -2,6 +2,7 @@
 
 from attention_transfer.capture.attention import Attention
 from attention_transfer.capture.changing import Changed
+from attention_transfer.capture.closed import apart, closed_in, is_graph, uncompiled, why_closed
 from attention_transfer.capture.finding import FoundAttention, find_attention
 from attention_transfer.capture.folding import Folding, FoldingError
 from attention_transfer.capture.gradients import (
@@ -10,18 +11,21 @@ from attention_transfer.capture.gradients import (
     no_recomputation,
     twice_differentiable,
 )
+from attention_transfer.capture.modes import Modes, set_mode
 from attention_transfer.capture.patches import Grid, Patch, fits, patch_grid
 from attention_transfer.capture.places import Place, Places, find_places
+from attention_transfer.capture.reading import Reading
 from attention_transfer.capture.recorder import Replacement
-from attention_transfer.capture.running import Capture, Reading, as_logits
+from attention_transfer.capture.running import Capture, as_logits
 from attention_transfer.capture.same_noise import check_same_noise
 from attention_transfer.capture.squashing import squashed_by
 from attention_transfer.capture.tap import CaptureError, Layout, Tap, spatial, token_grid
-from attention_transfer.capture.undisturbed import noise, own_buffers, undisturbed
+from attention_transfer.capture.undisturbed import Buffer, buffers_of, changed, kept, noise, own_buffers, undisturbed
 from attention_transfer.capture.written_out import WrittenOutAttention
 
 __all__ = [
     "Attention",
+    "Buffer",
     "Capture",
     "CaptureError",
     "Changed",
@@ -30,6 +34,7 @@ __all__ = [
     "FoundAttention",
     "Grid",
     "Layout",
+    "Modes",
     "Patch",
     "Place",
     "Places",
@@ -37,20 +42,29 @@ __all__ = [
     "Replacement",
     "Tap",
     "WrittenOutAttention",
+    "apart",
     "as_logits",
+    "buffers_of",
     "can_be_differentiated",
+    "changed",
     "check_same_noise",
+    "closed_in",
     "find_attention",
     "find_places",
     "fits",
     "input_gradient",
+    "is_graph",
+    "kept",
     "no_recomputation",
     "noise",
     "own_buffers",
     "patch_grid",
+    "set_mode",
     "spatial",
     "squashed_by",
     "token_grid",
     "twice_differentiable",
+    "uncompiled",
     "undisturbed",
+    "why_closed",
 ]

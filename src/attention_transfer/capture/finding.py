@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from attention_transfer.capture.closed import uncompiled, why_closed
 from attention_transfer.capture.hooks import SOFTMAXES, fused_call, open_multi_head_attention
 from attention_transfer.capture.tap import CaptureError, Site, Tap
 from attention_transfer.capture.undisturbed import undisturbed
@@ -52,19 +53,23 @@ def find_attention(model: nn.Module, image: Float[Tensor, "b 3 h w"], role: str)
         role: `teacher` or `student`, for messages.
 
     Raises:
-        CaptureError: if it cannot run on such images.
+        CaptureError: if it cannot run on such images, or runs no hooks.
     """
+    why = why_closed(model)
+    if why is not None:
+        raise CaptureError(f"no attention of the {role} can be read: it {why}")
     watch = _Watch(len(image))
     handles = [
         handle
         for path, module in model.named_modules()
+        if not isinstance(module, torch.jit.ScriptModule)
         for handle in (
             module.register_forward_pre_hook(_Into(watch, path), prepend=True),
             module.register_forward_hook(watch.leave, always_call=True),
         )
     ]
     try:
-        with undisturbed(model), torch.no_grad(), watch:
+        with uncompiled(model), undisturbed(model), torch.no_grad(), watch:
             model(image)
     except (RuntimeError, ValueError, AssertionError, TypeError) as error:
         raise CaptureError(

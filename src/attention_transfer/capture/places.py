@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attention_transfer.capture.closed import uncompiled
+from attention_transfer.capture.modes import set_mode
 from attention_transfer.capture.outputs import Item, tensors_in
 from attention_transfer.capture.patches import Grid
 from attention_transfer.capture.recorder import Stop
@@ -92,8 +94,8 @@ def find_places(model: nn.Module, image: Float[Tensor, "b c h w"]) -> Places | N
     corner[:, :, :rows, :columns] = other[:, :, :rows, :columns]
     watch = _Watch()
     try:
-        with undisturbed(model), torch.no_grad():
-            model.eval()
+        with uncompiled(model), undisturbed(model), torch.no_grad():
+            set_mode(model, False)
             watch.run(model, torch.cat([base, other, corner]))
             found = {}
             for count, (event, depends) in watch.local.items():
@@ -129,6 +131,7 @@ class _Watch:
         handles = [
             handle
             for path, module in model.named_modules()
+            if not isinstance(module, torch.jit.ScriptModule)
             for handle in (
                 module.register_forward_pre_hook(self._takes),
                 module.register_forward_hook(self._gives(path)),

@@ -1,44 +1,20 @@
 """Reading one network while it runs."""
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from attention_transfer.capture.attached import Attached
-from attention_transfer.capture.attention import Attention
 from attention_transfer.capture.backward_pass import backward_passes_are_told_apart
+from attention_transfer.capture.closed import closed_around
 from attention_transfer.capture.hooks import hooks_around, hooks_at
-from attention_transfer.capture.outputs import tensors_in
-from attention_transfer.capture.patches import fits
-from attention_transfer.capture.private_names import state_of
+from attention_transfer.capture.proof import Proof
+from attention_transfer.capture.reading import Reading
 from attention_transfer.capture.recorder import Recorder, Replacement, Stop
-from attention_transfer.capture.runs import Runs
-from attention_transfer.capture.tap import CaptureError, Tap, spatial
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What was read while a network ran once.
-
-    Args:
-        logits: its result; None where it was stopped after the last tap.
-        values: one per tap of a value, as the network laid it out.
-        attention: one per tap of an attention layer, as the network computed it itself, replaced or not.
-        image: height and width of the images.
-    """
-
-    logits: Tensor | None
-    values: Mapping[Tap, Tensor]
-    attention: Mapping[Tap, Attention] = field(default_factory=dict[Tap, Attention])
-    image: tuple[int, int] | None = None
-
-    def spatial(self, tap: Tap) -> Float[Tensor, "b c h w"]:
-        """What was read at a place as channels, rows and columns, see `spatial`."""
-        return spatial(self.values[tap], tap, self.image)
+from attention_transfer.capture.tap import CaptureError, Tap
+from attention_transfer.capture.unrun import stand_ins
 
 
 class Capture:
@@ -62,12 +38,12 @@ class Capture:
         # A module that serves at several places has a path at each of them.
         modules = dict(model.named_modules(remove_duplicate=False))
         for tap in self.taps:
+            self._prove_open(tap)
             if tap.module not in modules:
                 raise CaptureError(_no_such_module(tap.module, modules, role))
         self._owners = {path: modules[path] for path in _owners(self.taps, modules)}
-        hooks = [hook for tap in self.taps for hook in hooks_at(modules[tap.module], tap, self._recorder)]
-        hooks += [hook for path, each in self._owners.items() for hook in hooks_around(each, path, self._recorder)]
-        self._attached = Attached(hooks)
+        self._places: dict[Tap, nn.Module] = {}
+        self._hook({tap: modules[tap.module] for tap in self.taps})
 
     def run(
         self, image: Tensor, *, until_last_tap: bool = False, replaced: Mapping[Tap, Replacement] | None = None
@@ -137,31 +113,34 @@ class Capture:
                 f"nothing in the {self.role} can be replaced with this version of torch, {torch.__version__}, which "
                 "does not tell what a backward pass runs again: install one that this package was tested with"
             )
-        runs = Runs(self.model, self.taps, self.role)
-        last: tuple[Tap, int] | None = None
-        versions: dict[Tap, list[Hashable]] = {}
+        proof, reading = self._run_noting(image, replaced)
+        unrun = proof.unrun(reading)
+        if unrun:
+            found = stand_ins(self.model, unrun, lambda: self._run_noting(image, replaced))
+            if found:
+                self._hook(found)
+                proof, reading = self._run_noting(image, replaced)
+        proof.check(reading, image, gradient=gradient, replaced=replaced or {})
+        self._last = proof.last
+        return reading
+
+    def _run_noting(self, image: Tensor, replaced: Mapping[Tap, Replacement] | None) -> tuple[Proof, Reading]:
+        proof = Proof(self.model, self.taps, self.role)
         counts, record = self._recorder.counts, self._recorder.record
 
         def count(tap: Tap) -> bool:
             counted = counts(tap)
-            runs.note(tap, counted)
+            proof.count(tap, counted)
             return counted
 
-        def watch(tap: Tap, value: Any) -> None:
-            read = _tensors(value)
-            if not read:
-                raise CaptureError(_no_tensor(tap, value, self.role))
-            if isinstance(value, Attention):
-                self._prove_attention(tap, value)
-            nonlocal last
-            last = tap, runs.seen(tap)
-            versions[tap] = [state_of(tensor) for tensor in read]
+        def note(tap: Tap, value: Any) -> None:
+            proof.note(tap, value)
             record(tap, value)
 
-        self._recorder.counts, self._recorder.record = count, watch
+        self._recorder.counts, self._recorder.record = count, note
         try:
-            with runs:
-                reading = self.run(image, replaced=replaced)
+            with proof.runs:
+                return proof, self.run(image, replaced=replaced)
         except CaptureError:
             raise
         except (RuntimeError, ValueError, AssertionError, TypeError) as error:
@@ -171,51 +150,20 @@ class Capture:
             ) from error
         finally:
             self._recorder.counts, self._recorder.record = counts, record
-        runs.check(replaced or {}, image)
-        for tap in self.taps:
-            value = reading.attention.get(tap) if tap.is_attention else reading.values.get(tap)
-            if value is None:
-                raise CaptureError(
-                    f"{tap} of the {self.role} never ran; its network was compiled before (compile the distiller "
-                    "instead), or it does not use this module in its forward pass"
-                    + (" or makes no such call there" if tap.is_attention else "")
-                )
-            if self.role == "teacher" and isinstance(value, Attention) and value.dropout:
-                raise CaptureError(
-                    f"{tap} of the teacher drops {value.dropout:.0%} of its weights at random: put its attention "
-                    "dropout to 0, so that every image has one attention map"
-                )
-            if isinstance(value, Tensor) and _turned(tap, value, reading.image):
-                raise CaptureError(
-                    f"{tap} of the {self.role} gives a value of shape {tuple(value.shape)}, which seems to have its "
-                    f"channels {'last' if tap.layout == 'nchw' else 'first'} and would be read the wrong way: name "
-                    "another layer"
-                )
-            if [state_of(tensor) for tensor in _tensors(value)] != versions[tap]:
-                raise CaptureError(
-                    f"{tap} of the {self.role} is overwritten in place after it was read; read the input of the module "
-                    "that overwrites it (pre-activation), or build that module with inplace=False"
-                )
-            if gradient and not all(tensor.requires_grad for tensor in _tensors(value)) and tap not in (replaced or {}):
-                raise CaptureError(
-                    f"{tap} of the {self.role} carries no gradient, so nothing could be learned there: its parameters "
-                    "are frozen, it is detached, or checkpointed with use_reentrant=True (use use_reentrant=False)"
-                )
-        self._last = last
-        return reading
 
-    def _prove_attention(self, tap: Tap, attention: Attention) -> None:
-        """Refuse what no method could use: calls of other dimensions, and queries that may see nothing."""
-        for tensor in _tensors(attention):
-            if tensor.ndim != 4:
-                raise CaptureError(
-                    f"{tap} of the {self.role} is computed on tensors of shape {tuple(tensor.shape)}; wanted are "
-                    "(batch, heads, tokens, channels)"
-                )
-        if attention.bias is not None and bool((attention.bias == float("-inf")).all(-1).any()):
+    def _hook(self, places: Mapping[Tap, nn.Module]) -> None:
+        """Read from now on at these modules what is to be read at a tap, and everything else as before."""
+        self._places.update(places)
+        hooks = [hook for tap, module in self._places.items() for hook in hooks_at(module, tap, self._recorder)]
+        hooks += [hook for path, each in self._owners.items() for hook in hooks_around(each, path, self._recorder)]
+        self._attached = Attached(hooks)
+
+    def _prove_open(self, tap: Tap) -> None:
+        closed = closed_around(self.model, tap.module, within=tap.is_attention)
+        if closed is not None:
+            where, why = closed
             raise CaptureError(
-                f"{tap} of the {self.role} has queries that may see no key at all, so that they have no attention: "
-                "give each query at least one key in its mask"
+                f"{tap} of the {self.role} cannot be read: {f'its module {where!r}' if where else 'the network'} {why}"
             )
 
     @property
@@ -248,29 +196,6 @@ def as_logits(output: Any, role: str) -> Tensor:
             "module whose forward takes the logits out of that output"
         )
     return logits
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    """What must carry a gradient, and not change, of what was read."""
-    if isinstance(value, Attention):
-        return [each for each in (value.query, value.key, value.weights) if each is not None]
-    return [value] if isinstance(value, Tensor) else []
-
-
-def _no_tensor(tap: Tap, value: Any, role: str) -> str:
-    found = [f"{replace(tap, item=item, call=None).name!r} {tuple(each.shape)}" for item, each in tensors_in(value)]
-    kind = f"{tap} of the {role} gives a {type(value).__name__}"
-    if not found:
-        return f"{kind}, not a tensor; name a module inside it"
-    return f"{kind} of {len(found)} tensors: name one of them ({', '.join(found)}), or a module inside it"
-
-
-def _turned(tap: Tap, value: Tensor, image: tuple[int, int] | None) -> bool:
-    """Whether the sides of the image are seen in a value where its layout says that one of them is channels."""
-    if value.ndim != 4 or tap.layout not in ("nchw", "nhwc") or image is None:
-        return False
-    first, last = fits(tuple(value.shape[2:4]), image), fits(tuple(value.shape[1:3]), image)
-    return (last and not first) if tap.layout == "nchw" else (first and not last)
 
 
 def _owners(taps: Sequence[Tap], modules: Mapping[str, nn.Module]) -> set[str]:

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attention_transfer.capture.modes import set_mode
 from attention_transfer.errors import InputError
 
 # timm, torchvision, and transformers, which puts the name of the network before it.
@@ -53,7 +54,7 @@ def _drawn(model: nn.Module, images: Tensor) -> list[tuple[float, Tensor]]:
     handles = [module.register_forward_pre_hook(note) for module in model.modules() if _rate(module)]
     try:
         torch.manual_seed(0)
-        model.train()
+        set_mode(model, True)
         with torch.no_grad():
             model(images)
     finally:

@@ -1,45 +1,94 @@
 """Running a network so that nobody can tell afterwards."""
 
 import random
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from attention_transfer.capture.modes import Modes
+
 
 @contextmanager
 def undisturbed(*models: nn.Module) -> Generator[None]:
     """Whatever runs inside leaves buffers, modes, gradients' absence and random generators as they were."""
-    buffers = [
-        (module, name, buffer, buffer.detach().clone())
-        for model in models
-        for module in model.modules()
-        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
-    ]
-    modes = [(module, module.training) for model in models for module in model.modules()]
+    modes = Modes(*models)
     python, numpy = random.getstate(), np.random.get_state()
     devices = {tensor.device for model in models for tensor in (*model.parameters(), *model.buffers())}
     accelerators = sorted({device.index or 0 for device in devices if device.type not in ("cpu", "meta")})
     kind = next((device.type for device in devices if device.type not in ("cpu", "meta")), "cuda")
     try:
-        with torch.random.fork_rng(devices=accelerators, device_type=kind):
+        with kept(buffers_of(*models)), torch.random.fork_rng(devices=accelerators, device_type=kind):
             yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
-        for module, mode in modes:
-            module.training = mode
+        modes.set()
+
+
+Buffer = tuple[nn.Module, str]
+"""A module and the name of one of its buffers."""
+
+
+def buffers_of(*models: nn.Module) -> tuple[Buffer, ...]:
+    """All buffers of networks."""
+    return tuple(
+        (module, name)
+        for model in models
+        for module in model.modules()
+        for name, _ in module.named_buffers(recurse=False, remove_duplicate=False)
+    )
+
+
+@contextmanager
+def kept(buffers: Iterable[Buffer]) -> Generator[None]:
+    """Buffers are the same tensors afterwards, with the same values.
+
+    Args:
+        buffers: of any modules.
+    """
+    before = [(module, name, getattr(module, name)) for module, name in buffers]
+    values = [value.detach().clone() for _, _, value in before]
+    try:
+        yield
+    finally:
         with torch.no_grad():
-            for module, name, buffer, value in buffers:
-                setattr(module, name, buffer.copy_(value))
+            for (module, name, buffer), value in zip(before, values, strict=True):
+                # Nothing may write into tensors of inference mode out here.
+                if not buffer.is_inference():
+                    buffer.copy_(value)
+                if getattr(module, name) is not buffer:
+                    setattr(module, name, buffer)
+
+
+def changed(buffers: Sequence[Buffer], run: Callable[[], object]) -> tuple[Buffer, ...]:
+    """Those of a network's buffers that a run of it changes.
+
+    Args:
+        buffers: to look at.
+        run: runs it.
+    """
+    before = [getattr(module, name).detach().clone() for module, name in buffers]
+    run()
+    return tuple(
+        (module, name)
+        for (module, name), value in zip(buffers, before, strict=True)
+        if not _same(getattr(module, name), value)
+    )
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return torch.equal(one, other) or torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
 def noise(example: Tensor, least: int = 2) -> Tensor:
     """Seeded noise of the example's shape, type and device, for at least two images (batch norm needs them)."""
     shape = (max(least, example.shape[0]), *example.shape[1:])
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(example.device, example.dtype)
+    # Whatever the defaults are of those who build a distiller.
+    generator = torch.Generator("cpu").manual_seed(0)
+    return torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32).to(example.device, example.dtype)
 
 
 @contextmanager
@@ -48,15 +97,11 @@ def own_buffers(model: nn.Module) -> Generator[None]:
 
     The originals are set aside, not written back: a graph that was built with them stays valid.
     """
-    kept = [
-        (module, name, buffer)
-        for module in model.modules()
-        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
-    ]
+    own = [(module, name, getattr(module, name)) for module, name in buffers_of(model)]
     try:
-        for module, name, buffer in kept:
+        for module, name, buffer in own:
             setattr(module, name, buffer.clone())
         yield
     finally:
-        for module, name, buffer in kept:
+        for module, name, buffer in own:
             setattr(module, name, buffer)

@@ -1,16 +1,20 @@
 """What happens when a distiller is built: both networks are hooked, run on noise, and everything read is proved."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from attention_transfer.capture import CaptureError, noise, undisturbed
+from attention_transfer.capture import CaptureError, apart, closed_in, noise, set_mode, uncompiled, undisturbed
 from attention_transfer.data.batch import Batch
 from attention_transfer.distiller.both import Both
-from attention_transfer.distiller.bound import bind, described, task_logits
+from attention_transfer.distiller.bound import Bound, bind, described, task_logits
+from attention_transfer.distiller.given import cast_for
 from attention_transfer.distiller.image_checks import explained
 from attention_transfer.distiller.label_checks import check_classes
 from attention_transfer.distiller.network import Network, Seen, Wanted
@@ -19,7 +23,7 @@ from attention_transfer.distiller.reached import check_finite, check_phases, par
 from attention_transfer.distiller.teacher import Teacher
 from attention_transfer.errors import InputError
 from attention_transfer.methods import Method, Phase
-from attention_transfer.models import Renormalise
+from attention_transfer.models import Description, Renormalise
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,15 @@ class Proved:
     classes: int
 
 
+@contextmanager
+def _made_on_the_cpu() -> Generator[None]:
+    """Inside, what names no device is made on the CPU, and goes from there to that of the images, whatever default the
+    user has set."""
+    with nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu"):
+        yield
+
+
+@_made_on_the_cpu()
 def hooked(
     student: nn.Module,
     teacher: nn.Module | None,
@@ -56,8 +69,14 @@ def hooked(
         CaptureError: for a place that does not exist.
     """
     student_description = described(student, example, methods, "student")
-    teacher_description = None if teacher is None else described(teacher, teacher_images(example), methods, "teacher")
-    bound = bind(methods, teacher_description, student_description)
+    teacher_description = None
+    if isinstance(teacher, DistributedDataParallel):
+        # It learns nothing, so that there is nothing for other processes to hear of.
+        teacher = cast(nn.Module, teacher.module)
+    if teacher is not None:
+        received = cast_for(teacher, teacher_images(example), student)
+        teacher_description = described(teacher, received, methods, "teacher")
+    bound = _bound(methods, teacher, teacher_description, student, student_description)
     of_teacher = Wanted.together([each.of_teacher for each in bound])
     of_student = Wanted.together([each.of_student for each in bound])
     network = Network(student, "student", of_student, student_description.head)
@@ -65,13 +84,14 @@ def hooked(
         return Both(network, None, bound, task_weight)
     try:
         modes = [each.method.teacher_mode for each in bound]
-        frozen = Teacher(teacher, of_teacher, teacher_description.head, teacher_images, modes)
+        frozen = Teacher(teacher, of_teacher, teacher_description.head, teacher_images, modes, student)
     except BaseException:
         network.close()
         raise
     return Both(network, frozen, bound, task_weight)
 
 
+@_made_on_the_cpu()
 def prove(
     both: Both, example: Float[Tensor, "b c h w"], train_labels: Tensor | None, phases: Sequence[Phase]
 ) -> Proved:
@@ -88,7 +108,8 @@ def prove(
         CaptureError: for a tap that never fires, is overwritten or carries no gradient.
     """
     # Gradients are proved wherever it is built.
-    with torch.enable_grad(), undisturbed(*both.models.values()):
+    networks = both.models.values()
+    with torch.enable_grad(), undisturbed(*networks), uncompiled(*networks), apart(*networks):
         images = noise(example)
         try:
             proved = _probe(both, images, train_labels, phases)
@@ -102,6 +123,24 @@ def prove(
     return proved
 
 
+def _bound(
+    methods: Sequence[Method],
+    teacher: nn.Module | None,
+    teacher_description: Description | None,
+    student: nn.Module,
+    student_description: Description,
+) -> list[Bound]:
+    try:
+        return bind(methods, teacher_description, student_description)
+    except InputError as error:
+        for network, role in ((teacher, "teacher"), (student, "student")):
+            path, why = (None, None) if network is None else closed_in(network)
+            if why is not None and f"the {role}" in str(error):
+                where = f"the {role}" if not path else f"the module {path!r} of the {role}"
+                raise CaptureError(f"nothing can be read inside of {where}: it {why}") from error
+        raise
+
+
 def _probe(both: Both, image: Tensor, train_labels: Tensor | None, phases: Sequence[Phase]) -> Proved:
     if both.teacher is not None:
         both.teacher.follow(training=True)
@@ -110,7 +149,7 @@ def _probe(both: Both, image: Tensor, train_labels: Tensor | None, phases: Seque
     label = torch.zeros(count, dtype=torch.int64, device=image.device)
     teacher = None if both.teacher is None else both.teacher.probe(image, label)
     # As it will be trained: some layers are computed otherwise then, such as those that are checkpointed.
-    both.student.model.train()
+    set_mode(both.student.model, True)
     student = both.student.probe(image, label)
     _check_outputs(both, image, teacher, student)
     if train_labels is not None and both.task_weight:

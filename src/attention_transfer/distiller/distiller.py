@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from attention_transfer.capture import CaptureError
+from attention_transfer.capture import CaptureError, set_mode
 from attention_transfer.capture.private_names import Move, TakesAlong
 from attention_transfer.data.batch import Batch
 from attention_transfer.distiller.arguments import (
@@ -84,7 +84,7 @@ class Distiller(TakesAlong):
         teacher_images: a function of the student's images that gives the teacher's.
 
     Raises:
-        ValueError: for one network in both roles, a compiled or wrapped network, or methods that do not fit the
+        ValueError: for one network in both roles, networks without values, or methods that do not fit the
             networks.
         CaptureError: for a tap that does not exist, never fires, is overwritten or carries no gradient.
     """
@@ -317,7 +317,9 @@ class Distiller(TakesAlong):
 
     def train(self, mode: bool = True) -> "Distiller":
         """Switch the student (and learned parts) to training or evaluation; the teacher as the methods want it."""
-        super().train(mode)
+        self.training = mode
+        for module in self.children():
+            set_mode(module, mode)
         self._moving.set_modes()
         self._follow()
         return self
@@ -326,6 +328,7 @@ class Distiller(TakesAlong):
         """Everything that goes with it to another device, type or memory format, the teacher included."""
         yield self.student, lambda move: move
         yield self.parts, lambda move: partial(never_halved, move)
+        yield self.teacher_images, lambda move: move
         if self.teacher is not None:
             yield self.teacher, lambda move: move
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from torch import nn
 
+from attention_transfer.capture import Modes, set_mode
 from attention_transfer.methods import Phase
 
 
@@ -31,7 +32,7 @@ class Moving:
         self._reached, self._reached_by_logits = reached, reached_by_logits
         # Names of parts' parameters that rest, and the modes that modules had before they rested.
         self._held: set[str] = set()
-        self._modes: dict[str, list[tuple[nn.Module, bool]]] = {}
+        self._modes: dict[str, Modes] = {}
         self._proved = {name for name, p in self._all().items() if p.requires_grad}
         self.phase = Phase("all")
 
@@ -125,9 +126,8 @@ class Moving:
 
     def _rest(self, names: set[str]) -> None:
         for name in self._modes.keys() - names:
-            for module, training in self._modes.pop(name):
-                module.training = training
+            self._modes.pop(name).set()
         for name in names - self._modes.keys():
             module = self._modules[name]
-            self._modes[name] = [(each, each.training) for each in module.modules()]
-            module.eval()
+            self._modes[name] = Modes(module)
+            set_mode(module, False)

@@ -1,10 +1,10 @@
 """One of the two networks of a distiller, run with everything that the methods read of it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,9 @@ from attention_transfer.capture import (
     own_buffers,
     twice_differentiable,
 )
+from attention_transfer.capture.private_names import is_compiled, state_of
 from attention_transfer.distiller.fingerprint import fingerprint, fingerprint_of_reading
+from attention_transfer.distiller.given import Given
 from attention_transfer.errors import InputError
 from attention_transfer.methods import Fingerprint, Head, Norm, Observed
 from attention_transfer.models.class_maps import prove_class_maps
@@ -102,6 +104,7 @@ class Network:
         wanted: by all methods together.
         head: path of its linear head.
         transform: what becomes of the student's images before this network receives them.
+        beside: the student, where this is its teacher.
 
     Raises:
         CaptureError: for a tap that does not exist.
@@ -114,9 +117,16 @@ class Network:
         wanted: Wanted,
         head: str | None,
         transform: Callable[[Tensor], Tensor] | None = None,
+        beside: nn.Module | None = None,
     ) -> None:
         self.model, self.role, self.wanted, self.head = model, role, wanted, head
         self._transform = transform or nn.Identity()
+        self._given = Given(model, self._transform, beside)
+        if role == "student" and wanted.differentiated and any(map(is_compiled, model.modules())):
+            raise CaptureError(
+                "the gradient of the student is differentiated again, which compiled networks cannot be: give it as it "
+                "was before torch.compile"
+            )
         self._proving = False
         self._fingerprints: dict[tuple[Tap, ...], Fingerprint] = {}
         self._capture = Capture(model, (*wanted.taps, *wanted.attention), role)
@@ -130,9 +140,16 @@ class Network:
             label: class numbers or probabilities; None where no gradient is wanted this time.
             replaced: values that it goes on with in place of its own.
         """
-        return self._run(
+        before = _state(image)
+        seen = self._run(
             image, label, lambda x: self._capture.run(x, until_last_tap=not self._to_its_end, replaced=replaced)
         )
+        if _state(image) != before:
+            raise CaptureError(
+                f"the {self.role} wrote into its images, which it did not when the distiller was built: build it "
+                "without operations in place (inplace=False)"
+            )
+        return seen
 
     def probe(self, image: Tensor, label: Tensor | None, replaced: Mapping[Tap, Replacement] | None = None) -> Seen:
         """The same on noise, with proof of everything that is read.
@@ -143,12 +160,24 @@ class Network:
         for tap in self.wanted.pooled:
             if self.head is None:
                 raise CaptureError(f"the {self.role} has no linear head that could be applied at every position")
-            prove_class_maps(self.model, tap, self.head, self._transform(image), self.role)
+            prove_class_maps(self.model, tap, self.head, self._given(image), self.role)
         if self.wanted.flipped_gradient and replaced:
             raise CaptureError("a mirrored pass of the student cannot be combined with a method that replaces values")
-        graph, self._proving = self.role == "student", True
+        self._proving = self._given.copies = True
+        writes = False
+
+        def probe(given: Tensor) -> Reading:
+            nonlocal writes
+            before = given.detach().clone()
+            reading = self._capture.probe(given, gradient=self.role == "student", replaced=replaced)
+            writes = not torch.equal(given, before)
+            return reading
+
         try:
-            return self._run(image, label, lambda x: self._capture.probe(x, gradient=graph, replaced=replaced))
+            seen = self._run(image, label, probe)
+            # Nothing may write into the very tensor that it is differentiated for.
+            self._given.copies = writes or self.wanted.differentiated
+            return seen
         except RuntimeError as error:
             raise CaptureError(
                 f"the {self.role} cannot be differentiated with respect to its image: {error}"
@@ -164,16 +193,18 @@ class Network:
             assert self.head is not None
             layer = self.model.get_submodule(self.head)
             assert isinstance(layer, nn.Linear)
-            head = Head(layer.weight, layer.bias)
+            bias = cast("Tensor | None", layer.bias)
+            precise = self._given.precise
+            head = Head(precise(layer.weight), None if bias is None else precise(bias))
         return Observed(
             reading.logits if wanted.logits else None,
-            tuple(reading.spatial(tap) for tap in wanted.taps),
+            tuple(reading.spatial(self._that_ran(tap, reading)) for tap in wanted.taps),
             head,
             seen.gradient if wanted.gradient else None,
             seen.flipped_gradient if wanted.flipped_gradient else None,
-            tuple(reading.attention[tap] for tap in wanted.attention),
+            tuple(reading.attention[self._that_ran(tap, reading)] for tap in wanted.attention),
             self._fingerprint(wanted.taps) if wanted.fingerprint else None,
-            tuple(self._norms[tap] for tap in wanted.taps) if wanted.norms else (),
+            tuple(self._norm(tap) for tap in wanted.taps) if wanted.norms else (),
             (*wanted.taps, *wanted.attention),
         )
 
@@ -185,6 +216,18 @@ class Network:
     def close(self) -> None:
         """Take every hook off the network."""
         self._capture.close()
+
+    def _that_ran(self, tap: Tap, reading: Reading) -> Tap:
+        if tap not in reading.values and tap not in reading.attention:
+            raise CaptureError(
+                f"{tap} of the {self.role} did not run this time, though it did when the distiller was built: gradient "
+                "checkpointing was switched since, a module was exchanged, or it runs in training mode only"
+            )
+        return tap
+
+    def _norm(self, tap: Tap) -> Norm | None:
+        norm = self._norms[tap]
+        return norm and Norm(self._given.precise(norm.scale), self._given.precise(norm.shift))
 
     def _fingerprint(self, taps: tuple[Tap, ...]) -> Fingerprint:
         # Made by the probe first of all, so of the weights as they came, whatever device or type they go to.
@@ -206,7 +249,7 @@ class Network:
             # torch's annotation of `disable` forgets that methods are bound.
             return self._run_differentiated(image, label, run)  # pyright: ignore[reportAttributeAccessIssue]
         with nullcontext() if self.role == "student" else torch.no_grad():
-            return Seen(run(self._transform(image)))
+            return Seen(self._given.run(image, run))
 
     # Compiled graphs cannot be differentiated twice; inside a compiled distiller this part runs as it is.
     @torch.compiler.disable
@@ -218,7 +261,7 @@ class Network:
         twice = self.role == "student" and torch.is_grad_enabled()
         with torch.enable_grad(), twice_differentiable() if twice else nullcontext():
             image = image.detach().requires_grad_()
-            reading = run(self._transform(image))
+            reading = self._given.run(image, run)
             gradient = self._gradient(reading.logits, image, label, twice) if self.wanted.gradient else None
             flipped = self._flipped_gradient(image, label, twice) if self.wanted.flipped_gradient else None
         if not twice:
@@ -234,7 +277,7 @@ class Network:
     def _flipped_gradient(self, image: Tensor, label: Tensor, twice: bool) -> Tensor:
         mirrored = image.detach().flip(3).requires_grad_()
         with own_buffers(self.model):
-            logits = as_logits(self.model(self._transform(mirrored)), self.role)
+            logits = as_logits(self.model(self._given(mirrored)), self.role)
         return self._gradient(logits, mirrored, label, twice).flip(3)
 
     def _gradient(self, logits: Tensor | None, image: Tensor, label: Tensor, twice: bool) -> Tensor:
@@ -250,3 +293,8 @@ def _norm_before(model: nn.Module, tap: Tap) -> Norm | None:
     if not isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm) or not norm.affine:
         return None
     return Norm(norm.weight, norm.bias)
+
+
+def _state(image: Tensor) -> Hashable:
+    """Something that differs after the images were written into."""
+    return None if torch.compiler.is_compiling() else state_of(image)

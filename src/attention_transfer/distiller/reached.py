@@ -89,6 +89,6 @@ def check_phases(phases: Sequence[Phase], terms: Collection[str]) -> None:
 
 
 def _why_no_gradient(term: str, error: str) -> str:
-    if "Checkpointing" in error:
+    if "Checkpointing" in error or "use_reentrant=True" in error:
         return "the student is checkpointed with use_reentrant=True, which hides its parameters: use False"
     return f"the gradient of the term {term!r} cannot be computed: {error}"

@@ -1,13 +1,28 @@
 """A teacher that is read and never trained; everything that was changed of it can be taken back."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Generator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from attention_transfer.capture import Folding, FoldingError, check_same_noise
+from attention_transfer.capture import (
+    Buffer,
+    CaptureError,
+    Folding,
+    FoldingError,
+    Modes,
+    buffers_of,
+    changed,
+    check_same_noise,
+    is_graph,
+    kept,
+    set_mode,
+)
+from attention_transfer.distiller.frozen import Frozen
+from attention_transfer.distiller.given import cast_for
 from attention_transfer.distiller.memory import TeacherMemory
 from attention_transfer.distiller.network import Network, Seen, Wanted
 from attention_transfer.errors import InputError
@@ -27,6 +42,7 @@ class Teacher:
         head: path of its linear head.
         transform: what becomes of the student's images before it receives them.
         modes: that the methods want it to run in, see `Method.teacher_mode`.
+        beside: the student.
 
     Raises:
         CaptureError: for a place that does not exist.
@@ -39,31 +55,30 @@ class Teacher:
         head: str | None,
         transform: Callable[[Tensor], Tensor],
         modes: Collection[str],
+        beside: nn.Module,
     ) -> None:
         self.model, self._transform = model, transform
-        self._network = Network(model, "teacher", wanted, head, transform) if wanted.anything else None
+        self._network = Network(model, "teacher", wanted, head, transform, beside) if wanted.anything else None
         self._wanted_modes = frozenset(modes)
         self._memory: TeacherMemory | None = None
         self._folding = Folding()
-        self._same_noise = self._follows_training = False
-        self._required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-        self._modes = [(module, module.training) for module in model.modules()]
-        norms = [cast(Any, module) for module in model.modules() if hasattr(module, "track_running_stats")]
-        self._tracking = [(norm, norm.track_running_stats) for norm in norms]
-        model.requires_grad_(False)
+        self._same_noise = self._follows_training = self._alone = False
+        self._moving: tuple[Buffer, ...] = ()
+        self._norms = [cast(Any, module) for module in model.modules() if hasattr(module, "track_running_stats")]
+        self._frozen = Frozen(model)
+        self._modes = Modes(model)
 
     def follow(self, training: bool) -> None:
-        """Take the mode that goes with the student's."""
+        """Take the mode that goes with the student's, and keep it whoever asks the network for another."""
         self._follows_training = training
         self._same_noise = "same noise" in self._wanted_modes and training
         # What is measured of it, or answered by it in place of the student, is what it is used for.
-        whole = "train" in self._wanted_modes and training
-        self.model.train(whole or self._same_noise)
-        for norm, tracks in self._tracking:
+        self._alone = "train" in self._wanted_modes and training
+        set_mode(self.model, self._alone or self._same_noise)
+        for norm in self._norms:
             # Only what is drawn at random follows the student of the same noise.
-            norm.train(whole and norm.training)
-            # In training mode, the statistics of the batch are used, and those that were learned are left alone.
-            norm.track_running_stats = tracks and not whole
+            norm.train(self._alone and norm.training)
+        self._modes = Modes(self.model)
 
     def check_noise(self, student: nn.Module, images: Tensor) -> None:
         """Refuse networks that cannot drop the same residuals, where a method asks for it.
@@ -76,7 +91,7 @@ class Teacher:
             ValueError: see `check_same_noise`.
         """
         if "same noise" in self._wanted_modes:
-            check_same_noise(student, self.model, images, self._transform(images))
+            check_same_noise(student, self.model, images, cast_for(self.model, self._transform(images), student))
 
     def remember(self, memory: TeacherMemory) -> None:
         """Ask a memory before running it in training, where the places of the images are known.
@@ -114,15 +129,23 @@ class Teacher:
             return self._run(images, labels)
 
     def probe(self, images: Tensor, labels: Tensor) -> Seen | None:
-        """The same on noise, with proof of everything that is read."""
+        """The same on noise, with proof of everything that is read.
+
+        Raises:
+            CaptureError: if something does not hold what it promises, or the network was recorded in training mode.
+        """
         if self._network is None:
             return None
-        network, seen = self._network, self._network.probe(images, labels)
+        network, seen = self._network, list[Seen]()
+        with self._statistics_left_alone():
+            self._moving = changed(buffers_of(self.model), lambda: seen.append(network.probe(images, labels)))
+            if any(map(is_graph, self.model.modules())):
+                self._prove_recorded_at_rest(seen[0], network.read(images, labels))
         # Elsewhere than on a CPU, more may be lost by computing weights in each step than norms take.
         if images.device.type == "cpu" and not self._wanted_modes - {"eval"}:
             run = partial(network.read, images, None)
             self._folding = Folding.found(self.model, run, len(images), network.modules_read)
-        return seen
+        return seen[0]
 
     def observed(self, seen: Seen | None, wanted: Wanted) -> Observed:
         """What one method sees of it."""
@@ -133,15 +156,20 @@ class Teacher:
         if self._network is not None:
             self._network.close()
         self._folding = Folding()
-        for parameter, requires_grad in self._required:
-            parameter.requires_grad_(requires_grad)
-        for module, mode in self._modes:
-            module.training = mode
-        for norm, tracks in self._tracking:
-            norm.track_running_stats = tracks
-        self._required, self._modes, self._tracking = [], [], []
+        self._frozen.release()
 
     def _run(self, images: Tensor, labels: Tensor | None) -> Seen:
+        if torch.compiler.is_compiling():
+            return self._run_as_wanted(images, labels)
+        with self._frozen.lock:
+            return self._run_as_wanted(images, labels)
+
+    def _run_as_wanted(self, images: Tensor, labels: Tensor | None) -> Seen:
+        self._modes.set()
+        with self._statistics_left_alone(), kept(self._moving) if self._moving else nullcontext():
+            return self._run_folded(images, labels)
+
+    def _run_folded(self, images: Tensor, labels: Tensor | None) -> Seen:
         assert self._network is not None
         # Compilers join a norm with what follows it.
         if self._folding.pairs and not torch.compiler.is_compiling():
@@ -152,3 +180,34 @@ class Teacher:
                 # Its owner has changed it since.
                 self._folding = Folding()
         return self._network.read(images, labels)
+
+    @contextmanager
+    def _statistics_left_alone(self) -> Generator[None]:
+        """In training mode the statistics of the batch are used, and those that were learned are left alone."""
+        tracking = [norm for norm in self._norms if norm.track_running_stats] if self._alone else []
+        try:
+            for norm in tracking:
+                norm.track_running_stats = False
+            yield
+        finally:
+            for norm in tracking:
+                norm.track_running_stats = True
+
+    def _prove_recorded_at_rest(self, first: Seen, second: Seen) -> None:
+        moving = sorted({name for _, name in self._moving})
+        differ = [
+            not torch.allclose(one, other, rtol=1e-2, atol=1e-2 * float(other.abs().max()))
+            for one, other in zip(_tensors(first), _tensors(second), strict=True)
+            if one.is_floating_point()
+        ]
+        if moving or any(differ):
+            found = f"changes its own {', '.join(moving)}" if moving else "gives other values for the same images"
+            raise CaptureError(
+                f"the teacher runs a graph that was traced or exported, and {found} each time it runs: it was recorded "
+                "in training mode, in which it stays; call eval() on the network before it is recorded"
+            )
+
+
+def _tensors(seen: Seen) -> list[Tensor]:
+    logits = seen.reading.logits
+    return [*([] if logits is None else [logits]), *seen.reading.values.values()]

@@ -36,7 +36,9 @@ class Renormalise(nn.Module):
         self.moves = False
         if student is not None and teacher is not None:
             self.moves = (student.mean, student.std) != (teacher.mean, teacher.std)
-            ours, theirs = (torch.tensor([each.mean, each.std], dtype=torch.float64) for each in (student, teacher))
+            ours, theirs = (
+                torch.tensor([each.mean, each.std], dtype=torch.float64, device="cpu") for each in (student, teacher)
+            )
             # Buffers, so that no step copies constants to the device.
             scale, shift = ours[1] / theirs[1], (ours[0] - theirs[0]) / theirs[1]
             self.register_buffer("scale", scale.float()[:, None, None], persistent=False)

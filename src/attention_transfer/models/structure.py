@@ -11,6 +11,7 @@ from itertools import pairwise
 from types import UnionType
 from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
+import torch
 from torch import Tensor, nn
 
 _DEPTH = 3
@@ -69,8 +70,8 @@ def has_attention(module: nn.Module) -> bool:
 
 
 def _outermost_first(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Modules that may hold stages, breadth first."""
-    level = [("", model)]
+    """Modules that may hold stages, breadth first; not those that are scripted, in which nothing can be read."""
+    level = [] if isinstance(model, torch.jit.ScriptModule) else [("", model)]
     for _ in range(_DEPTH + 1):
         yield from level
         level = [
@@ -78,6 +79,7 @@ def _outermost_first(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             for path, module in level
             for name, child in module.named_children()
             if not _NOT_STAGES.search(name) and next(child.children(), None) is not None
+            if not isinstance(child, torch.jit.ScriptModule)
         ]
 
 
