@@ -1,6 +1,7 @@
 """How values and tokens lie, found by running a network: grids of wide images, tokens before the patches, orders of
 their own, channels last."""
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -111,6 +112,60 @@ def test_tokens_in_an_order_of_their_own_are_refused(
     named = AttentionTransfer(student_layers=("blocks.1",), teacher_layers=("blocks.1",))
     with pytest.raises(CaptureError, match=r"tokens that 'blocks\.1' gives do not lie row by row"):
         Distiller(model, OwnViT(), [named], example=torch.empty(2, 3, *size))
+
+
+def convolutions(*layers: tuple[int, int, int]) -> nn.Module:
+    """Convolutions by kernel, stride and padding, an activation after each."""
+    made: list[nn.Module] = []
+    for number, (kernel, stride, padding) in enumerate(layers):
+        made += [nn.Conv2d(8 if number else 3, 8, kernel, stride, padding), nn.GELU()]
+    return nn.Sequential(*made)
+
+
+def padded_behind() -> nn.Module:
+    """Convolutions of stride 2 that are padded below and at the right alone, as TensorFlow pads them."""
+    layers = [nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(8 if n else 3, 8, 3, 2), nn.GELU()) for n in range(3)]
+    return nn.Sequential(*layers)
+
+
+class OverlappingViT(OwnViT):
+    """A user's vision transformer whose patches are cut by a chain of convolutions."""
+
+    def __init__(self, stem: nn.Module, before: int = 1, order: str = "rows") -> None:
+        super().__init__((8, 8), before, order=order)
+        self.embedding = nn.Linear(8, 8)
+        self.stem = stem
+
+    def tokens(self, x: Tensor) -> Tensor:
+        self.patch = 1, 1
+        return super().tokens(self.stem(x))
+
+
+STEMS: dict[str, Callable[[], nn.Module]] = {
+    "three of stride 2": lambda: convolutions((3, 2, 1), (3, 2, 1), (3, 2, 1)),
+    "wide ones": lambda: convolutions((7, 4, 3), (3, 2, 1)),
+    "with others between": lambda: convolutions((3, 2, 1), (3, 1, 1), (3, 2, 1), (3, 1, 1), (3, 2, 1)),
+    "one over patches twice as wide": lambda: convolutions((16, 8, 4)),
+    "padded behind": padded_behind,
+}
+
+
+@pytest.mark.parametrize("stem", STEMS)
+@pytest.mark.parametrize("size", [(64, 64), (64, 128), (80, 48)])
+@pytest.mark.parametrize("before", [0, 2])
+def test_patches_that_overlap_lie_as_its_images_do(stem: str, size: tuple[int, int], before: int) -> None:
+    torch.manual_seed(0)
+    model, image = OverlappingViT(STEMS[stem](), before), torch.randn(2, 3, *size)
+    expected = model.blocks[0](torch.cat([model.first.expand(2, -1, -1), model.tokens(image)], 1))[:, before:]
+    found = stage_values(model, image)[0]
+    torch.testing.assert_close(found, expected.mT.unflatten(2, (size[0] // 8, size[1] // 8)).detach())
+
+
+@pytest.mark.parametrize("stem", STEMS)
+@pytest.mark.parametrize("order", ["columns", "windows"])
+def test_patches_that_overlap_in_an_order_of_their_own_are_refused(stem: str, order: str) -> None:
+    torch.manual_seed(0)
+    assert seen(OverlappingViT(STEMS[stem](), order=order), 64, 64).stages == ()
 
 
 @pytest.mark.parametrize("settings", [{"dynamic_img_size": True}, {"dynamic_img_size": True, "dynamic_img_pad": True}])

@@ -13,6 +13,7 @@ from timm.models.pit import PoolingVisionTransformer
 from timm.models.tnt import TNT
 from timm.models.twins import Twins
 from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer_sam import VisionTransformerSAM
 from timm.models.volo import VOLO
 from torch import Tensor, nn
 
@@ -55,6 +56,14 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], list[int]]] = {
             SIDE, 16, 8, "overlap", base_dims=(8, 8, 8), depth=(1, 1, 1), heads=(1, 2, 4), mlp_ratio=2, num_classes=3
         ),
         [0, 1, 2],
+    ),
+    "sam": (
+        lambda: VisionTransformerSAM(SIDE, 16, num_classes=3, embed_dim=16, depth=2, num_heads=2, neck_chans=8), [0, 1]
+    ),
+    "sam of relative positions": (
+        lambda: VisionTransformerSAM(SIDE, 16, num_classes=3, embed_dim=16, depth=2, num_heads=2, neck_chans=8,
+                                     use_abs_pos=False, use_rel_pos=True, window_size=3, global_attn_indexes=(1,)),
+        [0, 1],
     ),
     "tnt": (
         lambda: TNT(SIDE, 16, embed_dim=16, inner_dim=8, depth=2, num_heads_inner=2, num_heads_outer=2, num_classes=3),

@@ -1,8 +1,9 @@
 """What a network gives at its modules, and how the tokens among it lie: found by running it and watching."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import ceil, log2
+from functools import partial
+from math import ceil
 from typing import Any
 
 import torch
@@ -14,15 +15,13 @@ from attention_transfer.capture.modes import set_mode
 from attention_transfer.capture.outputs import Item, tensors_in
 from attention_transfer.capture.patches import Grid
 from attention_transfer.capture.recorder import Stop
+from attention_transfer.capture.token_order import Look, change
 from attention_transfer.capture.undisturbed import noise, undisturbed
 
 # Of the tokens, at most so many see a corner of an image while none has looked at another.
 _LOCAL = 0.5
 # Changes that are no more than this part of the largest come from rounding.
 _ROUNDING = 1e-4
-# Patches that overlap see their neighbours too, most of all where these alternate.
-_AGREE, _AGREE_ALTERNATING = 0.9, 0.7
-_IMAGES_AT_ONCE = 4
 # As they are, changed everywhere, and in a corner.
 _IMAGES = 3
 
@@ -102,10 +101,8 @@ def find_places(model: nn.Module, image: Float[Tensor, "b c h w"]) -> Places | N
                 prefix = int(depends.long().argmax())
                 grid = None
                 if bool(depends[prefix:].all()):
-                    candidates = _candidates(count - prefix, watch.grids, height / width)
-                    grid = next(
-                        (each for each in candidates if _in_rows(model, base, other, event, prefix, each)), None
-                    )
+                    look = Look(partial(_value, model, event), base, other, prefix)
+                    grid = look.grid(count - prefix, watch.grids)
                 found[count] = Tokens(count, prefix, grid)
     except Exception:
         return None
@@ -178,45 +175,14 @@ class _Watch:
     def _see_tokens(self, value: Tensor) -> None:
         if value.shape[0] != _IMAGES or value.shape[1] < 2 or value.shape[1] in self.local:
             return
-        everywhere, corner = (_change(value[index], value[0]) for index in (1, 2))
+        everywhere, corner = (change(value[index], value[0]) for index in (1, 2))
         seen = (corner > _ROUNDING * corner.max()).float().mean()
         if 0 < float(seen) <= _LOCAL:
             self.local[value.shape[1]] = self.events, everywhere > _ROUNDING * everywhere.max()
 
 
-def _change(value: Float[Tensor, "n c"], before: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
-    return (value.float() - before.float()).abs().mean(1)
-
-
-def _candidates(patches: int, seen: Sequence[Grid], ratio: float) -> Iterator[Grid]:
-    """Grids of so many patches: those that were seen, latest first, then all, those of square patches first."""
-    yield from dict.fromkeys(grid for grid in reversed(seen) if grid[0] * grid[1] == patches)
-    divisors = [rows for rows in range(1, patches + 1) if patches % rows == 0]
-    for rows in sorted(divisors, key=lambda rows: abs(log2(rows / (patches // rows) / ratio))):
-        yield rows, patches // rows
-
-
-def _in_rows(model: nn.Module, base: Tensor, other: Tensor, event: int, prefix: int, grid: Grid) -> bool:
-    """Whether tokens lie row by row: of each digit of a row's and a column's number, in base two, those that have it
-    change when the image does there, and the others when it does elsewhere."""
-    for axis, count in enumerate(grid):
-        digits = range(ceil(log2(count)))
-        place = torch.arange(base.shape[2 + axis], device=base.device) * count // base.shape[2 + axis]
-        for first in range(0, len(digits), _IMAGES_AT_ONCE):
-            images, wanted = [base], []
-            for digit in digits[first : first + _IMAGES_AT_ONCE]:
-                there = (place >> digit & 1).bool().view((-1, 1) if axis == 0 else (1, -1))
-                images += [torch.where(there, other, base), torch.where(there, base, other)]
-                wanted.append((torch.arange(count, device=base.device) >> digit & 1).bool())
-            watch = _Watch(target=event)
-            watch.run(model, torch.cat(images))
-            value = watch.value
-            if value is None or len(value) != len(images):
-                return False
-            for index, digits_of in enumerate(wanted):
-                on, off = (_change(value[1 + 2 * index + k], value[0])[prefix:].view(grid) for k in (0, 1))
-                expected = digits_of.view((-1, 1) if axis == 0 else (1, -1))
-                agree = float(((on > off) == expected).float().mean())
-                if agree < (_AGREE_ALTERNATING if first + index == 0 else _AGREE):
-                    return False
-    return True
+def _value(model: nn.Module, event: int, images: Tensor) -> Tensor | None:
+    """The value of three dimensions with that number, of other images."""
+    watch = _Watch(target=event)
+    watch.run(model, images)
+    return watch.value

@@ -22,6 +22,7 @@ from attention_transfer.methods.schedule import Schedule
 from attention_transfer.methods.stage_choice import stage_taps
 from attention_transfer.models.attention import attention_layers
 from attention_transfer.models.description import Description
+from attention_transfer.models.layouts import such_as
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,10 @@ class AttentionLinks(Method):
             site = "input" if self.activation == "pre" else "output"
             return tuple(teacher.tap(layer, site) for layer in self.teacher_layers)
         if not teacher.stages:
-            raise InputError("no stages were found in the teacher: name modules of it with teacher_layers")
+            raise InputError(
+                "no stages were found in the teacher: name modules of it with teacher_layers"
+                f"{such_as(teacher.suggested)}"
+            )
         outputs = stage_taps(teacher, "teacher", "post", self.stages)
         if self.activation == "post" or (self.activation == "auto" and not teacher.normalised):
             return outputs

@@ -153,11 +153,13 @@ def _layout(model: nn.Module, found: FoundStages) -> Layout | None:
     if _SEVERAL_VALUES.fullmatch(type(model).__module__):
         return None
     last = model.get_submodule(found.paths[-1])
-    format_name = str(getattr(getattr(model, "output_fmt", None), "value", getattr(model, "output_fmt", None)))
+    embed = getattr(model, "patch_embed", None)
+    # Of what cuts patches, the format holds for the blocks too where nothing comes before their patches.
+    formats = [getattr(each, "output_fmt", None) for each in (model, embed)]
     position = getattr(model, "pos_embed", None)
     convolutional = any(isinstance(module, nn.Conv2d) for module in last.modules())
     attention = has_attention(last)
-    if format_name == "NHWC" and not hasattr(model, "num_prefix_tokens"):
+    if not hasattr(model, "num_prefix_tokens") and any(str(getattr(f, "value", f)) == "NHWC" for f in formats):
         return "nhwc"
     if isinstance(position, Tensor) and position.ndim == 4:
         _, first, second, third = position.shape

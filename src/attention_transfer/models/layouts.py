@@ -1,5 +1,6 @@
 """How the values at a network's modules lie, by what was seen of them when it ran."""
 
+import re
 from dataclasses import replace
 
 from attention_transfer.capture import Grid, Layout, Place, Places, Tap, fits, patch_grid
@@ -7,6 +8,8 @@ from attention_transfer.capture import Grid, Layout, Place, Places, Tap, fits, p
 # Suggested layers have at most half the rows of the image, and at least so many positions.
 _LEAST_POSITIONS = 4
 _MOST_SUGGESTED = 4
+# What attention is made of may have as many queries and keys as an image has rows and columns.
+_OF_ATTENTION = re.compile(r"(.*[._])?(attn|attention)\d*\..*")
 
 
 def tap_seen(places: Places, usual: Tap) -> Tap | None:
@@ -58,7 +61,7 @@ def suggested_layers(places: Places) -> tuple[str, ...]:
     """Modules that a user could name as layers: of each resolution the last that runs once and gives a map."""
     found: dict[Grid, str] = {}
     for path, place in places.outputs.items():
-        if not path or place.calls > 1 or len(place.shapes) != 1:
+        if not path or place.calls > 1 or len(place.shapes) != 1 or _OF_ATTENTION.fullmatch(path):
             continue
         (shape,) = place.shapes.values()
         # Biases and windows are not of one image each.
