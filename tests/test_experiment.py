@@ -29,7 +29,7 @@ RUNS = Path(__file__).parents[1] / "docs" / "results" / "runs"
         (Data, {"train_limit": 0}, "train_limit must be at least 1, not 0"),
         (Data, {"validation_fraction": 1.0}, "validation_fraction must be 0 ≤ f < 1, .* not 1.0"),
         (Data, {"validation_fraction": float("nan")}, "validation_fraction must be 0 ≤ f < 1, .* not nan"),
-        (Data, {"image_size": 7}, "image_size must be at least 8 pixels, not 7"),
+        (Data, {"image_size": 7}, "image_size must be a whole number of pixels from 8 to 16,384, not 7"),
         (Training, {"threads": 100_000}, "threads must be between 1 and 1024, .* not 100000"),
         (partial(Experiment, "own", "resnet20"), {"seed": 2**64}, r"seed must be .* of 64 bits, below 2\^63, not 1844"),
         (partial(Experiment, "own", "resnet20"), {"seed": -(2**63) - 1}, "seed must be a whole number of 64 bits"),

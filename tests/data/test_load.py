@@ -59,7 +59,7 @@ def test_the_limit_keeps_the_first_training_images(write_npz: Callable[..., Path
         ("folder:", {}, "should be written folder:PATH"),
         ("cifar10:/tmp", {}, "should be written cifar10"),
         ("folder:/nowhere/at/all", {}, "/nowhere/at/all is not a folder"),
-        ("cluttered-digits", {"image_size": 7}, "image_size must be at least 8 pixels, not 7"),
+        ("cluttered-digits", {"image_size": 7}, "image_size must be a whole number of pixels from 8 to 16,384, not 7"),
         ("cluttered-digits", {"train_limit": 0}, "train_limit must be at least 1, not 0"),
         ("cluttered-digits", {"train_classes": 0}, "train_classes must be 1…10, .* not 0: give one of these, or leave"),
         ("cluttered-digits", {"train_classes": 11}, "train_classes must be 1…10, .* not 11"),

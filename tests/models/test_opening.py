@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
 from torch import nn
 
+from attention_transfer.errors import InputError
+from attention_transfer.experiment import Data
 from attention_transfer.models import Input, WeightsError, build, open_model, save_model
 from attention_transfer.models import opening as opening_module
 from attention_transfer.models import saving as saving_module
@@ -217,6 +220,27 @@ def test_counting_classes_leaves_the_random_generator_alone(tmp_path: Path) -> N
         ("timm:resnet18", "timm:resnet18@pretrained"),
         ("resnet8@pretrained", "no published weights"),
         ("resnet8@gone.pt", "no weights file at gone.pt"),
+        ("@", "nothing stands before the @ of '@'"),
+        ("@gone.pt", "nothing stands before the @"),
+        ("@pretrained", "nothing stands before the @"),
+        ("resnet8@", "nothing stands behind the @ of 'resnet8@'"),
+        ("timm:resnet10t@ ", "nothing stands behind the @"),
+        ("", "the name of a model is empty"),
+        (" ", "the name of a model is empty"),
+        pytest.param("x" * 20_000, "the name of a model is 20,000 letters long", id="longer"),
+        pytest.param("x" * 300, "x…' cannot be looked up: ", id="long"),
+        pytest.param(f"hf:{'x' * 300}", "x…' cannot be looked up: ", id="long of hf"),
+        ("~nobody-of-that-name/run", "begins with a home folder that does not exist"),
+        ("~nobody-of-that-name", "begins with a home folder that does not exist"),
+        ("resnet8@~nobody-of-that-name/w.pt", "begins with a home folder that does not exist"),
+        ("resnet8@a\0b", r"a\\x00b' cannot be looked up: no file can be called that"),
+        ("#", "nothing stands before the # of '#'"),
+        ("#key", "nothing stands before the # of '#key'"),
+        ("resnet8@#key", "nothing stands before the # of '#key'"),
+        ("hf:", "nothing stands behind the colon of 'hf:'"),
+        ("timm:", "nothing stands behind the colon of 'timm:'"),
+        pytest.param(f"timm:{'x' * 5000}", "unknown model 'timm:x{195}…'", id="long of timm"),
+        pytest.param("timm:vit_tiny_patch16_224" + "(" * 3000, r"the arguments of .*\(…' cannot be read", id="open"),
         ("resnet9", "unknown model 'resnet9'"),
         ("resnet9@gone.pt", "unknown model 'resnet9'"),
         ("runs/gone", "neither a model's name nor an existing file or folder"),
@@ -245,3 +269,20 @@ def test_a_run_with_the_weights_of_another_network_is_refused(tmp_path: Path) ->
 def test_a_new_head_needs_its_number_of_classes() -> None:
     with pytest.raises(ValueError, match="num_classes"):
         open_model("resnet8", new_head=True)
+
+
+@pytest.mark.parametrize("side", [0, -5, 16_385, 10**30, 1e30, 32.5, float("nan"), float("inf"), "32", True, [32, 32]])
+def test_a_side_that_no_image_has_is_refused(side: Any) -> None:
+    for name in ("resnet8", "timm:vit_tiny_patch16_224", "torchvision:vit_b_16"):
+        with pytest.raises(InputError, match=r"image_size must be a whole number of pixels from 1 to 16,384, not ."):
+            open_model(name, 3, side)
+    with pytest.raises(InputError, match="image_size must be a whole number"):
+        build("resnet8", 3, image_size=side)
+    with pytest.raises(InputError, match="image_size must be a whole number of pixels from 8 to 16,384"):
+        Data("cluttered-digits", image_size=side)
+
+
+def test_a_folder_that_is_called_like_no_name_still_opens(tmp_path: Path) -> None:
+    (tmp_path / "run@").mkdir()
+    save_model(build("resnet8", 2), tmp_path / "run@", "resnet8", 2)
+    assert open_model(str(tmp_path / "run@")).name == "resnet8"

@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from attention_transfer.data.decoding import AS_SHOWN, Decoding
 from attention_transfer.data.names import shown
 from attention_transfer.data.selection import Selection
 from attention_transfer.errors import InputError
+from attention_transfer.runs.places import at_home
 
 SMALLEST_SIDE = 8
+LARGEST_SIDE = 16_384  # pixels; larger squares fill any memory
 
 CACHE = Path("~/.cache/attention-transfer")
 
@@ -28,7 +31,7 @@ class Request:
         decoding: what is seen of image files.
 
     Raises:
-        ValueError: the side is too small.
+        ValueError: the side is too small or too large.
     """
 
     path: Path | None = None
@@ -41,8 +44,14 @@ class Request:
     decoding: Decoding = AS_SHOWN
 
     def __post_init__(self) -> None:
-        if self.image_size is not None and self.image_size < SMALLEST_SIDE:
-            raise InputError(f"image_size must be at least {SMALLEST_SIDE} pixels, not {self.image_size}")
+        if self.image_size is None:
+            return
+        whole = isinstance(cast(object, self.image_size), int) and not isinstance(self.image_size, bool)
+        if not whole or not SMALLEST_SIDE <= self.image_size <= LARGEST_SIDE:
+            raise InputError(
+                f"image_size must be a whole number of pixels from {SMALLEST_SIDE} to {LARGEST_SIDE:,}, not "
+                f"{repr(self.image_size)[:40]}"
+            )
 
     def folder(self, *names: str, source: str) -> Path:
         """The folder of a named data set: the root itself or one of these folders in it, whichever holds it.
@@ -77,17 +86,3 @@ class Request:
         if not folder.is_dir():
             raise InputError(f"{shown(folder)} is not a folder: give the path of one, as in folder:PATH or npz:PATH")
         return folder
-
-
-def at_home(path: Path) -> Path:
-    """A path whose `~` is filled in, except where the folder is really called so.
-
-    Raises:
-        ValueError: there is no such home, or no file system takes such a name.
-    """
-    try:
-        return path if path.exists() else path.expanduser()
-    except OSError as error:
-        raise InputError(f"{shown(path)[:200]} cannot be looked for: {error.strerror or error}") from error
-    except RuntimeError as error:
-        raise InputError(f"{shown(path)} begins with a home folder that does not exist: {error}") from error

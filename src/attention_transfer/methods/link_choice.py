@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attention_transfer.errors import InputError
-from attention_transfer.runs.places import expand
+from attention_transfer.runs.places import at_home, expand
 
 FILE_KIND = "attention links"
 # Table 1 of Jin & Choi (arXiv:2211.13852): EfficientNet-B3 and twelve layers.
@@ -215,7 +215,7 @@ def read_links(links: str | Path) -> LinkChoice:
     Raises:
         LinksError: there is no such file, or it holds no links.
     """
-    path = Path(expand(str(links))).expanduser()
+    path = at_home(Path(expand(str(links))))
     if not path.is_file():
         raise LinksError(
             f"links must be full, alpha, beta, STAGE:LAYERS,… such as 1:1-3,2:2-4, or a file that `attention-transfer "

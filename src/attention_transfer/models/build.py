@@ -9,10 +9,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attention_transfer.errors import InputError, first_line
+from attention_transfer.models.bounds import check_side
 from attention_transfer.models.description import Input
 from attention_transfer.models.distillation_token import asks_for_token, plain_name, with_token, without_argument
 from attention_transfer.models.external import describe
-from attention_transfer.models.naming import Name, parse_name
+from attention_transfer.models.naming import Name, parse_name, quoted
 from attention_transfer.models.outline import outline
 from attention_transfer.models.recorded import is_source
 from attention_transfer.models.timm_source import WEIGHTS_ELSEWHERE, without_source
@@ -69,6 +70,7 @@ def build(name: str, num_classes: int | None, *, image_size: int | None = None, 
         ValueError: for a name that nobody knows (with the closest ones), arguments that its library refuses (in its
             words), a missing library, or an unfit size.
     """
+    check_side(image_size)
     check_name(name)
     parsed = parse_name(name)
     if num_classes is None and not pretrained:
@@ -149,7 +151,7 @@ def takes_image_size(name: Name, image_size: int) -> bool:
 
 def _unknown(name: str, known: Iterable[str], more: str = "") -> InputError:
     close = difflib.get_close_matches(name, list(known), n=5, cutoff=0.5)
-    return InputError(f"unknown model {name!r}" + (f"; close to it: {', '.join(close)}" if close else "") + more)
+    return InputError(f"unknown model {quoted(name)}" + (f"; close to it: {', '.join(close)}" if close else "") + more)
 
 
 def _build_timm(name: Name, num_classes: int | None, image_size: int | None, pretrained: bool) -> nn.Module:

@@ -8,6 +8,10 @@ from typing import Any
 
 from attention_transfer.errors import InputError
 from attention_transfer.models.arguments import check_arguments
+from attention_transfer.runs.places import at_home
+
+_LONGEST = 10_000  # letters; arguments included
+_SHOWN = 200  # letters of a name in a message
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,34 @@ def split_weights(spec: str) -> tuple[str, str | None]:
 
     Args:
         spec: such as `NAME`, `NAME(argument="a@b")@FILE` or `NAME@pretrained`.
+
+    Raises:
+        ValueError: nothing stands before or behind the `@`, or nothing at all, or more than any name has.
     """
+    check_length(spec)
     _, end = _span(spec)
     name, separator, source = spec[end:].partition("@")
-    return spec[:end] + name, source if separator else None
+    name = spec[:end] + name
+    if separator and not (name.strip() and source.strip()):
+        side = "before" if not name.strip() else "behind"
+        raise InputError(f"nothing stands {side} the @ of {quoted(spec)}: write NAME@FILE or NAME@pretrained")
+    return name, source if separator else None
+
+
+def check_length(spec: str) -> None:
+    """Refuse words for a network that are none, or more than any name has; asked before a file of that name is.
+
+    Raises:
+        ValueError: saying which.
+    """
+    if not spec.strip() or len(spec) > _LONGEST:
+        found = "empty" if not spec.strip() else f"{len(spec):,} letters long"
+        raise InputError(f"the name of a model is {found}: write NAME, NAME@FILE, NAME@pretrained or a run folder")
+
+
+def quoted(name: str) -> str:
+    """A name in quotes, for a message: the beginning alone of a long one."""
+    return repr(name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…")
 
 
 def split_key(source: str) -> tuple[Path, str | None]:
@@ -49,18 +77,20 @@ def split_key(source: str) -> tuple[Path, str | None]:
 
     Args:
         source: such as `FILE` or `FILE#KEY`.
+
+    Raises:
+        ValueError: nothing stands before the `#`, or no file can be called so.
     """
-    whole = Path(source).expanduser()
+    whole = at_home(Path(source))
+    if whole.exists():
+        return whole, None
     for place in [index for index, letter in enumerate(source) if letter == "#"][::-1]:
-        if whole.exists():
-            break
-        if Path(source[:place]).expanduser().exists():
-            return Path(source[:place]).expanduser(), source[place + 1 :]
-    else:
-        file, hash_, key = source.rpartition("#")
-        if hash_ and not whole.exists():
-            return Path(file).expanduser(), key
-    return whole, None
+        if source[:place].strip() and at_home(Path(source[:place])).exists():
+            return at_home(Path(source[:place])), source[place + 1 :]
+    file, hash_, key = source.rpartition("#")
+    if hash_ and not file.strip("# "):
+        raise InputError(f"nothing stands before the # of {quoted(source)}: write FILE#KEY")
+    return (at_home(Path(file)), key) if hash_ else (whole, None)
 
 
 def parse_name(name: str) -> Name:
@@ -78,13 +108,17 @@ def parse_name(name: str) -> Name:
     library, colon, inner = name[:start].partition(":")
     if not colon:
         library, inner = "", library
+    if colon and not inner.strip():
+        raise InputError(f"nothing stands behind the colon of {quoted(name)}: write {library}:NAME")
     # A local folder of transformers may be called anything.
-    if library == "hf" and Path(name.partition(":")[2]).expanduser().exists():
+    if library == "hf" and _is_folder(name.partition(":")[2]):
         return Name(library, name.partition(":")[2])
     if end and end != len(name):
-        raise InputError(f"nothing but @WEIGHTS can follow the arguments of {name!r}")
+        raise InputError(f"nothing but @WEIGHTS can follow the arguments of {quoted(name)}")
     if not end and "(" in inner and library != "hf":
-        raise InputError(f"the arguments of {name!r} cannot be read: write NAME(key=value, …), closed by a parenthesis")
+        raise InputError(
+            f"the arguments of {quoted(name)} cannot be read: write NAME(key=value, …), closed by a parenthesis"
+        )
     return Name(library, inner.strip(), _arguments(name, name[start:]))
 
 
@@ -93,15 +127,21 @@ def written(arguments: Mapping[str, Any]) -> str:
     return "".join(f", {key}={value!r}" for key, value in arguments.items())
 
 
+def _is_folder(inner: str) -> bool:
+    """Whether what stands behind `hf:` lies on this machine, whatever it is called."""
+    return bool(inner.strip()) and at_home(Path(inner)).exists()
+
+
 def _span(text: str) -> tuple[int, int]:
     """Where the arguments after a name begin and end, parentheses included; zeros where there are none."""
     name = text[: text.find("@")] if "@" in text else text
     first = name.find("(")
     # A folder's own name may end with a parenthesis too.
-    for start in [first, *(place + 1 for place in range(len(name)) if name[place : place + 2] == ")(")]:
+    starts = [] if first < 0 else [first]
+    for start in [*starts, *(place + 1 for place in range(len(name)) if name[place : place + 2] == ")(")]:
         for end in range(start + 1, len(text) + 1):
             ends = text[end - 1] == ")" and text[end : end + 1] in ("", "@")
-            if start >= 0 and ends and _is_call(text[start:end]):
+            if ends and _is_call(text[start:end]):
                 return start, end
     return 0, 0
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from attention_transfer.errors import InputError
+from attention_transfer.models.bounds import check_side
 from attention_transfer.models.build import (
     bare,
     build,
@@ -22,7 +23,7 @@ from attention_transfer.models.description import Description, Input
 from attention_transfer.models.distillation_token import with_token, written_plainly
 from attention_transfer.models.external import describe
 from attention_transfer.models.heads import class_tensors, count_classes, forget_head, shapes
-from attention_transfer.models.naming import parse_name, split_key, split_weights
+from attention_transfer.models.naming import check_length, parse_name, split_key, split_weights
 from attention_transfer.models.published_classes import published_classes
 from attention_transfer.models.recorded import PRETRAINED
 from attention_transfer.models.state_dicts import Wanted
@@ -112,13 +113,17 @@ def _open(
     spec: str, num_classes: int | None, classes: int | None, image_size: int | None, allow_download: bool
 ) -> OpenedModel:
     """A network from a user's words, with a fresh last layer if its weights are to have one of `classes`."""
-    path, key = split_key(spec)
+    # Nothing at all would be the folder that the user is in.
+    check_length(spec)
+    check_side(image_size)
+    name_given = is_name(spec)
+    path, key = (Path(spec), None) if name_given else split_key(spec)
     of_run = path.name == STUDENT_WEIGHTS and (path.parent / STUDENT_CONFIG).is_file()
-    if not is_name(spec) and (path.is_dir() or (path.is_file() and of_run)):
+    if not name_given and (path.is_dir() or (path.is_file() and of_run)):
         if key is not None:
             raise InputError(f"{path} holds the weights of one student: leave out #{key}")
         return _open_folder(path if path.is_dir() else path.parent, classes, allow_download)
-    if not is_name(spec) and path.is_file():
+    if not name_given and path.is_file():
         return _open_file(path, key, classes)
     name, source = split_weights(spec)
     if source is not None:
@@ -157,6 +162,7 @@ def check_spec(spec: str) -> None:
     Raises:
         ValueError: for a name, file or folder that does not exist.
     """
+    check_length(spec)
     if not is_name(spec) and split_key(spec)[0].exists():
         return
     name, source = split_weights(spec)

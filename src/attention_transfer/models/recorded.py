@@ -8,6 +8,7 @@ from pathlib import Path
 
 from attention_transfer.errors import InputError
 from attention_transfer.models.naming import Name, parse_name, split_weights
+from attention_transfer.runs.places import at_home
 
 PRETRAINED = "pretrained"
 """What stands behind the @ of published weights."""
@@ -62,4 +63,4 @@ def _is_here(name: Name) -> bool:
     source, _, _ = name.inner.partition(":")
     if name.library == "timm" and source == READ_FROM:
         return True
-    return name.library == "hf" and Path(name.inner).expanduser().is_dir()
+    return name.library == "hf" and at_home(Path(name.inner)).is_dir()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from attention_transfer.data.request import LARGEST_SIDE
 from attention_transfer.errors import InputError
 from attention_transfer.models.description import Input
 from attention_transfer.models.naming import Name, parse_name
@@ -64,7 +65,7 @@ def read_student_file(folder: Path) -> StudentFile:
         path,
         str(fields.text("model", needed=True)),
         int(fields.whole("num_classes", needed=True) or 0),
-        fields.whole("image_size", least=1),
+        fields.take("image_size", f"a whole number from 1 to {LARGEST_SIDE}", _is_side),
         _input(fields),
         None if classes is None else tuple(classes),
         None if config is None else config.values,
@@ -112,8 +113,12 @@ def _are_deviations(value: Any) -> bool:
     return _are_colours(value) and all(each > 0 for each in cast("list[float]", value))
 
 
+def _is_side(value: Any) -> bool:
+    return is_whole(value, 1) and value <= LARGEST_SIDE
+
+
 def _is_size(value: Any) -> bool:
-    return value == [] or (is_list(value, lambda each: is_whole(each, 1)) and len(value) == 2)
+    return value == [] or (is_list(value, _is_side) and len(value) == 2)
 
 
 def _triple(values: list[float]) -> tuple[float, float, float]:

@@ -1,10 +1,15 @@
 """Places on disk as a user writes them: with environment variables, so that a record holds on every machine."""
 
+import errno
 import os
 import re
 from pathlib import Path
 
 from attention_transfer.errors import InputError
+
+_SHOWN = 80
+# Whether there is such a file cannot be known: its name is too long, or the way there is closed.
+_UNKNOWABLE = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP)
 
 
 def expand(place: str) -> str:
@@ -30,16 +35,35 @@ def expand(place: str) -> str:
     return expanded
 
 
+def at_home(path: Path) -> Path:
+    """A path whose `~` is filled in, except where a file or folder is really called so.
+
+    Raises:
+        ValueError: there is no such home, no file system takes such a name, or nobody may look there.
+    """
+    try:
+        path.lstat()
+    except ValueError as error:
+        raise InputError(f"{_short(path)} cannot be looked up: no file can be called that") from error
+    except OSError as error:
+        if error.errno in _UNKNOWABLE:
+            raise InputError(f"{_short(path)} cannot be looked up: {error.strerror or error}") from error
+    else:
+        return path
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{_short(path)} begins with a home folder that does not exist") from error
+
+
+def _short(path: Path) -> str:
+    text = str(path)
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
+
+
 def _exists(place: str) -> bool:
     paths = (place, place.partition(":")[2], place.partition("@")[2])
     try:
-        return any(path and _at_home(path).exists() for path in paths)
-    except OSError:  # a name that no file system takes
+        return any(path and at_home(Path(path)).exists() for path in paths)
+    except (InputError, OSError):  # a name that no file system takes
         return False
-
-
-def _at_home(path: str) -> Path:
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:  # no such home
-        return Path(path)
