@@ -12,13 +12,14 @@ from attention_transfer.capture import FoundAttention, Places, Tap, find_attenti
 from attention_transfer.errors import InputError
 from attention_transfer.models.description import Description
 from attention_transfer.models.external import network_of
-from attention_transfer.models.layouts import tokens_seen
+from attention_transfer.models.layouts import such_as, tokens_seen
 from attention_transfer.models.structure import has_attention
 from attention_transfer.models.tokens import attention_grid, pair_of, patch_size, prefix_tokens
 
 _NUMBERED = re.compile(r"(.*?)(\d+)")
 # What says most about a layer comes first: query and key, the map as it is used, a softmax on the way to it.
 _BEST_FIRST = ("attention", "map", "softmax")
+_SHOWN = 6
 _CLASS_TOKEN = ("cls_token", "class_token", "class_embedding")
 # They mix channels, not tokens, by maps that look alike (XCiT, EdgeNeXt, DaViT).
 _OVER_CHANNELS = re.compile("XCA|CrossCovarianceAttn|ChannelAttention.*")
@@ -95,21 +96,33 @@ def attention_layers(description: Description, role: str, named: Sequence[str] |
             )
         return tuple(places[Tap("").at(name).module].at(name) for name in named)
     if description.attention_unread:
-        raise InputError(
-            f"the {role} has {len(description.attention_unread)} blocks whose attention cannot be read, "
-            f"{_listed(description.attention_unread)}, beside {len(description.attention)} that can: it is written by "
-            "hand there, in a form that is neither torch's fused attention nor one softmax over (batch, heads, "
-            "queries, keys). Open the network with fused attention (transformers: attn_implementation='sdpa'; "
-            "nn.MultiheadAttention: call it with need_weights=False), or name "
-            f"the layers to use; attention was seen at {_listed(_places(description)) or 'no module'}"
-        )
+        raise InputError(_unread(description, role))
     if not description.attention:
         elsewhere = f"; outside of blocks there is {_listed(_places(description))}" if _places(description) else ""
         raise InputError(
-            f"the {role} has no self-attention layers, so no attention patterns can be transferred: use a vision "
-            f"transformer, or a method for networks of convolutions such as AttentionTransfer{elsewhere}"
+            f"the {role} has no self-attention layers that can be read, so no attention patterns can be transferred: "
+            f"use a vision transformer, or a method for networks of convolutions such as AttentionTransfer{elsewhere}"
         )
     return description.attention
+
+
+def _unread(description: Description, role: str) -> str:
+    """Why some blocks keep a network from being read, and what can be done about it."""
+    unread = description.attention_unread
+    merged = [block for block in unread if any(_within(tap.module, block) for tap in description.attention_elsewhere)]
+    by_hand = (
+        "there it mixes channels, or is written by hand in a form that is neither torch's fused attention nor one "
+        "softmax over (batch, heads, queries, keys). Open the network with fused attention (transformers: "
+        "attn_implementation='sdpa'; nn.MultiheadAttention: call it with need_weights=False), or "
+    )
+    fewer = f"queries or keys are merged, or looked at several times, in {_listed(merged)}. Instead, "
+    names = [tap.name for tap in description.attention]
+    name = f"name the layers to use{such_as(tuple(names[:_SHOWN]))}"
+    other = "use a method that reads no attention, such as AttentionTransfer"
+    return (
+        f"the {role} has {len(unread)} blocks whose attention cannot be read, {_listed(unread)}, beside {len(names)} "
+        f"that can: {fewer if merged else by_hand}{name if names else other}"
+    )
 
 
 def _places(description: Description) -> list[str]:
@@ -117,7 +130,7 @@ def _places(description: Description) -> list[str]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (", …" if len(names) > 6 else "")
+    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
 
 
 def _over_channels(model: nn.Module, path: str) -> bool:
