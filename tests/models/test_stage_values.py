@@ -7,6 +7,7 @@ import torch
 from timm.models.coat import CoaT
 from timm.models.crossvit import CrossVit
 from timm.models.hiera import Hiera
+from timm.models.hieradet_sam2 import HieraDet
 from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
 from timm.models.nest import Nest
 from timm.models.pit import PoolingVisionTransformer
@@ -56,6 +57,11 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], list[int]]] = {
             SIDE, 16, 8, "overlap", base_dims=(8, 8, 8), depth=(1, 1, 1), heads=(1, 2, 4), mlp_ratio=2, num_classes=3
         ),
         [0, 1, 2],
+    ),
+    "sam 2": (
+        lambda: HieraDet(num_classes=3, embed_dim=8, num_heads=1, stages=(1, 1, 2, 2), global_att_blocks=(3,),
+                         global_pos_size=(4, 4), window_spec=(4, 4, 4, 4)),
+        [0, 1, 2, 3],
     ),
     "sam": (
         lambda: VisionTransformerSAM(SIDE, 16, num_classes=3, embed_dim=16, depth=2, num_heads=2, neck_chans=8), [0, 1]

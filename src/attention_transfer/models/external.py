@@ -66,6 +66,7 @@ def _stages(model: nn.Module) -> tuple[tuple[Stage, ...], Layout | None]:
     if not found.paths or any(gives_several(network.get_submodule(path)) for path in found.paths):
         listed = _listed_stages(network)
         found = listed if listed.paths else found
+    found = _of_several_resolutions(network, found)
     layout = _layout(network, found)
     if layout is None:
         return (), None
@@ -136,14 +137,27 @@ def _bare(model: nn.Module) -> nn.Module:
 
 def _listed_stages(model: nn.Module) -> FoundStages:
     """What timm lists for feature extraction, for networks that no rule knows."""
-    listed = getattr(model, "feature_info", None)
-    if _library(model) != "timm" or listed is None:
-        return FoundStages(())
-    infos = cast("Sequence[Mapping[str, Any]]", getattr(listed, "info", listed))
     modules = dict(model.named_modules())
-    names = [info["module"] for info in infos if info["reduction"] >= 4 and info["module"] in modules]
+    names = [info["module"] for info in _infos(model) if info["reduction"] >= 4 and info["module"] in modules]
     # Branches of one block are listed under its name.
     return FoundStages(tuple(dict.fromkeys(names)))
+
+
+def _infos(model: nn.Module) -> Sequence[Mapping[str, Any]]:
+    """What timm says of the features that can be taken from a network of its own; nothing of others."""
+    listed = getattr(model, "feature_info", None)
+    if _library(model) != "timm" or listed is None:
+        return ()
+    return cast("Sequence[Mapping[str, Any]]", getattr(listed, "info", listed))
+
+
+def _of_several_resolutions(model: nn.Module, found: FoundStages) -> FoundStages:
+    """Of a chain of blocks of which timm lists those before each change of resolution (SAM 2), these alone."""
+    infos = _infos(model)
+    ends = [str(info["module"]) for info in infos]
+    if not found.blocks or hasattr(model, "reroll") or len({info["reduction"] for info in infos}) < 2:
+        return found
+    return FoundStages(tuple(ends), blocks=True) if set(ends) <= set(found.paths) else found
 
 
 def _layout(model: nn.Module, found: FoundStages) -> Layout | None:
