@@ -1,10 +1,19 @@
-"""The command line. Only the standard library is imported here: `--help` answers at once, commands load the rest."""
+"""The command line. Beside our errors only the standard library is imported here: `--help` answers at once."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
 
+from attention_transfer.errors import InputError
+
 PROGRAM = "attention-transfer"
+_SHOWN = 200  # letters of a name in a message
+# What a machine says no with whatever is asked of it: rights, room, devices that fail, names that it does not have.
+_OF_THE_MACHINE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.ENOSPC, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM, getattr(errno, "EDQUOT", errno.ENOSPC)),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,19 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read the output has seen enough (`| head`); nothing more can be said there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError) as error:
-        if "ATTENTION_TRANSFER_TRACEBACK" in os.environ:
+    except (InputError, OSError, RuntimeError) as error:
+        code = _code(error)
+        if code is None or "ATTENTION_TRANSFER_TRACEBACK" in os.environ:
             raise
-        print("\n".join([f"{PROGRAM} {name}: {error}", *getattr(error, "__notes__", ())]), file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        if (
-            type(error).__name__ not in ("NonFiniteLossError", "FailedRunsError")
-            or "ATTENTION_TRANSFER_TRACEBACK" in os.environ
-        ):
-            raise
-        print(f"{PROGRAM} {name}: {error}", file=sys.stderr)
-        return 1
+        print("\n".join([f"{PROGRAM} {name}: {_said(error)}", *getattr(error, "__notes__", ())]), file=sys.stderr)
+        return code
     return 0
 
 
@@ -187,14 +189,29 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 }
 
 
+def _code(error: Exception) -> int | None:
+    """What the program ends with; None for what is no user's to mend: a bug, which shows where it is."""
+    if isinstance(error, InputError) or (isinstance(error, OSError) and error.errno in _OF_THE_MACHINE):
+        return 2
+    return 1 if type(error).__name__ in ("NonFiniteLossError", "FailedRunsError") else None
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, InputError) or not isinstance(error, OSError):
+        return str(error)
+    place = str(error.filename or "")
+    shown = place if len(place) <= _SHOWN else f"{place[:_SHOWN]}…"
+    return f"{shown}: {error.strerror}" if shown else str(error.strerror)
+
+
 def _refuse_bytes(arguments: Sequence[str]) -> None:
     """Refuse arguments that are no text, as names of files may be: no run could be recorded with them."""
     for argument in arguments:
+        if "\0" in argument:
+            raise InputError(f"the argument {argument!r} holds a character that no argument can: leave it out")
         try:
             argument.encode()
         except UnicodeEncodeError:
-            from attention_transfer.errors import InputError
-
             shown = argument.encode(errors="backslashreplace").decode()
             raise InputError(
                 f"the argument {shown} is no text in UTF-8: rename the file or folder of that name"

@@ -101,7 +101,7 @@ def evidence(subject: Subject, split: Split, network_layer: str | None = None, n
     """
     try:
         return _evidence(subject, split, network_layer, num_workers)
-    except ValueError as error:
+    except InputError as error:
         # Which of several networks it is.
         raise InputError(f"{subject.name}: {error}") from error
 

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from attention_transfer.analysis.memory import peak_bytes
 from attention_transfer.analysis.turns import seconds_in_turns
 from attention_transfer.capture import as_logits
-from attention_transfer.errors import InputError
+from attention_transfer.errors import InputError, first_line
 from attention_transfer.models import OpenedModel, save_model
 from attention_transfer.runs import STUDENT_WEIGHTS
 from attention_transfer.training.device import Place
@@ -198,7 +198,7 @@ def _refuse_unfit(candidate: Candidate) -> None:
         # Whatever a network objects to: mostly a size that it was not built for.
         side = candidate.image_size
         raise InputError(
-            f"{candidate.name} cannot run on images of {side}×{side}: {error}; give another --image-size"
+            f"{candidate.name} cannot run on images of {side}×{side}: {first_line(error)}; give another --image-size"
         ) from error
 
 

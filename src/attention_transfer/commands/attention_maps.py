@@ -15,6 +15,7 @@ from attention_transfer.commands.drawn_images import DrawnImages, drawn_images
 from attention_transfer.commands.own_data import downloads, own_data
 from attention_transfer.commands.titles import titles
 from attention_transfer.experiment import Data, Training
+from attention_transfer.report.pictures import check_picture
 from attention_transfer.report.plots import attention_figure
 
 _IMAGES_AT_A_TIME = 16
@@ -70,6 +71,7 @@ def command(arguments: Sequence[str]) -> None:
         ),
         config=(tyro.conf.AvoidSubcommands,),
     )
+    check_picture(flags.figure)
     may_fetch = downloads(arguments, flags.allow_download)
     shown = drawn_images(flags.data, flags.split, flags.images, flags.index, flags.seed, may_fetch.data)
     settings = Training(device=flags.device, threads=flags.threads)

@@ -14,6 +14,7 @@ from attention_transfer.commands.own_data import downloads, own_data
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, Training
 from attention_transfer.report.batch_graph import batch_graph_figure
+from attention_transfer.report.pictures import check_picture
 from attention_transfer.runs import RunFolder
 from attention_transfer.runs.places import expand
 from attention_transfer.training.prepare import load_data
@@ -69,6 +70,7 @@ def command(arguments: Sequence[str]) -> None:
         default=Flags(run=cast(Path, tyro.MISSING), figure=cast(Path, tyro.MISSING), data=own_data(arguments)),
         config=(tyro.conf.AvoidSubcommands,),
     )
+    check_picture(flags.figure)
     run = RunFolder(expand(str(flags.run)))
     may_fetch = downloads(arguments, flags.allow_download)
     if flags.teacher is None and learned_graphs(run):

@@ -208,7 +208,7 @@ def _given_teachers(texts: Sequence[str]) -> dict[str, str]:
 def _runs(cell: Cell, recipe: Experiment, words: Sequence[str], seeds: Sequence[int]) -> tuple[PlannedRun, ...]:
     try:
         experiment, _ = parse(recipe, words)
-    except ValueError as error:
+    except InputError as error:
         raise InputError(f"{cell.recipe} is refused: {error}") from error
     return tuple(
         PlannedRun(

@@ -18,6 +18,7 @@ from attention_transfer.data import DataSet, Split
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, Training
 from attention_transfer.report.class_maps import MapColumns, class_maps_figure
+from attention_transfer.report.pictures import check_picture
 from attention_transfer.runs import RunFolder, is_run
 from attention_transfer.runs.places import expand
 
@@ -87,6 +88,7 @@ def command(arguments: Sequence[str]) -> None:
         ),
         config=(tyro.conf.AvoidSubcommands,),
     )
+    check_picture(flags.figure)
     _refuse_contradictions(flags)
     moments = _moments(flags.models) if flags.along_training else {}
     may_fetch = downloads(arguments, flags.allow_download)

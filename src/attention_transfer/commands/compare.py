@@ -44,9 +44,12 @@ def command(arguments: Sequence[str]) -> None:
     if flags.reach and flags.format == "json":
         raise InputError("--reach prints a table in Markdown: leave out --format json")
     from attention_transfer.report.compare import compare
+    from attention_transfer.report.pictures import check_picture
     from attention_transfer.report.table import to_json, to_markdown
     from attention_transfer.runs import find_runs
 
+    for picture in (flags.curves, flags.accuracy, flags.plot):
+        check_picture(picture)
     runs = find_runs(flags.runs)
     comparison = compare(runs)
     print(to_json(comparison) if flags.format == "json" else to_markdown(comparison))

@@ -12,8 +12,9 @@ import tyro
 
 from attention_transfer.commands.own_data import downloads, own_data
 from attention_transfer.experiment import Data, Training
-from attention_transfer.runs import RunFolder, is_run
+from attention_transfer.runs import RunFolder, is_run, make_folder
 from attention_transfer.runs.downloads import Downloads
+from attention_transfer.runs.locking import unwritable
 from attention_transfer.runs.places import expand
 from attention_transfer.training.evaluate import Score
 
@@ -66,8 +67,7 @@ def command(arguments: Sequence[str]) -> None:
     may_fetch = downloads(arguments, flags.allow_download)
     content, lines = (_alone if len(flags.models) == 1 else _together)(flags, settings, may_fetch)
     if flags.output is not None:
-        flags.output.parent.mkdir(parents=True, exist_ok=True)
-        flags.output.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        _write(flags.output, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     if flags.json:
         print(json.dumps(content))
     else:
@@ -114,3 +114,11 @@ def _called(split: str, score: Score) -> str:
 
 def _numbers(score: Score) -> str:
     return f"top-1 {score.top1:.2f} %  top-5 {score.top5:.2f} %  loss {score.loss:.4f}"
+
+
+def _write(file: Path, text: str) -> None:
+    make_folder(file.parent)
+    try:
+        file.write_text(text, encoding="utf-8")  # in place: it may be a pipe or a device
+    except OSError as error:
+        raise unwritable(file, error) from error

@@ -221,7 +221,7 @@ def _cell(recipe: Experiment, fixed: Sequence[str], values: Mapping[str, str], k
     try:
         with contextlib.redirect_stderr(said):
             experiment, _ = parse(recipe, words)
-    except ValueError as error:
+    except InputError as error:
         raise InputError(f"the cell {label or '(all fixed)'} is refused: {error}") from error
     except SystemExit as stopped:
         if not stopped.code:

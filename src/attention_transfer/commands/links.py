@@ -23,7 +23,8 @@ from attention_transfer.methods.link_extraction import (
     threshold_that_keeps,
 )
 from attention_transfer.report.link_maps import link_maps_figure, link_table
-from attention_transfer.runs import RunFolder, write_whole
+from attention_transfer.report.pictures import check_picture
+from attention_transfer.runs import RunFolder, make_folder, write_whole
 from attention_transfer.runs.places import expand
 
 
@@ -71,6 +72,7 @@ def command(arguments: Sequence[str]) -> None:
     )
     if not flags.runs:
         raise InputError("give a run folder of attention-links, or several to see them beside each other")
+    check_picture(flags.figure)
     several = len(flags.runs) > 1
     asked_for = flags.threshold is not None or flags.keep is not None or flags.out is not None
     extracts = asked_for or flags.signed or flags.per != "stage"
@@ -116,7 +118,7 @@ def command(arguments: Sequence[str]) -> None:
     asked = f"{threshold:g}" if flags.keep is None else f"keep-{flags.keep:g}"
     folders[0].write_finding(f"{flags.name}-{asked}-per-{flags.per}{sign}", content)
     if flags.out is not None:
-        flags.out.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(flags.out.parent)
         write_whole(flags.out, links_to_json(choice, how).encode())
     if flags.json:
         print(json.dumps(content, indent=2))

@@ -16,6 +16,7 @@ from attention_transfer.commands.own_data import downloads, for_test_images, own
 from attention_transfer.data import DataSet
 from attention_transfer.experiment import Data, Training
 from attention_transfer.report.localisation import localisation_figure, localisation_markdown
+from attention_transfer.report.pictures import check_picture
 from attention_transfer.runs import RunFolder, is_run
 from attention_transfer.runs.places import expand
 from attention_transfer.training.prepare import load_data
@@ -80,6 +81,7 @@ def command(arguments: Sequence[str]) -> None:
         default=Flags(models=cast("tuple[str, ...]", tyro.MISSING), data=own_data(arguments)),
         config=(tyro.conf.AvoidSubcommands,),
     )
+    check_picture(flags.figure)
     request = MapRequest(flags.map, flags.stage, flags.power, flags.class_of, flags.layer)
     may_fetch = downloads(arguments, flags.allow_download)
     dataset = load_data(for_test_images(flags.data), seed=0, download=may_fetch.data)

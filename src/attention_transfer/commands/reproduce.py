@@ -159,7 +159,7 @@ def report(planned: Plan, words: Sequence[str], failed: FailedRunsError | None =
 
     try:
         made = table_of(planned)
-    except ValueError as error:
+    except InputError as error:
         raise failed or error from error
     folder, typed = planned.folder, shlex.join([PROGRAM, *words])
     markdown = to_markdown(made)

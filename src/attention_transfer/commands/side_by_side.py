@@ -8,7 +8,7 @@ from pathlib import Path
 
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Experiment, from_json, to_json
-from attention_transfer.runs import RunFolder, differing_fields, is_run
+from attention_transfer.runs import RunFolder, differing_fields, is_run, make_folder
 from attention_transfer.runs.locking import to_write
 
 _LOGS = "logs"
@@ -76,7 +76,7 @@ def refuse_other_experiment(folder: Path, experiment: Experiment, what: str) -> 
     try:
         # Settings that have come since have their defaults; what a recipe is called changes nothing that is computed.
         recorded = to_json(replace(from_json(recorded), recipe=experiment.recipe))
-    except ValueError as error:
+    except InputError as error:
         raise InputError(f"{folder} holds a run that this version cannot read: {error}") from error
     differing = differing_fields(recorded, wanted)
     if differing:
@@ -106,7 +106,7 @@ def run_all(planned: Sequence[PlannedRun], folder: Path, processes: int) -> None
     if not todo:
         return
     logs = to_write(folder, _LOGS)
-    logs.mkdir(parents=True, exist_ok=True)
+    make_folder(logs)
     environment = dict(os.environ)
     if processes > 1:
         environment.setdefault("OMP_NUM_THREADS", str(threads_for(processes)))

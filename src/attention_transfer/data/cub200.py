@@ -6,8 +6,10 @@ import numpy as np
 
 from attention_transfer.data.dataset import DataSet, interleaved
 from attention_transfer.data.files import Listing, photographs
+from attention_transfer.data.names import shown
 from attention_transfer.data.request import Request
 from attention_transfer.errors import InputError
+from attention_transfer.runs.reading import read_text
 
 SIDE = 224
 
@@ -42,7 +44,8 @@ def cub200(request: Request) -> DataSet:
             f"{place / 'image_class_labels.txt'} gives image {stranger} class {labels[stranger]}, "
             f"which {place / 'classes.txt'} does not list"
         )
-    boxes = np.array([[float(x) for x in bounds[key].split()] for key in images], dtype=np.float32).reshape(-1, 4)
+    sides = [_box(bounds[key], place / "bounding_boxes.txt") for key in images]
+    boxes = np.array(sides, dtype=np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]  # the files give left, top, width, height
     listing = Listing(
         [place / "images" / name for name in images.values()],
@@ -61,5 +64,19 @@ def _table(path: Path) -> dict[str, str]:
     """Lines of a number and a value."""
     if not path.is_file():
         raise InputError(f"there is no file {path}: the folder should be as CUB_200_2011.tgz unpacks it")
-    rows = (line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    rows = [line.split(maxsplit=1) for line in read_text(path).splitlines() if line.strip()]
+    wrong = next((row for row in rows if len(row) != 2), None)
+    if wrong is not None:
+        raise InputError(f"{path} should hold a number and a value in each line, but has {shown(wrong[0])!r} alone")
     return {key: value.strip() for key, value in rows}
+
+
+def _box(values: str, path: Path) -> list[float]:
+    """Left, top, width and height of one line."""
+    try:
+        box = [float(value) for value in values.split()]
+    except ValueError:
+        box = []
+    if len(box) != 4 or not np.isfinite(box).all():
+        raise InputError(f"{path} should hold left, top, width and height of each image, but has {shown(values)!r}")
+    return box

@@ -8,6 +8,7 @@ from attention_transfer.data.dataset import DataSet, interleaved
 from attention_transfer.data.files import Listing, photographs
 from attention_transfer.data.request import Request
 from attention_transfer.errors import InputError
+from attention_transfer.runs.reading import read_text
 
 SIDE = 224
 SOURCE = "https://web.mit.edu/torralba/www/indoor.html"
@@ -55,7 +56,7 @@ def _rows(file: Path) -> list[str]:
     """Paths below `Images`, as CLASS/FILE."""
     if not file.is_file():
         raise InputError(f"there is no file {file}: get it from {SOURCE} and put it beside the folder Images")
-    rows = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    rows = [line.strip() for line in read_text(file).splitlines() if line.strip()]
     wrong = next((row for row in rows if row.count("/") != 1), None)
     if wrong is not None:
         raise InputError(f"{file} should list CLASS/FILE in each line, but has {wrong!r}")

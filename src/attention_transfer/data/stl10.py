@@ -9,6 +9,7 @@ from torchvision.datasets import STL10
 from attention_transfer.data.dataset import IMAGENET_MEAN, IMAGENET_STD, DataSet, Split
 from attention_transfer.data.request import Request
 from attention_transfer.errors import InputError
+from attention_transfer.runs.reading import read_text
 
 SIDE = 96
 NUM_CLASSES = 10
@@ -24,7 +25,7 @@ def stl10(request: Request) -> DataSet:
         ValueError: a file is missing or does not hold what it should.
     """
     place = request.folder(STL10.base_folder, "stl10", source=f"{STL10.filename} of {STL10.url}")
-    names = tuple(_present(place / STL10.class_names_file).read_text(encoding="utf-8").split())
+    names = tuple(read_text(_present(place / STL10.class_names_file)).split())
     if len(names) != NUM_CLASSES:
         raise InputError(f"{place / STL10.class_names_file} should name {NUM_CLASSES} classes, but names {len(names)}")
     # torchvision's own reader first checks the 2.7 GB of unlabelled images, which nothing here needs.

@@ -15,6 +15,7 @@ from attention_transfer.data.decoding import AS_STORED
 from attention_transfer.data.files import Form, Listing, read
 from attention_transfer.data.request import Request
 from attention_transfer.errors import InputError
+from attention_transfer.runs.reading import read_text
 
 SIDE = 64
 
@@ -107,4 +108,4 @@ def _listing(rows: list[Row], number: dict[str, int]) -> Listing:
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise InputError(f"there is no file {path}: the folder should be as tiny-imagenet-200.zip unpacks it")
-    return path.read_text(encoding="utf-8").splitlines()
+    return read_text(path).splitlines()

@@ -197,7 +197,7 @@ def _said_by(method: Method) -> Generator[None]:
     """Say which method refused: with several, a message about heads or layers may be any one's."""
     try:
         yield
-    except ValueError as error:
+    except InputError as error:
         error.add_note(
             f"({method.key} says so: what it can be told are fields of {type(method).__name__}; on the command line a "
             f"field such as `weight` is --{method.key}.weight)"

@@ -78,7 +78,7 @@ class AttentionCopy(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.weight != 1 or not self.schedule.constant:
-            raise ValueError(
+            raise InputError(
                 f"{self.key} adds no term to the loss, so that weight={self.weight} and a schedule of it would have no "
                 "effect: leave them out"
             )

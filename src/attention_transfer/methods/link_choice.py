@@ -9,6 +9,7 @@ from typing import Any
 
 from attention_transfer.errors import InputError
 from attention_transfer.runs.places import at_home, expand
+from attention_transfer.runs.reading import read_text
 
 FILE_KIND = "attention links"
 # Table 1 of Jin & Choi (arXiv:2211.13852): EfficientNet-B3 and twelve layers.
@@ -222,7 +223,7 @@ def read_links(links: str | Path) -> LinkChoice:
             f"links` wrote; {str(links)!r} is none of these, and there is no file {str(path)!r}"
         )
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        content: Any = json.loads(read_text(path))
         if content["kind"] != FILE_KIND:
             raise InputError(f"its kind is {content['kind']!r}")
         stages = content["stages"]

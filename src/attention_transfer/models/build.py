@@ -187,7 +187,9 @@ def _build_timm(name: Name, num_classes: int | None, image_size: int | None, pre
             if str(error).startswith(_NO_WEIGHTS):
                 return _build_timm(name, num_classes, None, pretrained)
             more = f" with {', '.join(name.arguments)}" if name.arguments else ""
-            raise InputError(f"timm:{name.inner} cannot be built for images of {side} pixels{more}: {error}") from error
+            raise InputError(
+                f"timm:{name.inner} cannot be built for images of {side} pixels{more}: {first_line(error)}"
+            ) from error
         else:
             # timm leaves the size of its published weights there.
             sides = tuple(cast("tuple[int, int]", side)) if isinstance(side, Sequence) else (side, side)
@@ -223,7 +225,7 @@ def _side(name: Name, key: str, image_size: int | None) -> Any:
 
 def _refused(name: Name, error: Exception) -> InputError:
     given = ", ".join(f"{key}={value!r}" for key, value in name.arguments.items()) or "its arguments"
-    return InputError(f"{name.library}:{name.inner} cannot be built with {given}: {error}")
+    return InputError(f"{name.library}:{name.inner} cannot be built with {given}: {first_line(error)}")
 
 
 def _build_torchvision(name: Name, num_classes: int | None, image_size: int | None, pretrained: bool) -> nn.Module:
@@ -277,14 +279,14 @@ def _build_transformers(parsed: Name, num_classes: int | None, image_size: int |
     try:
         values, _ = cast("tuple[dict[str, Any], Any]", PretrainedConfig.get_config_dict(name))
         if not values:
-            raise OSError("it holds no config.json")
+            raise InputError(f"hf:{name}: neither a folder with a config.json nor reachable on the hub")
         # Read before anything is made of it: what it asks to be loaded is refused, and never asked about.
         check_configuration(values, f"hf:{name}")
         check_hf_arguments(name, values, parsed.arguments)
         config = cast(Any, AutoConfig.from_pretrained(name, trust_remote_code=False, **parsed.arguments))
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(
             f"hf:{name}: neither a folder with a config.json nor reachable on the hub ({first_line(error)})"
         ) from error

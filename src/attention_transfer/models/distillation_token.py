@@ -199,6 +199,6 @@ def _nothing_else_is_new(network: nn.Module, distilled: Name) -> bool:
         return False
     try:
         theirs = dict(_outline(distilled).named_children())
-    except ValueError:
+    except InputError:
         return False
     return all(name in theirs and repr(child) == repr(theirs[name]) for name, child in network.named_children())

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
 from attention_transfer.errors import InputError
-from attention_transfer.report.plots import INK, save
+from attention_transfer.report.pictures import save
+from attention_transfer.report.plots import INK
 
 _CELL = 2.2  # inches, of this and all that follow
 _EDGE = 0.08

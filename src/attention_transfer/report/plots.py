@@ -15,11 +15,11 @@ from PIL import Image
 
 from attention_transfer.errors import InputError
 from attention_transfer.report.groups import MeasuredRun, grouped
-from attention_transfer.runs import RunFolder, whole_file
+from attention_transfer.report.pictures import save
+from attention_transfer.runs import RunFolder
 
 _CELL_INCHES = 1.5
 _CELL_PIXELS = 240
-_DPI = 160
 INK = "#222222"
 _BOX = "#00e5ff"
 
@@ -137,13 +137,6 @@ def heated(
     opacity = (0.3 + 0.5 * heat)[..., None]
     colours = matplotlib.colormaps["inferno"](heat)[..., :3].astype(np.float32)
     return np.clip((1 - opacity) * grey + opacity * colours, 0, 1)
-
-
-def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure whole, on white; its folder is made."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=_DPI, facecolor="white")
 
 
 def _check(

@@ -9,11 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from attention_transfer.errors import InputError
-from attention_transfer.runs import whole_file
+from attention_transfer.report.pictures import save
 
 _PANEL_INCHES = (2.9, 2.5)
 _LEGEND_INCHES = 0.19  # per name
-_DPI = 160
 _INK = "#222222"
 _MARKERS = "os^Dv"  # in turn, where there are more names than colours
 _LINES = ("--", ":", "-.")
@@ -67,9 +66,7 @@ def scatter_figure(
         ax.set_xlabel("top-1, %", fontsize=8)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower left", fontsize=7, frameon=False)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=_DPI, facecolor="white")
+    save(figure, path)
 
 
 def _draw(ax: Axes, names: Sequence[str], accuracy: Sequence[float], panel: Panel) -> None:

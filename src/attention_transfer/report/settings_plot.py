@@ -10,9 +10,8 @@ from matplotlib.ticker import MaxNLocator
 from attention_transfer.errors import InputError
 from attention_transfer.report.compare import Spread, spread
 from attention_transfer.report.groups import MeasuredRun, grouped, method_name
-from attention_transfer.runs import RunFolder, whole_file
-
-_DPI = 160
+from attention_transfer.report.pictures import save
+from attention_transfer.runs import RunFolder
 
 
 def settings_figure(runs: Iterable[RunFolder], over: Sequence[str], path: str | Path) -> None:
@@ -53,9 +52,7 @@ def settings_figure(runs: Iterable[RunFolder], over: Sequence[str], path: str | 
         raise InputError(f"no finished run has a number for {' or '.join(over)}")
     figure = Figure(figsize=(6.0, 3.8), layout="constrained")
     _draw(figure.subplots(), lines, across)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=_DPI, facecolor="white")
+    save(figure, path)
 
 
 def _number(run: MeasuredRun, field: str) -> float | None:

@@ -7,10 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from attention_transfer.report.pictures import save
 from attention_transfer.report.sweep import DASH, Row, SweepTable
-from attention_transfer.runs import whole_file
 
-_DPI = 160
 # Numbers further apart than this are drawn on a logarithmic axis.
 _LINEAR_SPAN = 20.0
 _MARGIN = 0.05
@@ -25,9 +24,7 @@ def sweep_figure(table: SweepTable, path: str | Path) -> None:
     """
     figure = Figure(figsize=(6.0, 3.8), layout="constrained")
     draw_sweep(figure.subplots(), table)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=_DPI, facecolor="white")
+    save(figure, path)
 
 
 def draw_sweep(ax: Axes, table: SweepTable) -> None:

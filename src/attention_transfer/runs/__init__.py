@@ -21,6 +21,7 @@ from attention_transfer.runs.shapes import check_environment, check_experiment, 
 from attention_transfer.runs.trees import Json, differing_fields, flatten
 from attention_transfer.runs.whole import (
     TEMPORARY,
+    make_folder,
     remove_leftovers,
     remove_whole,
     whole_file,
@@ -42,6 +43,7 @@ __all__ = [
     "find_runs",
     "flatten",
     "is_run",
+    "make_folder",
     "whole_file",
     "write_whole",
 ]
@@ -164,7 +166,7 @@ class RunFolder:
         """Where the last checkpoint is or will be; its folder exists. Write it through `whole_file`."""
         path = self.path / _CHECKPOINT
         if self._writable:
-            path.parent.mkdir(exist_ok=True)
+            make_folder(path.parent)
         return path
 
     @property
@@ -249,7 +251,7 @@ class RunFolder:
         if not name or name.startswith(".") or Path(name).name != name:
             raise InputError(f"a finding's name is a plain file name, got {name!r}")
         folder = to_write(self.path, _FINDINGS)
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
         content = finding if isinstance(finding, bytes) else _encode(finding, name).encode()
         path = folder / (name if isinstance(finding, bytes) else f"{name}.json")
         write_whole(path, content)

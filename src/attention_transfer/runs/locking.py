@@ -15,8 +15,8 @@ class RunLockedError(InputError):
     """Another process, or another open `RunFolder` of this one, is writing the run."""
 
 
-class RunUnwritableError(InputError):
-    """Nothing can be written where the run should go."""
+class RunUnwritableError(InputError, OSError):
+    """Nothing can be written where the run, or another file of ours, should go."""
 
 
 def lock(folder: Path) -> int:
@@ -85,15 +85,33 @@ def append(file: Path, content: bytes) -> None:
     """Add bytes to the end of a file that lies in a run, and make them last.
 
     Raises:
-        RunUnwritableError: the file is none of the run's own.
+        RunUnwritableError: the file is none of the run's own, or nothing can be written there.
     """
-    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NO_FOLLOW, 0o644)
     try:
-        _refuse_shared(file, os.fstat(descriptor))
-        os.write(descriptor, content)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NO_FOLLOW, 0o644)
+        try:
+            _refuse_shared(file, os.fstat(descriptor))
+            while content:
+                content = content[os.write(descriptor, content) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except RunUnwritableError:
+        raise
+    except OSError as error:
+        raise unwritable(file, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> RunUnwritableError:
+    """What to say of a file or folder that cannot be written.
+
+    Args:
+        path: of it, as the user knows it.
+        error: of the system.
+    """
+    return RunUnwritableError(
+        f"{path} cannot be written: {error.strerror or error}. Make room, or choose a folder that you may write"
+    )
 
 
 # Of Windows, and of Python since 3.12.

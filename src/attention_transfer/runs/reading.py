@@ -43,6 +43,22 @@ def read_regular(path: Path, largest: int = LARGEST_JSON) -> bytes:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
+def read_text(path: Path, largest: int = LARGEST_JSON) -> str:
+    """The text in a file.
+
+    Args:
+        path: of a regular file, or a link to one.
+        largest: number of bytes that are accepted.
+
+    Raises:
+        ValueError: as `read_regular` says, or it is no text in UTF-8.
+    """
+    try:
+        return read_regular(path, largest).decode().replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no text in UTF-8: {error.reason} at byte {error.start}") from error
+
+
 def refuse_irregular(path: Path, state: os.stat_result) -> None:
     """Refuse what is no regular file.
 
@@ -97,13 +113,13 @@ def parse_object(content: bytes, source: str) -> Json:
 
 
 def _refuse_constant(text: str) -> float:
-    raise ValueError(f"{text} is no number of JSON")
+    raise InputError(f"{text} is no number of JSON")
 
 
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text} is too large a number")
+        raise InputError(f"{text} is too large a number")
     return value
 
 

@@ -7,6 +7,11 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from attention_transfer.errors import InputError
+from attention_transfer.runs.locking import unwritable
+
+_MORE = bytes(2**20)  # tried once more, where a library does not say why it could not write
+
 TEMPORARY = ".tmp-"
 """How names of what is still being written begin."""
 
@@ -17,20 +22,69 @@ def whole_file(path: str | Path) -> Generator[Path]:
 
     Yields:
         A temporary path in the same folder with the same suffix, to be written inside the `with` block.
+
+    Raises:
+        RunUnwritableError: nothing can be written there, or no more.
     """
     path = Path(path)
     temporary = temporary_name(path)
     try:
-        yield temporary
-        descriptor = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        temporary.replace(path)
+        with said_where(path, temporary):
+            yield temporary
+            descriptor = os.open(temporary, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     _synchronise(path.parent)
+
+
+@contextmanager
+def said_where(path: Path, temporary: Path) -> Generator[None]:
+    """Say of which file it is that it cannot be written, and why.
+
+    Args:
+        path: as the user knows it.
+        temporary: what is written inside the `with` block.
+
+    Raises:
+        RunUnwritableError: the block failed because nothing can be written there, or no more.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except OSError as error:
+        raise unwritable(path, error) from error
+    except Exception as error:
+        # Those of torch and safetensors do not say that a disk is full: more of the same does.
+        try:
+            _write_more(temporary / TEMPORARY if temporary.is_dir() else temporary)
+        except OSError as reason:
+            raise unwritable(path, reason) from error
+        raise
+
+
+def _write_more(file: Path) -> None:
+    with file.open("ab") as opened:
+        opened.write(_MORE)
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those that it lies in, where there are none yet.
+
+    Raises:
+        RunUnwritableError: it cannot be made, or a file has its name.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from error
 
 
 def write_whole(path: str | Path, content: bytes) -> None:
@@ -48,13 +102,14 @@ def whole_folder(path: str | Path) -> Generator[Path]:
     """
     path = Path(path)
     temporary = temporary_name(path)
-    temporary.mkdir(parents=True)
+    make_folder(temporary)
     try:
-        yield temporary
-        # A folder cannot take the place of one that holds something; for a moment there is neither, never a half.
-        if path.exists() or path.is_symlink():
-            remove_whole(path)
-        temporary.replace(path)
+        with said_where(path, temporary):
+            yield temporary
+            # A folder cannot take the place of one that holds something; for a moment there is neither, never a half.
+            if path.exists() or path.is_symlink():
+                remove_whole(path)
+            temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     _synchronise(path.parent)

@@ -23,10 +23,10 @@ from attention_transfer.distiller.fingerprint import fingerprint
 from attention_transfer.distiller.network import Seen
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, Experiment
-from attention_transfer.runs import write_whole
+from attention_transfer.runs import RunUnwritableError, make_folder, write_whole
 from attention_transfer.runs.locking import to_write
 from attention_transfer.runs.places import expand
-from attention_transfer.runs.whole import temporary_name
+from attention_transfer.runs.whole import said_where, temporary_name
 from attention_transfer.training.device import Place, environment
 from attention_transfer.training.prepare import Prepared
 
@@ -64,13 +64,13 @@ def remember_teacher(folder: Path, experiment: Experiment, prepared: Prepared, p
         if experiment.training.compile:
             raise InputError("it is compiled together with the student")
         distiller.remember_teacher(TeacherCache(own, prepared.train.num_batches * epochs))
-    except ValueError as error:
+    except InputError as error:
         note = f"the teacher runs in every step, and {folder} is not used: {error}"
         return replace(prepared, notes=(*prepared.notes, note))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        to_write(folder, own.name).mkdir(exist_ok=True)
-    except OSError as error:
+        make_folder(folder)
+        make_folder(to_write(folder, own.name))
+    except RunUnwritableError as error:
         raise InputError(f"--teacher-cache {folder} cannot be made: {error}") from error
     write_whole(own / "key.json", (json.dumps(key, indent=2) + "\n").encode())
     note = f"what the teacher gives is kept in {own}"
@@ -116,7 +116,7 @@ class TeacherCache:
             self._compare(kept, items)
             self._refuse_full_disk([value for name, value in items.items() if name not in kept])
             self._example = seen
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         for name in items.keys() - kept.keys():
             _save(folder / name, items[name])
         return seen
@@ -132,7 +132,7 @@ class TeacherCache:
 
     def _refuse_full_disk(self, missing: Iterable[Tensor]) -> None:
         needed = self._steps * sum(value.numel() * value.element_size() for value in missing)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise InputError(
@@ -228,8 +228,9 @@ def _save(path: Path, value: Tensor) -> None:
     temporary = temporary_name(path)
     try:
         laid = {"value": value.detach().permute(order).contiguous()}
-        save_file(laid, temporary, metadata={"order": json.dumps(order)})
-        temporary.replace(path)
+        with said_where(path, temporary):
+            save_file(laid, temporary, metadata={"order": json.dumps(order)})
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

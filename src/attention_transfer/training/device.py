@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from attention_transfer.capture import WrittenOutAttention
-from attention_transfer.errors import InputError
+from attention_transfer.errors import InputError, first_line
 from attention_transfer.experiment import Training
 
 # Smaller than the least normal number of float32.
@@ -110,9 +110,9 @@ def _device(name: str, local_rank: int) -> torch.device:
         return torch.device("cpu") if accelerator is None else torch.device(accelerator.type, local_rank)
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()  # of those that hold no numbers too
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"the device {name!r} cannot be used here: {error}") from error
+        raise InputError(f"the device {name!r} cannot be used here: {first_line(error)}") from error
     return device
 
 

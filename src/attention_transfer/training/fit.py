@@ -106,7 +106,7 @@ def _as_recorded(experiment: Experiment, folder: Path) -> dict[str, Any]:
     try:
         meant = to_json(replace(from_json(recorded, str(folder)), recipe=experiment.recipe))
         return recorded if meant == wanted else wanted
-    except ValueError:
+    except InputError:
         return wanted
 
 

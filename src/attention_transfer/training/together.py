@@ -16,7 +16,7 @@ from attention_transfer.models import Description, Input, OpenedModel, Stage, op
 from attention_transfer.models.student_file import read_student_file
 from attention_transfer.models.weight_files import read_tensors
 from attention_transfer.models.weights import fit_weights
-from attention_transfer.runs import PARTS_WEIGHTS, STUDENT_CONFIG, STUDENT_WEIGHTS, whole_file
+from attention_transfer.runs import PARTS_WEIGHTS, STUDENT_CONFIG, STUDENT_WEIGHTS, make_folder, whole_file
 from attention_transfer.runs.fields import Fields, is_list, is_object
 from attention_transfer.runs.inside import own_part
 from attention_transfer.runs.locking import to_write
@@ -50,7 +50,7 @@ def save_teacher_beside(
     """
     beside = to_write(run, _TEACHER)
     if not (beside / STUDENT_WEIGHTS).exists():
-        beside.mkdir(exist_ok=True)
+        make_folder(beside)
         names = {} if teacher.classes is None else {"classes": list(teacher.classes)}
         save_model(teacher.module, beside, teacher.name, teacher.num_classes, teacher.image_size, teacher_input, names)
     return {
