@@ -24,6 +24,7 @@ from attention_transfer.analysis.memory import peak_bytes
 from attention_transfer.analysis.turns import Clock, seconds_in_turns
 from attention_transfer.capture import Attention
 from attention_transfer.distiller import Distiller
+from attention_transfer.distiller.notes import unwarned
 from attention_transfer.methods import AttentionDistillation, FeatureDistillation, Method
 from attention_transfer.methods.attention_cross_entropy import Form, attention_cross_entropy
 from attention_transfer.methods.layer_choice import Layers
@@ -82,7 +83,9 @@ class Step:
         shape = flags.batch_size, 3, flags.image_size, flags.image_size
         self.images = torch.randn(shape, device=flags.device)
         self.labels = torch.arange(flags.batch_size, device=flags.device)
-        self.distiller = Distiller(student, teacher, [method], example=self.images)
+        # The networks are not trained.
+        with unwarned():
+            self.distiller = Distiller(student, teacher, [method], example=self.images)
         self.optimizer = torch.optim.AdamW(self.distiller.trainable_parameters(), lr=1e-4)
         self.tensors = [self.images, self.labels, *teacher.parameters(), *student.parameters()]
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from attention_transfer.analysis.turns import Clock, seconds_in_turns
 from attention_transfer.distiller import Distiller
 from attention_transfer.distiller.batch_checks import BatchChecks
+from attention_transfer.distiller.notes import unwarned
 from attention_transfer.methods import SoftTargets
 from attention_transfer.models import build
 
@@ -52,7 +53,9 @@ def main(flags: Flags) -> None:
     if flags.mixed:
         labels = torch.randn(flags.batch_size, flags.classes, device=device).softmax(1)
     methods = [SoftTargets()] if flags.teacher else []
-    distiller = Distiller(*networks, methods=methods, example=images)
+    # The networks are not trained.
+    with unwarned():
+        distiller = Distiller(*networks, methods=methods, example=images)
     optimizer = torch.optim.SGD(distiller.trainable_parameters(), lr=1e-3, momentum=0.9)
     reads = {method.key: reads for method, reads in zip(distiller.methods, distiller.reads, strict=True)}
     checks = BatchChecks(reads, task=True, channels=3, classes=flags.classes, num_train_images=None)

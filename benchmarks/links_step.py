@@ -17,6 +17,7 @@ import tyro
 from attention_transfer.analysis.turns import Clock
 from attention_transfer.capture import Capture, Folding
 from attention_transfer.distiller import Distiller
+from attention_transfer.distiller.notes import unwarned
 from attention_transfer.methods import AttentionLinks
 from attention_transfer.models import build
 from beside_networks import Precision, print_times, seconds_beside_networks
@@ -67,7 +68,9 @@ def main(flags: Flags) -> None:
     images = images.contiguous(memory_format=layout)
     labels = torch.randint(0, classes, (flags.batch_size,), device=device)
     bare_student, bare_teacher = deepcopy(student), deepcopy(teacher).eval().requires_grad_(False)
-    distiller = Distiller(student, teacher, [AttentionLinks(links=flags.links)], example=images[:2])
+    # The networks are not trained.
+    with unwarned():
+        distiller = Distiller(student, teacher, [AttentionLinks(links=flags.links)], example=images[:2])
     trunk = Capture(bare_teacher, distiller.reads[0].teacher[-1:], "teacher")
     with torch.no_grad():
         trunk.probe(images[:2], gradient=False)

@@ -17,6 +17,7 @@ import tyro
 
 from attention_transfer.analysis.turns import Clock
 from attention_transfer.distiller import Distiller
+from attention_transfer.distiller.notes import unwarned
 from attention_transfer.methods import METHODS
 from attention_transfer.models import build, describe
 from beside_networks import Precision, print_times, seconds_beside_networks
@@ -79,7 +80,9 @@ def main(flags: Flags) -> None:
     bare_teacher = deepcopy(teacher).eval().requires_grad_(False).to(memory_format=layout)
     bare_student = deepcopy(student).to(memory_format=layout)
     methods = [METHODS[key]() for key in flags.methods]
-    distiller = Distiller(student, teacher, methods, example=images).to(memory_format=layout)
+    # The networks are not trained.
+    with unwarned():
+        distiller = Distiller(student, teacher, methods, example=images).to(memory_format=layout)
     distiller.set_phase(distiller.phases[-1])
     if flags.compile:
         for module in (bare_teacher, bare_student, distiller):

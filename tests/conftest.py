@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.trained import as_trained
 from tests.two_processes import TwoProcesses
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -27,6 +28,7 @@ class SmallNet(nn.Module):
         )
         self.layer2 = nn.Sequential(nn.Sequential(nn.Conv2d(width, 2 * width, 3, stride, padding=1), nn.ReLU()))
         self.fc = nn.Linear(2 * width, classes)
+        as_trained(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.layer2(self.layer1(x)).mean((2, 3)))

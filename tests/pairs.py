@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from attention_transfer import METHODS, Distiller, build
+from tests.trained import as_trained
 
 EXAMPLE = torch.empty(2, 3, 16, 16)
 # Of a training set, for methods that need them.
@@ -14,7 +15,7 @@ TRAIN_LABELS = torch.arange(48) % 6
 def pair(key: str, classes: int = 6) -> tuple[nn.Module, nn.Module]:
     """ResNet-8 and a deeper, wider teacher; two transformers where the method wants them, distilled ones if need be."""
     torch.manual_seed(0)
-    networks = build("resnet8", classes), build("resnet8x4", classes)
+    networks = build("resnet8", classes), as_trained(build("resnet8x4", classes))
     try:
         Distiller(*networks, [METHODS[key]()], example=EXAMPLE, train_labels=TRAIN_LABELS % classes).detach()
     except ValueError as error:
@@ -23,7 +24,7 @@ def pair(key: str, classes: int = 6) -> tuple[nn.Module, nn.Module]:
             raise
         sizes = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": classes}
         name = "deit_tiny_distilled_patch16_224" if "distilled" in str(error) else "vit_tiny_patch16_224"
-        networks = tuple(timm.create_model(name, **sizes) for _ in range(2))
+        networks = timm.create_model(name, **sizes), as_trained(timm.create_model(name, **sizes))
         # Of fresh transformers all attention is almost even.
         for name, parameter in (*networks[0].named_parameters(), *networks[1].named_parameters()):
             if "qkv" in name:

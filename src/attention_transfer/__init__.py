@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from attention_transfer.capture import CaptureError, Tap
     from attention_transfer.distiller import Distiller, Output
-    from attention_transfer.errors import InputError
+    from attention_transfer.errors import DistillationWarning, InputError
     from attention_transfer.experiment import Data, Experiment, Optimisation, Training
     from attention_transfer.methods import (
         METHODS,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _ROOMS = {
     "capture": ("CaptureError", "Tap"),
     "distiller": ("Distiller", "Output"),
-    "errors": ("InputError",),
+    "errors": ("DistillationWarning", "InputError"),
     "experiment": ("Data", "Experiment", "Optimisation", "Training"),
     "methods": (
         "METHODS",
@@ -85,6 +85,7 @@ __all__ = [
     "DecoupledSoftTargets",
     "Description",
     "DistillationToken",
+    "DistillationWarning",
     "Distiller",
     "Experiment",
     "FeatureDistillation",

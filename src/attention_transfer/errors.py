@@ -10,6 +10,10 @@ class InputError(ValueError):
     """
 
 
+class DistillationWarning(UserWarning):
+    """A distillation can run and is most likely not what was meant; the same words are in `Distiller.notes`."""
+
+
 def first_line(error: BaseException) -> str:
     """What another library's error says, short enough to be quoted in a sentence of ours; its kind if it is silent."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -6,7 +6,7 @@ from tests.compiling import compiled_whole
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from attention_transfer import AttentionTransfer, Distiller
+from attention_transfer import AttentionTransfer, DistillationWarning, Distiller
 from attention_transfer.capture import Capture, CaptureError, Tap
 from attention_transfer.models import describe
 
@@ -199,7 +199,8 @@ def test_named_runs_are_read_the_same_when_compiled() -> None:
     )
     stages = AttentionTransfer(activation="pre", weight=1.0)
     distiller = Distiller(student, Shared(), [stages], example=image())
-    named = Distiller(student, teacher, [method], example=image())
+    with pytest.warns(DistillationWarning, match="the student is larger"):
+        named = Distiller(student, teacher, [method], example=image())
     for each in (distiller, named):
         compiled = torch.compile(each, fullgraph=True, backend="eager")
         plain, found = each(image(), torch.tensor([0, 1])), compiled(image(), torch.tensor([0, 1]))

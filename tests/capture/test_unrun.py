@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from tests.trained import as_trained
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
@@ -98,13 +99,16 @@ def test_only_sequences_have_stand_ins() -> None:
     assert stand_ins(model, [Tap("body.1")], lambda: model(IMAGES)) == {}
 
 
-@pytest.mark.parametrize("name", ["resnet10t", "efficientnet_b0", "densenet121", "regnetx_002"])
+@pytest.mark.parametrize("name", ["resnet10t", "efficientnet_b0", "repvit_m0_9", "regnetx_002"])
 def test_checkpointed_networks_of_convolutions_learn_the_same(name: str) -> None:
     images, labels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)), torch.arange(2)
     found: list[tuple[Tensor, dict[str, Tensor]]] = []
     for checkpointed in (False, True):
         torch.manual_seed(0)
-        student, teacher = timm.create_model(name, num_classes=5), timm.create_model("resnet10t", num_classes=5)
+        student, teacher = (
+            timm.create_model(name, num_classes=5),
+            as_trained(timm.create_model("resnet10t", num_classes=5)),
+        )
         student.set_grad_checkpointing(checkpointed)
         distiller = Distiller(student, teacher, [AttentionTransfer()], example=torch.empty(2, 3, 64, 64))
         torch.manual_seed(0)
@@ -119,7 +123,7 @@ def test_checkpointed_networks_of_convolutions_learn_the_same(name: str) -> None
 
 def test_checkpointing_that_is_switched_later_is_refused() -> None:
     torch.manual_seed(0)
-    student, teacher = (timm.create_model("resnet10t", num_classes=5) for _ in range(2))
+    student, teacher = (as_trained(timm.create_model("resnet10t", num_classes=5)) for _ in range(2))
     distiller = Distiller(student, teacher, [AttentionTransfer()], example=torch.empty(2, 3, 64, 64))
     student.set_grad_checkpointing(True)
     with pytest.raises(CaptureError, match=r"did not run this time.*checkpointing was switched"):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tests.trained import as_trained
 
 from attention_transfer import AttentionTransfer, Distiller, SoftTargets, build
 
@@ -15,11 +16,12 @@ PAIRS = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:the student is larger")
 @pytest.mark.parametrize(("student", "teacher"), PAIRS)
 def test_a_step_is_finite_and_teaches_the_student(student: str, teacher: str) -> None:
     torch.manual_seed(0)
     size = 224 if "224" in student + teacher else 64
-    networks = [build(name, 5) for name in (student, teacher)]
+    networks = [as_trained(build(name, 5)) for name in (student, teacher)]
     distiller = Distiller(
         networks[0], networks[1], [AttentionTransfer(), SoftTargets()], example=torch.empty(2, 3, size, size)
     )

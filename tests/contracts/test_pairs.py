@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from tests.trained import as_trained
 from torch import nn
 
 from attention_transfer import METHODS, Distiller, build
@@ -56,7 +57,7 @@ WITHOUT_CLASS_MAPS = {
 def networks(pair: Pair) -> tuple[nn.Module, nn.Module]:
     """The student and a teacher whose values have a size as after training."""
     torch.manual_seed(0)
-    student, teacher = build(pair.student, CLASSES), build(pair.teacher, CLASSES)
+    student, teacher = build(pair.student, CLASSES), as_trained(build(pair.teacher, CLASSES))
     settle_norms(teacher, (pair.image_size, pair.image_size))
     return student, teacher
 
@@ -83,6 +84,7 @@ def distiller(key: str, pair: Pair) -> Distiller:
     )
 
 
+@pytest.mark.filterwarnings("ignore:the student is larger")
 @pytest.mark.parametrize(
     "pair", [*CIFAR, *TIMM], ids=lambda pair: re.sub(r"\(.*?\)", "", f"{pair.teacher}->{pair.student}")
 )
@@ -112,7 +114,7 @@ def test_a_step_is_finite_and_teaches_the_student(key: str, pair: Pair) -> None:
 
 def test_methods_of_all_kinds_teach_together() -> None:
     torch.manual_seed(0)
-    teacher = build("resnet14", CLASSES)
+    teacher = as_trained(build("resnet14", CLASSES))
     # Class maps and activation maps of one stage would be two wishes for the same place.
     methods = [METHODS[key]() for key in ("cat", "dkd", "crd", "fitnet", "ofd", "reviewkd", "rkd", "sp", "pkt", "kd")]
     built = Distiller(

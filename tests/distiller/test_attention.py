@@ -12,6 +12,7 @@ import torch
 import torchvision
 from tests.closeness import assert_near
 from tests.compiling import compiled_whole
+from tests.trained import as_trained
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -49,7 +50,7 @@ def gradients(student: VisionTransformer, out: Any) -> dict[str, Tensor]:
 
 def plain(methods: list[Method]) -> tuple[Any, dict[str, Tensor]]:
     student = vit(0)
-    out = Distiller(student, vit(1), methods, example=EXAMPLE)(IMAGES, LABELS)
+    out = Distiller(student, as_trained(vit(1)), methods, example=EXAMPLE)(IMAGES, LABELS)
     return out, gradients(student, out)
 
 
@@ -58,7 +59,7 @@ def test_gradient_checkpointing_changes_nothing(name: str) -> None:
     wanted, wanted_gradients = plain(METHODS[name])
     student = vit(0)
     student.set_grad_checkpointing(True)
-    out = Distiller(student, vit(1), METHODS[name], example=EXAMPLE)(IMAGES, LABELS)
+    out = Distiller(student, as_trained(vit(1)), METHODS[name], example=EXAMPLE)(IMAGES, LABELS)
     assert torch.equal(out.loss, wanted.loss)
     found = gradients(student, out)
     assert found.keys() == wanted_gradients.keys()
@@ -82,7 +83,7 @@ def test_a_backward_pass_that_begins_at_values_runs_checkpointed_layers_as_they_
     for checkpointed in (False, True):
         student = eva(0)
         student.set_grad_checkpointing(checkpointed)
-        Distiller(student, eva(1), methods, task_weight=0, example=EXAMPLE)(IMAGES).loss.backward()
+        Distiller(student, as_trained(eva(1)), methods, task_weight=0, example=EXAMPLE)(IMAGES).loss.backward()
         found.append({name: p.grad for name, p in student.named_parameters() if p.grad is not None})
     assert found[0].keys() == found[1].keys()
     assert found[0]["patch_embed.proj.weight"].abs().max() > 0
@@ -92,7 +93,7 @@ def test_a_backward_pass_that_begins_at_values_runs_checkpointed_layers_as_they_
 
 def test_nothing_of_a_step_outlives_it() -> None:
     kept: list[weakref.ref[Tensor]] = []
-    student, teacher = vit(0), vit(1)
+    student, teacher = vit(0), as_trained(vit(1))
     student.set_grad_checkpointing(True)
     distiller = Distiller(student, teacher, METHODS["copy"], example=EXAMPLE)
     for block in teacher.blocks:
@@ -156,7 +157,7 @@ def test_networks_of_other_libraries_compute_the_same_compiled_and_nearly_in_hal
     gradients: list[dict[str, Tensor]] = []
     for way in ("plain", "compiled", "bfloat16"):
         student = make(0)
-        distiller = Distiller(student, make(1), METHODS[name], example=EXAMPLE)
+        distiller = Distiller(student, as_trained(make(1)), METHODS[name], example=EXAMPLE)
         run = torch.compile(distiller, backend="aot_eager") if way == "compiled" else distiller
         with torch.autocast("cpu", torch.bfloat16) if way == "bfloat16" else nullcontext():
             out = run(IMAGES, LABELS)
@@ -181,7 +182,9 @@ def test_a_checkpointed_network_of_transformers_learns_the_same(name: str) -> No
         if checkpointed:
             inner = next(module for module in student.modules() if hasattr(module, "gradient_checkpointing_enable"))
             inner.gradient_checkpointing_enable({"use_reentrant": False})
-        Distiller(student, of_transformers(1), METHODS[name], example=EXAMPLE)(IMAGES, LABELS).loss.backward()
+        Distiller(student, as_trained(of_transformers(1)), METHODS[name], example=EXAMPLE)(
+            IMAGES, LABELS
+        ).loss.backward()
         found.append({path: p.grad for path, p in student.named_parameters() if p.grad is not None})
     assert found[0].keys() == found[1].keys()
     for path, gradient in found[0].items():
@@ -193,7 +196,7 @@ def test_a_checkpointed_network_of_transformers_learns_the_same(name: str) -> No
 def test_compiling_changes_nothing(name: str) -> None:
     wanted, wanted_gradients = plain(METHODS[name])
     student = vit(0)
-    distiller = Distiller(student, vit(1), METHODS[name], example=EXAMPLE)
+    distiller = Distiller(student, as_trained(vit(1)), METHODS[name], example=EXAMPLE)
     out = torch.compile(distiller, fullgraph=True, backend="aot_eager")(IMAGES, LABELS)
     torch.testing.assert_close(out.loss, wanted.loss)
     largest = max(float(gradient.norm()) for gradient in wanted_gradients.values())
@@ -204,7 +207,7 @@ def test_compiling_changes_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", ["distillation", "copy"])
 def test_half_precision_changes_little(name: str) -> None:
     wanted, _ = plain(METHODS[name])
-    distiller = Distiller(vit(0), vit(1), METHODS[name], example=EXAMPLE)
+    distiller = Distiller(vit(0), as_trained(vit(1)), METHODS[name], example=EXAMPLE)
     with torch.autocast("cpu", torch.bfloat16):
         out = distiller(IMAGES, LABELS)
     assert out.loss.dtype == torch.float32
@@ -213,12 +216,12 @@ def test_half_precision_changes_little(name: str) -> None:
 
 def test_two_methods_may_not_replace_the_same_layer() -> None:
     with pytest.raises(ValueError, match=r"two methods replace attention of blocks.0.attn, .* of the student"):
-        Distiller(vit(0), vit(1), [AttentionCopy(), AttentionCopy(target="value")], example=EXAMPLE)
+        Distiller(vit(0), as_trained(vit(1)), [AttentionCopy(), AttentionCopy(target="value")], example=EXAMPLE)
 
 
 def test_a_student_without_its_hooks_is_a_plain_network_of_its_library() -> None:
     student = vit(0)
-    distiller = Distiller(student, vit(1), [AttentionDistillation()], example=EXAMPLE)
+    distiller = Distiller(student, as_trained(vit(1)), [AttentionDistillation()], example=EXAMPLE)
     distiller(IMAGES, LABELS).loss.backward()
     distiller.detach()
     assert type(student) is VisionTransformer

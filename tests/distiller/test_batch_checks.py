@@ -248,7 +248,7 @@ def test_an_index_of_another_kind_or_beyond_the_training_images_is_refused(
     small_pair: Pair, images: Tensor, index: Any, words: str
 ) -> None:
     labels = torch.arange(6) % 5
-    distiller = Distiller(*small_pair, [Indexed()], example=EXAMPLE, train_labels=labels)
+    distiller = Distiller(small_pair[0], None, [Indexed()], example=EXAMPLE, train_labels=labels)
     distiller(images, LABELS, LABELS + 2)
     with pytest.raises(InputError, match=words):
         distiller(images, LABELS, index)
@@ -298,7 +298,7 @@ def test_the_last_step_of_an_epoch_is_looked_at_when_the_next_begins(
 
 @pytest.mark.usefixtures("late")
 def test_a_late_batch_without_any_label_moves_no_weight(small_pair: Pair, images: Tensor) -> None:
-    distiller = Distiller(*small_pair, example=EXAMPLE)
+    distiller = Distiller(small_pair[0], example=EXAMPLE)
     distiller(images, LABELS)
     out = distiller(images, torch.full((4,), -100))
     out.loss.backward()
@@ -310,7 +310,7 @@ def test_a_late_batch_without_any_label_moves_no_weight(small_pair: Pair, images
 
 @pytest.mark.usefixtures("late")
 def test_a_late_index_stays_within_the_training_images(small_pair: Pair, images: Tensor) -> None:
-    distiller = Distiller(*small_pair, [Indexed()], example=EXAMPLE, train_labels=torch.arange(6) % 5).eval()
+    distiller = Distiller(small_pair[0], None, [Indexed()], example=EXAMPLE, train_labels=torch.arange(6) % 5).eval()
     wanted = distiller(images, LABELS, torch.tensor([0, 1, 2, 5])).loss
     assert torch.equal(distiller(images, LABELS, torch.tensor([0, 1, 2, 99])).loss, wanted)
     with pytest.raises(InputError, match="index has places from 0 to 99"):

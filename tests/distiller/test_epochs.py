@@ -76,7 +76,8 @@ def test_a_training_of_several_phases_wants_its_epochs_said(small_pair: Pair) ->
     by_hand.set_phase(by_hand.phases[-1])
     assert set(by_hand(*batch()).terms) == {"ce"}
     for methods in ([], [AttentionTransfer()], [FitNet()], [MultiHeadGraph(graph_epochs=0)]):
-        Distiller(*small_pair, methods, example=EXAMPLE)(*batch())
+        teacher = small_pair[1] if methods else None
+        Distiller(small_pair[0], teacher, methods, example=EXAMPLE)(*batch())
 
 
 def test_a_phase_that_was_entered_by_hand_is_left_by_hand(small_pair: Pair) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from tests.trained import as_trained
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -34,7 +35,7 @@ def hooks(model: nn.Module) -> int:
 def transformers(checkpointed: bool = True) -> Pair:
     torch.manual_seed(0)
     sizes = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 5}
-    student, teacher = (timm.create_model("vit_tiny_patch16_224", **sizes) for _ in range(2))
+    student, teacher = (as_trained(timm.create_model("vit_tiny_patch16_224", **sizes)) for _ in range(2))
     student.set_grad_checkpointing(checkpointed)
     return student, teacher
 

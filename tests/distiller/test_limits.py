@@ -77,7 +77,7 @@ def test_the_distillers_own_call_and_gradients_asked_for_by_name_agree(small_pai
 
 
 def test_steps_that_are_accumulated_are_limited_each_by_itself(small_pair: Pair) -> None:
-    distiller = limited(small_pair).eval()
+    distiller = limited(small_pair)
     each: list[list[Tensor]] = []
     for seed in (1, 2):
         distiller(*batch(seed)).loss.backward()
@@ -105,7 +105,7 @@ def test_an_optimiser_inside_of_the_backward_pass_sees_each_gradient_once_and_li
 
 
 def test_another_loss_comes_first_or_is_refused_by_the_call_to_make(small_pair: Pair) -> None:
-    distiller = limited(small_pair).eval()
+    distiller = limited(small_pair)
     distiller(*batch()).loss.backward()
     alone = gradients(distiller)
     for together in (lambda own, out: (own + out.loss).backward(), lambda own, out: (out.loss + own).backward()):
@@ -181,7 +181,7 @@ def test_without_the_task_there_is_nothing_to_be_limited_by(small_pair: Pair) ->
 @compiled_whole
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
 def test_a_compiled_step_is_limited_too(small_pair: Pair) -> None:
-    distiller = limited(small_pair).eval()
+    distiller = limited(small_pair)
     distiller(*batch()).loss.backward()
     wanted = gradients(distiller)
     torch.compiler.reset()
@@ -192,7 +192,7 @@ def test_a_compiled_step_is_limited_too(small_pair: Pair) -> None:
 
 def test_half_precision_is_scaled_inside_of_the_networks(small_pair: Pair) -> None:
     """A gradient that float16 cannot hold unscaled survives, as the scale goes through the networks with it."""
-    distiller = Distiller(*small_pair, [Limited(weight=1e-8)], task_weight=1e-7, example=EXAMPLE).eval()
+    distiller = Distiller(small_pair[0], None, [Limited(weight=1e-8)], task_weight=1e-7, example=EXAMPLE)
     distiller(*batch()).loss.backward()
     wanted = torch.cat([gradient.flatten() for gradient in gradients(distiller)])
     errors: list[float] = []

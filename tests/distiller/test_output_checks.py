@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.trained import as_trained
 from torch import Tensor, nn
 
 from attention_transfer import (
@@ -117,7 +118,7 @@ def test_log_probabilities_teach_what_their_logits_teach(images: Tensor) -> None
 
 def test_an_untrained_network_of_any_number_of_classes_is_taken() -> None:
     for classes in (2, 3, 1000):
-        Distiller(build("resnet8", classes), build("resnet8", classes), [SoftTargets()], example=EXAMPLE)
+        Distiller(build("resnet8", classes), as_trained(build("resnet8", classes)), [SoftTargets()], example=EXAMPLE)
 
 
 def test_outputs_of_whole_numbers_are_refused() -> None:
@@ -150,7 +151,7 @@ def test_outputs_that_nobody_reads_may_be_probabilities_or_of_other_classes(imag
 @pytest.mark.parametrize("method", [SoftTargets(), DecoupledSoftTargets(), GradientAttention(), ClassAttention()])
 def test_networks_of_other_classes_are_refused(method: Method) -> None:
     with pytest.raises(InputError, match="the teacher has 7, the student 5"):
-        Distiller(build("resnet8", 5), build("resnet8", 7), [method], example=EXAMPLE)
+        Distiller(build("resnet8", 5), as_trained(build("resnet8", 7)), [method], example=EXAMPLE)
 
 
 # ---------------------------------------------------------------- the same for every image

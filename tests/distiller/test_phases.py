@@ -7,6 +7,7 @@ from typing import cast
 
 import pytest
 import torch
+from tests.trained import as_trained
 from torch import Tensor, nn
 
 from attention_transfer import (
@@ -62,7 +63,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 def make(*methods: Method) -> Distiller:
     torch.manual_seed(0)
-    networks = build("resnet8", 3), build("resnet14", 3)
+    networks = build("resnet8", 3), as_trained(build("resnet14", 3))
     return Distiller(*networks, [Scale(), *methods], example=torch.empty(2, 3, 16, 16))
 
 
@@ -103,7 +104,9 @@ def test_a_teacher_is_known_by_its_weights() -> None:
     assert torch.equal(marks[0], marks[1])
     assert marks[0].shape == (32,)
     torch.manual_seed(1)
-    other = Distiller(build("resnet8", 3), build("resnet14", 3), [Scale()], example=torch.empty(2, 3, 16, 16))
+    other = Distiller(
+        build("resnet8", 3), as_trained(build("resnet14", 3)), [Scale()], example=torch.empty(2, 3, 16, 16)
+    )
     assert not torch.equal(marks[0], other.parts.get_buffer("scale.teacher"))
 
 

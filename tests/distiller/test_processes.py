@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tests.distiller.test_distiller import Limited
+from tests.trained import as_trained
 from tests.two_processes import TwoProcesses
 from torch import Tensor, distributed
 from torch.nn.parallel import DistributedDataParallel
@@ -26,14 +28,18 @@ LOOPS: Mapping[str, tuple[list[Method], float, dict[str, bool], int]] = {
 
 
 def data(epoch: int) -> tuple[Tensor, Tensor]:
-    return torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(epoch)), torch.arange(8) % 5
+    generator = torch.Generator().manual_seed(epoch)
+    return torch.randn(8, 3, 16, 16, dtype=torch.float64, generator=generator), torch.arange(8) % 5
 
 
 def make(name: str) -> Distiller:
     methods, task_weight, _, _ = LOOPS[name]
     torch.manual_seed(0)
-    networks = build("resnet8", 5), build("resnet14", 5)
-    distiller = Distiller(*networks, methods, task_weight=task_weight, example=torch.empty(2, 3, 16, 16))
+    # In double precision, as halves of a batch may round a value to the other side of a kink.
+    student, teacher = build("resnet8", 5).double(), as_trained(build("resnet14", 5)).double()
+    read = any(not isinstance(method, Limited) for method in methods)
+    example = torch.empty(2, 3, 16, 16, dtype=torch.float64)
+    distiller = Distiller(student, teacher if read else None, methods, task_weight=task_weight, example=example)
     # Batch statistics differ between halves of a batch; everything else must not.
     return distiller.eval()
 
@@ -62,6 +68,7 @@ def run(rank: int, folder: str) -> None:
     torch.save(found, f"{folder}/{rank}.pt")
 
 
+@pytest.mark.filterwarnings("ignore:the student learns in evaluation mode")
 def test_two_processes_end_as_one_with_the_whole_batch(two_processes: TwoProcesses, tmp_path: Path) -> None:
     two_processes.run(run, str(tmp_path))
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
@@ -70,4 +77,4 @@ def test_two_processes_end_as_one_with_the_whole_batch(two_processes: TwoProcess
         wanted = train(name, distiller, distiller, slice(None))
         for key, value in wanted.items():
             assert torch.equal(first[name][key], second[name][key]), (name, key)
-            torch.testing.assert_close(first[name][key], value, rtol=1e-3, atol=1e-4, msg=f"{name}: {key}")
+            torch.testing.assert_close(first[name][key], value, rtol=1e-6, atol=1e-8, msg=f"{name}: {key}")

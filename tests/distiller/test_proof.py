@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from tests.known import embedded
+from tests.trained import as_trained
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -19,7 +20,7 @@ EXAMPLE = torch.empty(2, 3, 16, 16)
 
 
 def pair() -> tuple[nn.Module, nn.Module]:
-    return build("resnet8", 4), build("resnet14", 4)
+    return build("resnet8", 4), as_trained(build("resnet14", 4))
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -82,7 +83,7 @@ def test_a_student_is_proved_as_it_will_be_trained() -> None:
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 def test_a_student_that_is_checkpointed_the_old_way_later_is_refused_in_the_step() -> None:
-    student, teacher = (CheckpointedInTraining() for _ in range(2))
+    student, teacher = (as_trained(CheckpointedInTraining()) for _ in range(2))
     forward = student.forward
     student.forward = lambda image: _without_checkpoints(student, image)
     distiller = Distiller(student, teacher, [AttentionDistillation()], example=EXAMPLE)

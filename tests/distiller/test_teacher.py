@@ -6,6 +6,7 @@ from typing import Literal
 
 import timm
 import torch
+from tests.trained import as_trained
 from torch import nn
 
 from attention_transfer import AttentionCopy, Distiller, Overhaul, SoftTargets
@@ -48,7 +49,7 @@ def test_a_student_that_needs_its_teacher_answers_the_same_each_time() -> None:
     settings = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 5}
     torch.manual_seed(0)
     student, teacher = (
-        timm.create_model("vit_tiny_patch16_224", drop_path_rate=rate, **settings) for rate in (0.0, 0.9)
+        as_trained(timm.create_model("vit_tiny_patch16_224", drop_path_rate=rate, **settings)) for rate in (0.0, 0.9)
     )
     distiller = Distiller(student, teacher, [AttentionCopy(), Overhaul()], example=EXAMPLE)
     assert teacher.training

@@ -10,6 +10,7 @@ import timm
 import torch
 from tests.closeness import assert_near
 from tests.known import embedded
+from tests.trained import as_trained
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -30,7 +31,7 @@ LABELS = torch.tensor([0, 1, 2])
 def vit(seed: int, depth: int = 2, heads: int = 2, **settings: Any) -> VisionTransformer:
     torch.manual_seed(seed)
     sizes = {"img_size": 16, "patch_size": 8, "embed_dim": 12, "num_classes": 4} | settings
-    model = timm.create_model("vit_tiny_patch16_224", depth=depth, num_heads=heads, **sizes)
+    model = as_trained(timm.create_model("vit_tiny_patch16_224", depth=depth, num_heads=heads, **sizes))
     for block in model.blocks:
         # Far from uniform, so that it matters whose attention counts.
         nn.init.normal_(block.attn.qkv.weight, std=1.0)
@@ -212,7 +213,7 @@ def test_layers_of_other_sizes_have_no_average() -> None:
         "depth": (1, 1, 1),
         "heads": (1, 1, 1),
     }
-    student, teacher = (timm.create_model("pit_ti_224", num_classes=4, **sizes) for _ in range(2))
+    student, teacher = (as_trained(timm.create_model("pit_ti_224", num_classes=4, **sizes)) for _ in range(2))
     with pytest.raises(ValueError, match="average over layers wants the same heads and tokens in all layers; those of"):
         Distiller(student, teacher, [AttentionCopy(average=("layers",))], example=torch.empty(2, 3, 32, 32))
 

@@ -107,7 +107,12 @@ def kept(value: Tensor, prefix: list[int]) -> Tensor:
 
 @pytest.mark.parametrize(
     ("student", "teacher"),
-    [({"patch_size": 4}, {}), ({}, {"patch_size": 4}), ({}, {"reg_tokens": 2}), ({"patch_size": 4}, {"reg_tokens": 2})],
+    [
+        ({"patch_size": 4}, {"mlp_ratio": 8}),
+        ({}, {"patch_size": 4, "mlp_ratio": 8}),
+        ({}, {"reg_tokens": 2}),
+        ({"patch_size": 4}, {"reg_tokens": 2}),
+    ],
 )
 def test_grids_and_prefix_tokens_may_differ(student: dict[str, Any], teacher: dict[str, Any]) -> None:
     networks = vit(0, **student), vit(1, **teacher)

@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from tests.closeness import assert_near
+from tests.trained import as_trained
 from torch import Tensor, nn
 
 from attention_transfer import Distiller
@@ -186,7 +187,7 @@ def test_maps_over_other_tokens_are_tempered_before_they_are_resampled(temperatu
 def transformer(name: str = "vit_tiny_patch16_224", **changes: Any) -> nn.Module:
     torch.manual_seed(3)
     settings = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5}
-    return timm.create_model(name, **settings | changes)
+    return as_trained(timm.create_model(name, **settings | changes))
 
 
 def step(teacher: nn.Module, student: nn.Module, **settings: Any) -> tuple[Distiller, Tensor]:
@@ -196,6 +197,7 @@ def step(teacher: nn.Module, student: nn.Module, **settings: Any) -> tuple[Disti
     return distiller, out.terms["attention-distillation"].value.detach()
 
 
+@pytest.mark.filterwarnings("ignore:the student is larger")
 @pytest.mark.parametrize(
     ("changes", "settings"),
     [

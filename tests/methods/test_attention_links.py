@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from tests.closeness import assert_near
+from tests.trained import as_trained
 from timm.models.pit import PoolingVisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
@@ -45,7 +46,7 @@ def transformer(**others: Any) -> nn.Module:
 def convolutions(classes: int = 4) -> nn.Module:
     """Stages of 16, 32 and 64 channels over 16×16, 8×8 and 4×4 positions."""
     torch.manual_seed(1)
-    return build("resnet8", classes)
+    return as_trained(build("resnet8", classes))
 
 
 def linked(method: AttentionLinks, student: nn.Module | None = None, teacher: nn.Module | None = None) -> Distiller:
@@ -143,7 +144,7 @@ def test_links_are_as_many_as_channels_times_heads(student: str, teacher: str, l
     """The first pair is the paper's, whose 0.068 million weights are the seven stages of EfficientNet-B3."""
     # The number does not depend on the image, but PiT has a size of its own.
     side = 32 if "(" in student else 224
-    networks = build(student, 3), build(teacher, 5)
+    networks = build(student, 3), as_trained(build(teacher, 5))
     distiller = Distiller(*networks, [AttentionLinks()], example=torch.empty(1, 3, side, side))
     found = links_of(distiller)
     assert (found.num_links, found.num_channels) == (links, channels)
@@ -328,14 +329,14 @@ def test_students_of_other_kinds_learn_too(make: Callable[[], nn.Module], side: 
 
 def test_networks_without_norms_are_read_after_their_activation():
     def taps(teacher: str, **others: Any) -> list[str]:
-        distiller = linked(AttentionLinks(**others), teacher=build(teacher, 3))
+        distiller = linked(AttentionLinks(**others), teacher=as_trained(build(teacher, 3)))
         return [str(tap) for tap in distiller.reads[0].teacher]
 
     assert taps("resnet8")[0] == "input of layer1.0.relu2"
     assert taps("resnet8", activation="post") == ["layer1", "layer2", "layer3"]
     assert taps("resnet8", teacher_layers=("layer2",)) == ["layer2"]
     assert taps("timm:efficientnet_b0")[-1] == "blocks.6"
-    torchvision = build("torchvision:squeezenet1_0", 3)
+    torchvision = as_trained(build("torchvision:squeezenet1_0", 3))
     distiller = Distiller(
         transformer(img_size=32, patch_size=8), torchvision, [AttentionLinks()], example=torch.empty(2, 3, 32, 32)
     )

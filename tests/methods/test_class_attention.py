@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from tests.closeness import assert_near
+from tests.trained import as_trained
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -180,7 +181,7 @@ def test_a_head_that_starts_at_zero_is_left_to_the_labels_and_not_thrown_out_of_
     nn.init.zeros_(student.get_parameter("fc.weight"))
     nn.init.zeros_(student.get_parameter("fc.bias"))
     method = ClassAttention(normalise=normalise)
-    distiller = Distiller(student, build("resnet14", 4), [method], example=torch.empty(2, 3, 32, 32))
+    distiller = Distiller(student, as_trained(build("resnet14", 4)), [method], example=torch.empty(2, 3, 32, 32))
     distiller(torch.randn(4, 3, 32, 32), torch.arange(4)).loss.backward()
     assert all(p.grad is not None and p.grad.abs().max() < 1e3 for p in student.parameters())
 
@@ -267,7 +268,7 @@ def test_grad_cam_targets_are_those_of_the_chain_rule() -> None:
     ("networks", "wanted"), [(("resnet8", "resnet14"), "none"), (("resnet8", "timm:resnet10t"), "l2")]
 )
 def test_normalisation_is_decided_by_the_architectures(networks: tuple[str, str], wanted: str) -> None:
-    student, teacher = (build(name, 4) for name in networks)
+    student, teacher = (as_trained(build(name, 4)) for name in networks)
     distiller = Distiller(student, teacher, [ClassAttention()], example=torch.empty(2, 3, 64, 64))
     (method,) = distiller.methods
     assert isinstance(method, ClassAttention)
@@ -278,7 +279,7 @@ def test_normalisation_is_decided_by_the_architectures(networks: tuple[str, str]
 
 
 def test_alone_it_needs_neither_labels_nor_the_end_of_the_teacher() -> None:
-    student, teacher = build("resnet8", 4), build("resnet14", 4)
+    student, teacher = build("resnet8", 4), as_trained(build("resnet14", 4))
     distiller = Distiller(student, teacher, [ClassAttention()], task_weight=0, example=torch.empty(2, 3, 32, 32))
     calls: list[int] = []
     teacher.get_submodule("fc").register_forward_hook(lambda *_: calls.append(1))
@@ -308,7 +309,7 @@ class Largest(torch.utils._python_dispatch.TorchDispatchMode):
 
 @pytest.mark.parametrize("top", [None, 7])
 def test_no_map_of_full_size_is_made(top: int | None) -> None:
-    student, teacher = build("resnet8", 50), build("resnet14", 50)
+    student, teacher = build("resnet8", 50), as_trained(build("resnet14", 50))
     distiller = Distiller(student, teacher, [ClassAttention(top=top)], example=torch.empty(2, 3, 32, 32))
     with Largest() as recorded:
         distiller(torch.randn(4, 3, 32, 32), torch.arange(4)).loss.backward()
@@ -330,7 +331,9 @@ def test_targets_made_before_pooling_are_made_for_a_few_classes_at_a_time() -> N
 def test_it_goes_along_with_methods_that_read_other_layers() -> None:
     torch.manual_seed(0)
     methods = [AttentionTransfer(), ClassAttention(), GradientAttention(), SoftTargets()]
-    distiller = Distiller(build("resnet8", 4), build("resnet14", 4), methods, example=torch.empty(2, 3, 32, 32)).eval()
+    distiller = Distiller(
+        build("resnet8", 4), as_trained(build("resnet14", 4)), methods, example=torch.empty(2, 3, 32, 32)
+    ).eval()
     images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
     together = distiller(images, labels)
     assert list(together.terms) == ["ce", "at", "cat", "gradient", "kd"]

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from tests.methods.test_class_attention import Pooled
+from tests.trained import as_trained
 from torch import Tensor
 
 from attention_transfer import Distiller, build
@@ -36,7 +37,7 @@ def test_impossible_settings_are_refused(settings: dict[str, int], words: str) -
     ],
 )
 def test_settings_that_do_not_fit_the_networks_are_refused(settings: dict[str, Any], words: str) -> None:
-    student, teacher = build("resnet8", 4), build("resnet14", 4)
+    student, teacher = build("resnet8", 4), as_trained(build("resnet14", 4))
     with pytest.raises(ValueError, match=words):
         Distiller(student, teacher, [ClassAttention(**settings)], example=torch.empty(2, 3, 32, 32))
 
@@ -69,10 +70,11 @@ class Strongest(Pooled):
         return self.fc(self.features(x).amax((2, 3)))
 
 
+@pytest.mark.filterwarnings("ignore:the student is larger")
 @pytest.mark.parametrize("role", ["student", "teacher"])
 def test_a_layer_that_is_named_must_be_what_the_head_pools(role: str) -> None:
     torch.manual_seed(0)
-    networks = {"student": build("resnet8", 4), "teacher": build("resnet8", 4)}
+    networks = {"student": build("resnet8", 4), "teacher": as_trained(build("resnet8", 4))}
     method = ClassAttention(**{f"{role}_layer": "features"})
     example = torch.empty(2, 3, 32, 32)
     fit, unfit = networks | {role: Pooled(4)}, networks | {role: Strongest(4)}

@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from tests.closeness import assert_near
+from tests.trained import as_trained
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -35,7 +36,7 @@ def student() -> nn.Module:
 
 def teacher(classes: int = 6) -> nn.Module:
     torch.manual_seed(1)
-    return build("resnet8", classes)
+    return as_trained(build("resnet8", classes))
 
 
 def batch(count: int = 6) -> tuple[Tensor, Tensor]:
@@ -133,7 +134,7 @@ def test_mixed_labels_are_learned_too() -> None:
 
 
 def test_it_goes_with_attention_and_soft_targets() -> None:
-    networks = student(), timm.create_model("vit_tiny_patch16_224", **SIZES)
+    networks = student(), as_trained(timm.create_model("vit_tiny_patch16_224", **SIZES))
     methods = [DistillationToken(), AttentionDistillation(resample=True), AttentionTransfer(), SoftTargets()]
     distiller = Distiller(*networks, methods, example=EXAMPLE)
     out = distiller(*batch())

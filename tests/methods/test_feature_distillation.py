@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from tests.trained import as_trained
 from timm.models.vision_transformer import VisionTransformer
 
 from attention_transfer import Distiller, build
@@ -14,10 +15,10 @@ IMAGES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
 def vit(width: int = 12, depth: int = 2, **settings: object) -> VisionTransformer:
-    return timm.create_model(
+    return as_trained(timm.create_model(
         "vit_tiny_patch16_224", img_size=16, patch_size=8, embed_dim=width, depth=depth, num_heads=2, num_classes=4,
         **settings
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def tokens_after_blocks(model: VisionTransformer, images: torch.Tensor) -> list[torch.Tensor]:

@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from tests.conftest import SmallNet
+from tests.trained import as_trained
 from torch import Tensor, nn
 
 from attention_transfer import Distiller, FitNet, SoftTargets, build, describe
@@ -111,12 +112,17 @@ def vit() -> nn.Module:
     return timm.create_model("vit_tiny_patch16_224", img_size=16, patch_size=4, embed_dim=24, depth=2, num_heads=2)
 
 
+@pytest.mark.filterwarnings("ignore:the student is larger")
 @pytest.mark.parametrize(
     ("teacher", "rectify"),
-    [(lambda: build("wrn_16_1", 5), True), (lambda: build("mobilenetv2_half", 5), False), (vit, False)],
+    [
+        (lambda: build("wrn_16_1", 5), True),
+        (lambda: build("mobilenetv2_half", 5), False),
+        (vit, False),
+    ],
 )
 def test_the_regressor_is_rectified_where_the_teacher_is(teacher: Callable[[], nn.Module], rectify: bool) -> None:
-    distiller = Distiller(build("resnet8", 5), teacher(), [FitNet()], example=EXAMPLE)
+    distiller = Distiller(build("resnet8", 5), as_trained(teacher()), [FitNet()], example=EXAMPLE)
     (method,) = distiller.methods
     assert isinstance(method, FitNet)
     assert method.rectify is rectify

@@ -23,6 +23,7 @@ def kept(tmp_path: Path) -> tuple[Distiller, Path]:
     return distiller, file
 
 
+@pytest.mark.filterwarnings("ignore:the student is larger")
 def test_trained_heads_serve_other_students_of_their_teacher(kept: tuple[Distiller, Path]) -> None:
     first, file = kept
     torch.manual_seed(9)

@@ -7,6 +7,7 @@ import torch
 from tests.closeness import assert_near
 from tests.compiling import compiled_whole
 from tests.methods.test_attention_links import images, linked, links_of
+from tests.trained import as_trained
 from torch import Tensor
 
 from attention_transfer import AttentionLinks, Distiller, build
@@ -25,6 +26,7 @@ def gradients(distiller: Distiller, compiled: bool) -> tuple[float, dict[str, Te
     return loss.item(), found
 
 
+@pytest.mark.filterwarnings("ignore:the student learns in evaluation mode")
 @compiled_whole
 def test_a_step_compiles_in_one_graph_with_links_by_channel_too(tmp_path: Path) -> None:
     path = tmp_path / "links.json"
@@ -59,11 +61,11 @@ def test_links_of_some_stages_are_extracted_for_the_same_pair_and_no_other(tmp_p
     again = links_of(linked(AttentionLinks(links=str(path))))
     assert again.num_links == links_of(distiller).num_links
     with pytest.raises(ValueError, match=r"stage 1 is «input of layer1.0.relu2», and this one's is «input of l"):
-        linked(AttentionLinks(links=str(path)), teacher=build("resnet14", 3))
+        linked(AttentionLinks(links=str(path)), teacher=as_trained(build("resnet14", 3)))
     # Written before places were.
     del state["attention-links.places"]
     path.write_text(links_to_json(extracted(trained_links(state), 0.0), {}))
-    linked(AttentionLinks(links=str(path)), teacher=build("resnet14", 3))
+    linked(AttentionLinks(links=str(path)), teacher=as_trained(build("resnet14", 3)))
 
 
 def test_weights_from_before_places_were_written_are_taken() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from tests.closeness import assert_near
 from tests.methods.test_graph_heads import authors_heads
+from tests.trained import as_trained
 from torch import Tensor
 
 from attention_transfer import DecoupledSoftTargets, Distiller, MultiHeadGraph, SoftTargets, build
@@ -28,7 +29,7 @@ def batch(count: int = 6) -> tuple[Tensor, Tensor]:
 
 def make(student: str = "resnet8", teacher: str = "resnet14", task_weight: float = 1.0, **fields: Any) -> Distiller:
     torch.manual_seed(0)
-    teaching, learning = build(teacher, 3), build(student, 3)
+    teaching, learning = as_trained(build(teacher, 3)), build(student, 3)
     return Distiller(learning, teaching, [MultiHeadGraph(**fields)], task_weight=task_weight, example=EXAMPLE)
 
 
@@ -207,7 +208,7 @@ def test_plain_similarity_has_no_heads_and_no_first_phase() -> None:
     assert not distiller.parts.state_dict()
     assert set(distiller(*batch()).terms) == {"ce", "mhgd"}
     # Of a network that has its teacher's weights nothing is left to learn.
-    same = build("resnet8", 3)
+    same = as_trained(build("resnet8", 3))
     alike = Distiller(copy.deepcopy(same), same, [MultiHeadGraph(graph="similarity")], example=EXAMPLE)
     assert float(alike.eval()(*batch()).terms["mhgd"].value.detach()) == pytest.approx(0, abs=1e-5)
 
@@ -322,9 +323,8 @@ def test_a_compiled_distiller_is_one_graph_of_the_same_gradients_adapters_includ
 
 
 def test_other_methods_learn_along_in_the_second_phase_only() -> None:
-    torch.manual_seed(0)
     methods = [MultiHeadGraph(graph_epochs=3), SoftTargets()]
-    distiller = Distiller(build("resnet8", 3), build("resnet14", 3), methods, example=EXAMPLE)
+    distiller = Distiller(build("resnet8", 3), as_trained(build("resnet14", 3)), methods, example=EXAMPLE)
     names = []
     for phase in distiller.phases:
         distiller.set_phase(phase)
@@ -335,7 +335,7 @@ def test_other_methods_learn_along_in_the_second_phase_only() -> None:
 def test_schedules_count_from_the_phase_in_which_the_student_learns() -> None:
     torch.manual_seed(0)
     methods = [MultiHeadGraph(graph_epochs=3), DecoupledSoftTargets(schedule=Schedule(warmup_epochs=4))]
-    distiller = Distiller(build("resnet8", 3), build("resnet14", 3), methods, example=EXAMPLE)
+    distiller = Distiller(build("resnet8", 3), as_trained(build("resnet14", 3)), methods, example=EXAMPLE)
     distiller.set_phase(distiller.phases[1], first_epoch=3)
     weights = []
     for epoch in range(3, 8):

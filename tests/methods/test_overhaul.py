@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from tests.closeness import assert_near
+from tests.trained import as_trained
 from torch import Tensor, nn
 
 from attention_transfer import Description, Distiller, Overhaul, Stage, Tap, build
@@ -63,7 +64,7 @@ def test_margin_of_what_is_hardly_ever_negative_lies_three_deviations_below_zero
 
 
 def test_margins_come_from_the_norm_before_the_activation() -> None:
-    teacher = build("resnet14", 5)
+    teacher = as_trained(build("resnet14", 5))
     for module in teacher.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.weight)
@@ -117,7 +118,7 @@ def test_larger_features_are_averaged_to_the_smaller_size() -> None:
 
 @pytest.mark.parametrize("runs", ["train", "eval"])
 def test_teacher_runs_as_asked_and_keeps_its_statistics(runs: str) -> None:
-    student, teacher = build("resnet8", 5), build("resnet14", 5)
+    student, teacher = build("resnet8", 5), as_trained(build("resnet14", 5))
     before = copy.deepcopy(teacher.state_dict())
     distiller = Distiller(student, teacher, [Overhaul(teacher_runs=runs)], example=EXAMPLE)
     distiller(torch.randn(4, 3, 16, 16), torch.arange(4))

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from tests.closeness import assert_near
+from tests.trained import as_trained
 from torch import Tensor, nn
 
 from attention_transfer import Distiller, Relational, build
@@ -121,7 +122,7 @@ def test_what_the_heads_take_is_compared(small_pair: tuple[nn.Module, nn.Module]
 def test_any_two_networks_can_be_compared_and_layers_may_be_named() -> None:
     torch.manual_seed(0)
     student = timm.create_model("vit_tiny_patch16_224", img_size=16, patch_size=8, embed_dim=24, depth=2, num_classes=5)
-    teacher = build("resnet8", 5)
+    teacher = as_trained(build("resnet8", 5))
     for method in (Relational(angle_weight=0), Relational(student_layer="blocks.0", teacher_layer="layer1")):
         student.zero_grad()
         distiller = Distiller(student, teacher, [method], task_weight=0, example=EXAMPLE)

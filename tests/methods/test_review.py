@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 from tests.closeness import assert_near
+from tests.trained import as_trained
 from torch import Tensor, nn
 
 from attention_transfer import Description, Distiller, Review, Stage, Tap, build
@@ -97,8 +98,16 @@ def test_weight_rises_over_twenty_epochs() -> None:
 
 def test_blocks_of_transformers_are_four_levels_and_the_vector() -> None:
     networks = [
-        timm.create_model(
-            "vit_tiny_patch16_224", img_size=16, patch_size=4, embed_dim=width, depth=depth, num_heads=2, num_classes=5
+        as_trained(
+            timm.create_model(
+                "vit_tiny_patch16_224",
+                img_size=16,
+                patch_size=4,
+                embed_dim=width,
+                depth=depth,
+                num_heads=2,
+                num_classes=5,
+            )
         )
         for width, depth in ((16, 6), (24, 9))
     ]
@@ -128,7 +137,7 @@ def test_impossible_settings_are_refused() -> None:
 
 def test_it_trains_a_student_beside_its_modules() -> None:
     torch.manual_seed(0)
-    distiller = Distiller(build("resnet8", 5), build("vgg8", 5), [Review()], example=EXAMPLE, task_weight=0)
+    distiller = Distiller(build("resnet8", 5), as_trained(build("vgg8", 5)), [Review()], example=EXAMPLE, task_weight=0)
     optimizer = torch.optim.Adam(distiller.trainable_parameters(), 0.003)
     images, losses = torch.randn(4, 3, 16, 16), []
     for _ in range(6):

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from tests.methods.test_attention_copy import EXAMPLE, IMAGES, LABELS, vit
+from tests.trained import as_trained
 from torch import Tensor, nn
 from torchvision.models import SwinTransformer
 
@@ -55,7 +56,7 @@ def test_a_teacher_that_drops_from_maps_that_it_writes_out_is_refused() -> None:
     def swin(dropout: float) -> nn.Module:
         torch.manual_seed(0)
         sizes: dict[str, Any] = {"patch_size": [4, 4], "embed_dim": 12, "depths": [2], "num_heads": [2]}
-        return SwinTransformer(**sizes, window_size=[4, 4], attention_dropout=dropout, num_classes=4)
+        return as_trained(SwinTransformer(**sizes, window_size=[4, 4], attention_dropout=dropout, num_classes=4))
 
     method = AttentionDistillation(same_drop_path=True, form="explicit")
     Distiller(swin(0.0), swin(0.0), [method], example=EXAMPLE)
@@ -71,7 +72,8 @@ def test_residuals_of_transformers_are_dropped_alike() -> None:
 
     def make(rate: float) -> nn.Module:
         torch.manual_seed(0)
-        return from_transformers_config({"model_type": "dinov2", "drop_path_rate": rate, **sizes}, 4, None)
+        settings = {"model_type": "dinov2", "drop_path_rate": rate, **sizes}
+        return as_trained(from_transformers_config(settings, 4, None))
 
     method = AttentionCopy(same_drop_path=True)
     Distiller(make(0.5), make(0.5), [method], example=EXAMPLE)

@@ -10,6 +10,7 @@ import safetensors.torch
 import timm
 import torch
 from tests.known import before_blocks
+from tests.trained import as_trained
 from timm.models.deit import VisionTransformerDistilled
 from torch import nn
 
@@ -215,7 +216,7 @@ def test_published_weights_of_other_networks_are_given_the_token(published: list
 def test_both_tokens_of_other_networks_learn(tmp_path: Path) -> None:
     torch.manual_seed(0)
     student = build(other(OTHERS[0], "distillation_token=True"), 3)
-    teacher = build("resnet8", 3)
+    teacher = as_trained(build("resnet8", 3))
     distiller = Distiller(student, teacher, [DistillationToken()], example=IMAGES)
     distiller(IMAGES, torch.tensor([0, 1])).loss.backward()
     for name in ("dist_token", "cls_token", "reg_token", "head.weight", "head_dist.weight"):

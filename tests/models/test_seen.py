@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attention_transfer import AttentionTransfer, Distiller
+from attention_transfer import AttentionTransfer, DistillationWarning, Distiller
 from attention_transfer.capture import Capture, CaptureError, Tap, find_places
 from attention_transfer.models import Description, attention_layers, describe, with_attention, with_places
 
@@ -197,7 +197,8 @@ def test_a_distiller_compares_maps_in_rows_and_columns() -> None:
     teacher.add_module("pool", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
     teacher.add_module("fc", nn.Linear(4, 5))
     image = torch.randn(2, 3, 64, 256)
-    distiller = Distiller(student.eval(), teacher.eval(), [AttentionTransfer(stages=(0, 1))], example=image)
+    with pytest.warns(DistillationWarning, match="the student is larger"):
+        distiller = Distiller(student.eval(), teacher.eval(), [AttentionTransfer(stages=(0, 1))], example=image)
     found = distiller.eval()(image, torch.tensor([0, 1])).terms["at"].value
     with torch.no_grad():
         ours = student.forward_intermediates(image, intermediates_only=True)

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, distributed, nn
 
 from attention_transfer import Contrastive, Distiller, build
 from attention_transfer.training.distributed import Process, wrap
+from tests.trained import as_trained
 from tests.two_processes import TwoProcesses
 
 LABELS = torch.arange(40) % 5
@@ -18,7 +20,7 @@ METHODS = {
 
 def make(memory: str) -> Distiller:
     torch.manual_seed(0)
-    networks = build("resnet8", 5), build("resnet14", 5)
+    networks = build("resnet8", 5), as_trained(build("resnet14", 5))
     example = torch.empty(2, 3, 16, 16)
     distiller = Distiller(*networks, [METHODS[memory]], task_weight=0, example=example, train_labels=LABELS)
     # Batch statistics differ between halves of a batch; the memory must not.
@@ -48,6 +50,7 @@ def run(rank: int, folder: str) -> None:
         torch.save(found, f"{folder}/{memory}-{rank}.pt")
 
 
+@pytest.mark.filterwarnings("ignore:the student learns in evaluation mode")
 def test_two_processes_remember_and_learn_what_one_does(two_processes: TwoProcesses, tmp_path: Path) -> None:
     two_processes.run(run, str(tmp_path))
     for memory in METHODS:

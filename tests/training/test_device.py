@@ -18,6 +18,7 @@ from attention_transfer.training.device import Place
 from attention_transfer.training.fit import fit
 from attention_transfer.training.prepare import prepare
 from attention_transfer.training.progress import Reporter
+from tests.trained import as_trained
 from tests.training.conftest import Make
 
 VIT = "timm:vit_tiny_patch16_224(img_size=32, patch_size=8, depth=2, embed_dim=12, num_heads=1)"
@@ -132,7 +133,7 @@ def test_checkpointed_layers_run_again_by_the_same_kernel(methods: list[Method])
     gradients: list[torch.Tensor] = []
     for checkpointed in (False, True):
         torch.manual_seed(0)
-        student, teacher = build(VIT, 5), build(VIT, 5)
+        student, teacher = build(VIT, 5), as_trained(build(VIT, 5)) if methods else None
         student.set_grad_checkpointing(checkpointed)
         distiller = Distiller(student, teacher, methods, example=torch.empty(2, 3, 32, 32))
         images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))

@@ -62,6 +62,7 @@ def run(rank: int, folder: str, methods: str) -> None:
     torch.save(found, f"{folder}/{rank}.pt")
 
 
+@pytest.mark.filterwarnings("ignore:the student learns in evaluation mode")
 @pytest.mark.parametrize(
     "methods",
     [

@@ -21,6 +21,7 @@ from attention_transfer.training.fit import fit
 from attention_transfer.training.prepare import prepare
 from attention_transfer.training.progress import Reporter
 from attention_transfer.training.term_sizes import measurable, term_sizes
+from tests.trained import as_trained
 from tests.training.conftest import Make
 from tests.training.test_distributed import data, gradients
 from tests.training.test_fit import KilledError, Killer, rows, silent
@@ -113,7 +114,9 @@ def graph_distiller(phase: int, graph: Literal["learned", "random"], rank: int) 
     if graph == "random":
         # Whatever else may go wrong between processes: another width than the teacher's, the other options.
         method, student = replace(method, direction="teacher-first", reduction="mean", scaled=True), "wrn_16_2"
-    distiller = Distiller(build(student, 5), build("resnet14", 5), [method], example=torch.empty(2, 3, 16, 16))
+    distiller = Distiller(
+        build(student, 5), as_trained(build("resnet14", 5)), [method], example=torch.empty(2, 3, 16, 16)
+    )
     distiller.set_phase(distiller.phases[phase])
     # Every process draws something else.
     torch.manual_seed(rank)
@@ -139,6 +142,7 @@ def run(rank: int, folder: str, phase: int, graph: Literal["learned", "random"])
     )
 
 
+@pytest.mark.filterwarnings("ignore:the student")
 @pytest.mark.parametrize(
     ("phase", "graph"), [(0, "learned"), (1, "learned"), (1, "random")], ids=["heads", "student", "random"]
 )

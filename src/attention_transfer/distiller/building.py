@@ -20,6 +20,7 @@ from attention_transfer.distiller.label_checks import check_classes
 from attention_transfer.distiller.network import Network, Seen, Wanted
 from attention_transfer.distiller.output_checks import check_logits, readers_of_logits
 from attention_transfer.distiller.reached import check_finite, check_phases, parameters_reached, reached_by
+from attention_transfer.distiller.summary import Shapes
 from attention_transfer.distiller.teacher import Teacher
 from attention_transfer.errors import InputError
 from attention_transfer.methods import Method, Phase
@@ -36,6 +37,7 @@ class Proved:
         reached_by_logits: names of those that the student's logits have a gradient for.
         replaces: whether a method replaces something in the student.
         classes: that labels may be of.
+        shapes: of everything that was read.
     """
 
     parts: nn.ModuleDict
@@ -43,6 +45,7 @@ class Proved:
     reached_by_logits: frozenset[str]
     replaces: bool
     classes: int
+    shapes: Shapes
 
 
 @contextmanager
@@ -206,4 +209,5 @@ def _terms_proved(
     check_phases(phases, terms)
     classes = task_logits(both.bound, student.reading).shape[1]
     reached = parameters_reached(terms, named)
-    return Proved(parts, reached, reached_by(student.reading.logits, named), bool(replaced), classes)
+    by_logits = reached_by(student.reading.logits, named)
+    return Proved(parts, reached, by_logits, bool(replaced), classes, Shapes.of(teacher, student))

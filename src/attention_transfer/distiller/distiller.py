@@ -1,6 +1,6 @@
 """The module that people train: teacher, student and methods in one."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Literal
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from attention_transfer.capture import CaptureError, set_mode
+from attention_transfer.capture import set_mode
 from attention_transfer.capture.private_names import Move, TakesAlong
 from attention_transfer.data.batch import Batch
 from attention_transfer.distiller.arguments import (
@@ -27,10 +27,13 @@ from attention_transfer.distiller.image_checks import explained
 from attention_transfer.distiller.label_checks import training_labels
 from attention_transfer.distiller.memory import TeacherMemory
 from attention_transfer.distiller.moving import Moving
+from attention_transfer.distiller.notes import Notes
 from attention_transfer.distiller.output import TASK, Output
 from attention_transfer.distiller.output_checks import FirstBatches, readers_of_logits
+from attention_transfer.distiller.summary import in_a_line, summary
+from attention_transfer.distiller.unusual import unusual
 from attention_transfer.errors import InputError
-from attention_transfer.methods import Method, Phase, Reads, Term
+from attention_transfer.methods import Method, Phase, Reads
 from attention_transfer.methods.limits import Limits
 from attention_transfer.methods.maps import never_halved
 from attention_transfer.methods.phases import num_epochs, stretch_of
@@ -127,7 +130,7 @@ class Distiller(TakesAlong):
         except BaseException:
             self.detach()
             raise
-        self.parts, self._replaces = proved.parts, proved.replaces
+        self.parts, self._replaces, self._shapes = proved.parts, proved.replaces, proved.shapes
         self._checks = BatchChecks(
             {bound.name: bound.reads for bound in self._both.bound},
             task=task_weight > 0,
@@ -140,6 +143,8 @@ class Distiller(TakesAlong):
         if len(self.phases) == 1:
             self._entered = "by epoch"
         self._enter(self.phases[0] if len(self.phases) == 1 else self.phase, 0)
+        self._notes = Notes()
+        self._notes.say(unusual(self._both))
 
     # ------------------------------------------------------------------ the step
 
@@ -175,7 +180,8 @@ class Distiller(TakesAlong):
         try:
             return self._step(images, labels, index)
         except (RuntimeError, ValueError) as error:
-            refused = self._explained(error, images, labels, index)
+            given = {"images": images, "labels": labels, "index": index}
+            refused = None if isinstance(error, InputError) else explained(error, given, self._both.models)
             if refused is None:
                 raise
             raise refused from error
@@ -301,6 +307,19 @@ class Distiller(TakesAlong):
         return None if self._both.teacher is None else self._both.teacher.model
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What is unusual about this distillation, in sentences. Of each a `DistillationWarning` was given once."""
+        return tuple(self._notes.said)
+
+    def summary(self) -> str:
+        """Networks with their size and mode, a row for each method and pair of layers with the shapes that are compared
+        (of the example's images) and the weight of the epoch, what is learned beside the student, phases and notes."""
+        return summary(self._both, self._shapes, self.parts, self.phases, self.notes)
+
+    def __repr__(self) -> str:
+        return in_a_line(self._both, self.phase if len(self.phases) > 1 else None)
+
+    @property
     def deployed(self) -> nn.Module:
         """The network as it is used after training: the student itself, or where a method replaces something in it,
         one module that runs student and teacher. Good for measuring only; it gives logits and no terms."""
@@ -348,28 +367,15 @@ class Distiller(TakesAlong):
         teacher_logits = teacher.reading.logits if teacher is not None and self.reads_teacher_logits else None
         if not torch.compiler.is_compiling():
             if torch.is_grad_enabled():
-                self._check_gradients(terms)
+                self._moving.check(terms)
             self._first_batches(images, {"teacher": teacher_logits, "student": logits}, training=self.training)
         limited = any(term.limit is not None for term in terms.values())
-        return Output(terms, logits, teacher_logits, self._limits if limited else None)
+        notes = self._notes if self.phase.trains != "parts" and not self.student.training else None
+        return Output(terms, logits, teacher_logits, self._limits if limited else None, notes)
 
     def _check_attached(self) -> None:
         if self._detached:
             raise InputError("this distiller was detached from its networks: build a new one")
-
-    def _explained(
-        self, error: Exception, images: Tensor, labels: Tensor | None = None, index: Tensor | None = None
-    ) -> InputError | None:
-        given = {"images": images, "labels": labels, "index": index}
-        return None if isinstance(error, InputError) else explained(error, given, self._both.models)
-
-    def _check_gradients(self, terms: Mapping[str, Term]) -> None:
-        for name, term in terms.items():
-            if not term.value.requires_grad and self._moving.reaches(name):
-                raise CaptureError(
-                    f"the term {name!r} had a gradient when the distiller was built and has none now: the student is "
-                    "checkpointed with use_reentrant=True (use False), or was changed after it was built"
-                )
 
     def _enter(self, phase: Phase, first_epoch: int) -> None:
         self.phase, self._phase_start = phase, first_epoch

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 
 from torch import nn
 
-from attention_transfer.capture import Modes, set_mode
-from attention_transfer.methods import Phase
+from attention_transfer.capture import CaptureError, Modes, set_mode
+from attention_transfer.methods import Phase, Term
 
 
 class Moving:
@@ -88,14 +88,18 @@ class Moving:
         """Names of the parameters that some term of the phase has a gradient for."""
         return frozenset[str]().union(*(names for term, names in self._reached.items() if self.phase.counts(term)))
 
-    def reaches(self, term: str) -> bool:
-        """Whether a term has a gradient for anything that moves."""
-        moving = self.modules()
-        return any(
-            parameter.requires_grad and name.partition(".")[0] in moving
-            for name, parameter in self._all().items()
-            if name in self._reached[term]
-        )
+    def check(self, terms: Mapping[str, Term]) -> None:
+        """Refuse terms that have no gradient any more.
+
+        Raises:
+            CaptureError: for a term that was proved to have one for something that moves.
+        """
+        for name, term in terms.items():
+            if not term.value.requires_grad and self._reaches(name):
+                raise CaptureError(
+                    f"the term {name!r} had a gradient when the distiller was built and has none now: the student is "
+                    "checkpointed with use_reentrant=True (use False), or was changed after it was built"
+                )
 
     def set_modes(self) -> None:
         """Put what rests into evaluation mode, after everything was given one."""
@@ -109,6 +113,14 @@ class Moving:
         for name in self._held:
             self._all()[name].requires_grad_(True)
         self._held.clear()
+
+    def _reaches(self, term: str) -> bool:
+        moving = self.modules()
+        return any(
+            parameter.requires_grad and name.partition(".")[0] in moving
+            for name, parameter in self._all().items()
+            if name in self._reached[term]
+        )
 
     def _all(self) -> dict[str, nn.Parameter]:
         return {

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from attention_transfer.distiller.notes import Notes
 from attention_transfer.methods import Term
 from attention_transfer.methods.limits import Limits, sum_of
 
@@ -23,12 +24,14 @@ class Output:
         student_logits: (batch, classes); of no classes in a phase in which the student does not run.
         teacher_logits: likewise; None where no method reads them, for then the teacher need not run to its end.
         limits: by what gradients are bounded; None where no term is.
+        notes: told of a gradient of this step; None where there is nothing to say of it.
     """
 
     terms: Mapping[str, Term]
     student_logits: Float[Tensor, "b k"]
     teacher_logits: Float[Tensor, "b k"] | None = None
     limits: Limits | None = None
+    notes: Notes | None = None
 
     # Made when it is first asked for, outside of compiled code and of wrappers for several processes: the bounds of
     # gradients are then kept whatever a step was run by.
@@ -39,9 +42,13 @@ class Output:
         # It may be asked for first where it is only to be shown.
         with torch.inference_mode(False), torch.enable_grad():
             values = [term.weighted for term in self.terms.values()]
-            if self.limits is None or not any(value.requires_grad for value in values):
+            if not any(value.requires_grad for value in values):
                 return sum_of(values)
-            return self.limits.loss(self.terms, self.student_logits)
+            loss = sum_of(values) if self.limits is None else self.limits.loss(self.terms, self.student_logits)
+            if self.notes is not None:
+                # Evaluation asks for no gradient, so whoever asks learns.
+                loss.register_hook(self.notes.learning_in_evaluation)
+            return loss
 
     def backward(self) -> None:
         """Accumulate the gradient of the step; the same as `out.loss.backward()`."""

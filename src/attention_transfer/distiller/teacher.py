@@ -57,7 +57,7 @@ class Teacher:
         modes: Collection[str],
         beside: nn.Module,
     ) -> None:
-        self.model, self._transform = model, transform
+        self.model, self.head, self._transform = model, head, transform
         self._network = Network(model, "teacher", wanted, head, transform, beside) if wanted.anything else None
         self._wanted_modes = frozenset(modes)
         self._memory: TeacherMemory | None = None

@@ -68,6 +68,7 @@ class AttentionLinks(Method):
 
     key: ClassVar[str] = "attention-links"
     reads_attention: ClassVar[bool] = True
+    smaller_teacher: ClassVar[bool] = True
 
     weight: float = 2000.0
     schedule: Schedule = field(default_factory=lambda: Schedule(decay=((0, 0.99), (200, 0.98))))

@@ -62,6 +62,7 @@ class DistillationToken(Method):
     """
 
     key: ClassVar[str] = "distillation-token"
+    smaller_teacher: ClassVar[bool] = True
 
     weight: float = 0.5
     kind: Literal["hard", "soft"] = "hard"

@@ -219,6 +219,8 @@ class Method(Settings, ABC):
 
     key: ClassVar[str]
     reads_attention: ClassVar[bool] = False
+    # Whether a teacher that is smaller than its student is nothing unusual.
+    smaller_teacher: ClassVar[bool] = False
 
     weight: float = 1.0
     schedule: Schedule = field(default_factory=Schedule)

@@ -11,6 +11,7 @@ from attention_transfer.data import DataSet, Loader, Split, load, loader
 from attention_transfer.data.cifar import refuse_to_fetch
 from attention_transfer.data.selection import evenly as evenly
 from attention_transfer.distiller import Distiller
+from attention_transfer.distiller.notes import unwarned
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, Experiment
 from attention_transfer.models import Input, OpenedModel, WeightsError, check_channels, check_spec, open_model
@@ -235,16 +236,18 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
     teacher_input = (
         None if teacher is None else expected_input(teacher, given, experiment.teacher_mean, experiment.teacher_std)
     )
-    distiller = Distiller(
-        student.module,
-        teacher.module if teacher is not None else None,
-        experiment.methods,
-        task_weight=experiment.task_weight,
-        example=torch.empty(2, 3, dataset.image_size, dataset.image_size),
-        student_input=given,
-        teacher_input=teacher_input,
-        train_labels=torch.tensor(dataset.train.labels),
-    )
+    with unwarned():
+        distiller = Distiller(
+            student.module,
+            teacher.module if teacher is not None else None,
+            experiment.methods,
+            task_weight=experiment.task_weight,
+            example=torch.empty(2, 3, dataset.image_size, dataset.image_size),
+            student_input=given,
+            teacher_input=teacher_input,
+            train_labels=torch.tensor(dataset.train.labels),
+        )
+    notes += distiller.notes
     for method, decided in zip(experiment.methods, distiller.methods, strict=True):
         changed = [f.name for f in fields(method) if getattr(method, f.name) != getattr(decided, f.name)]
         notes += [

@@ -10,6 +10,7 @@ import torch
 
 from attention_transfer.capture import Tap
 from attention_transfer.distiller import Distiller
+from attention_transfer.distiller.notes import unwarned
 from attention_transfer.experiment import Experiment, from_json, to_json
 from attention_transfer.methods import Method
 from attention_transfer.models import Description, Input, OpenedModel, Stage, open_model, save_model
@@ -100,14 +101,16 @@ def together(opened: OpenedModel, folder: Path, image_size: int, *, allow_downlo
     methods = [method for method in trained_by if type(method).replace is not Method.replace]
     # A folder, and not a name that is written the same.
     teacher = open_model(f"{teacher_folder.absolute()}", allow_download=allow_download)
-    distiller = Distiller(
-        opened.module,
-        teacher.module,
-        methods,
-        example=torch.empty(2, 3, image_size, image_size),
-        student_input=opened.input,
-        teacher_input=teacher.input,
-    )
+    # Said when it was trained.
+    with unwarned():
+        distiller = Distiller(
+            opened.module,
+            teacher.module,
+            methods,
+            example=torch.empty(2, 3, image_size, image_size),
+            student_input=opened.input,
+            teacher_input=teacher.input,
+        )
     parts = read_tensors(parts_file)
     learned = {name: value for name, value in parts.items() if name.partition(".")[0] in distiller.parts}
     fit_weights(distiller.parts, learned, str(parts_file))

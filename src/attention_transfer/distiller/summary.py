@@ -1,0 +1,171 @@
+"""A distillation as a table: what is compared with what, what is learned, and how."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
+from torch import nn
+
+from attention_transfer.capture import Attention, Tap
+from attention_transfer.distiller.both import Both
+from attention_transfer.distiller.bound import Bound
+from attention_transfer.distiller.network import Seen
+from attention_transfer.distiller.output import TASK
+from attention_transfer.methods import Phase
+
+_Row = tuple[str, str, str, str]
+_HEAD: _Row = ("method", "weight", "of the teacher", "of the student")
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Shapes of everything that was read on images of the example's shape, by the words for it.
+
+    Args:
+        teacher: of the teacher; empty where it is not run.
+        student: of the student.
+    """
+
+    teacher: Mapping[str, tuple[int, ...]]
+    student: Mapping[str, tuple[int, ...]]
+
+    @classmethod
+    def of(cls, teacher: Seen | None, student: Seen) -> "Shapes":
+        """Those of a run."""
+        return cls({} if teacher is None else _shapes(teacher), _shapes(student))
+
+
+def summary(both: Both, shapes: Shapes, parts: nn.ModuleDict, phases: Sequence[Phase], notes: Sequence[str]) -> str:
+    """Networks, then a row for each method and pair of layers, then phases and notes, in plain text.
+
+    Args:
+        both: networks and methods.
+        shapes: of what they read.
+        parts: what the methods learn.
+        phases: of the training.
+        notes: what is unusual about it.
+    """
+    lines = [f"student  {_network(both.student.model)}"]
+    if both.teacher is not None:
+        lines.append(f"teacher  {_network(both.teacher.model)}")
+    rows: list[_Row] = [_HEAD]
+    if both.task_weight:
+        read = next((bound.reads.task_logits for bound in both.bound if bound.reads.task_logits is not None), None)
+        logits = "logits" if read is None else str(read)
+        rows.append((TASK, _number(both.task_weight), "", _shown(logits, shapes.student)))
+    for bound in both.bound:
+        rows += _rows(bound, shapes)
+    lines += ["", *_table(rows), ""]
+    for name, part in parts.items():
+        lines.append(f"learned by {name} beside the student: {_count(part)} parameters")
+    if len(phases) > 1:
+        lines += ["phases:", *(f"  {_phase(phase)}" for phase in phases)]
+    return "\n".join([*lines, *(f"note: {note}" for note in notes)]).rstrip()
+
+
+def in_a_line(both: Both, phase: Phase | None) -> str:
+    """Who learns from whom, by which terms, as `repr` shows it.
+
+    Args:
+        both: networks and methods.
+        phase: of the training; None where there is only one.
+    """
+    terms = [f"{_number(both.task_weight)} {TASK}"] if both.task_weight else []
+    terms += [f"{_number(float(bound.weight))} {bound.name}" for bound in both.bound]
+    teacher = "" if both.teacher is None else f" from {type(both.teacher.model).__name__}"
+    during = "" if phase is None else f", in phase {phase.name}"
+    return f"Distiller({type(both.student.model).__name__} learns{teacher} by {' + '.join(terms)}{during})"
+
+
+def _rows(bound: Bound, shapes: Shapes) -> list[_Row]:
+    """One for each pair of what a method reads, the first with its name and weight."""
+    theirs, ours = (
+        [_shown(name, read) for name in names]
+        for names, read in ((_read_of_teacher(bound), shapes.teacher), (_read_of_student(bound), shapes.student))
+    )
+    pairs = list(zip_longest(theirs, ours, fillvalue="")) or [("", "")]
+    names = [(bound.name, _weight(bound)), *[("", "")] * (len(pairs) - 1)]
+    return [(*name, *pair) for name, pair in zip(names, pairs, strict=True)]
+
+
+def _read_of_teacher(bound: Bound) -> list[str]:
+    reads = bound.reads
+    found = [str(tap) for tap in (*reads.teacher, *reads.teacher_attention)]
+    found += ["logits"] if reads.teacher_logits else []
+    return found + (["gradient of the image"] if reads.teacher_gradient else [])
+
+
+def _read_of_student(bound: Bound) -> list[str]:
+    reads = bound.reads
+    found = [str(tap) for tap in (*reads.student, *reads.student_attention)]
+    found += ["logits"] if reads.teacher_logits and not reads.student else []
+    found += ["gradient of the image"] if reads.student_gradient else []
+    return found + (["gradient of the mirrored image"] if reads.flipped_gradient else [])
+
+
+def _shapes(seen: Seen) -> dict[str, tuple[int, ...]]:
+    reading = seen.reading
+    shapes = {str(tap): tuple(value.shape) for tap, value in reading.values.items()}
+    for tap, attention in reading.attention.items():
+        shapes[str(tap)] = _attention_shape(tap, attention)
+    if reading.logits is not None:
+        shapes["logits"] = tuple(reading.logits.shape)
+    if seen.gradient is not None:
+        shapes["gradient of the image"] = tuple(seen.gradient.shape)
+    if seen.flipped_gradient is not None:
+        shapes["gradient of the mirrored image"] = tuple(seen.flipped_gradient.shape)
+    return shapes
+
+
+def _attention_shape(tap: Tap, attention: Attention) -> tuple[int, ...]:
+    """Images, heads, queries, keys: that of the map, whether it was made or not."""
+    if attention.weights is not None:
+        return tuple(attention.weights.shape)
+    assert attention.query is not None, tap
+    assert attention.key is not None, tap
+    return (*attention.query.shape[:3], attention.key.shape[2])
+
+
+def _shown(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    shape = shapes.get(name)
+    return name if shape is None else f"{name} ({', '.join(map(str, shape))})"
+
+
+def _weight(bound: Bound) -> str:
+    return _number(float(bound.weight)) + ("" if bound.scheduled is None else " (by epoch)")
+
+
+def _network(model: nn.Module) -> str:
+    count = sum(p.numel() for p in model.parameters())
+    moving = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    kind = "frozen" if not moving else "all trained" if moving == count else f"{moving:,} trained"
+    return f"{type(model).__name__}, {count:,} parameters ({kind}), {_mode(model)}"
+
+
+def _mode(model: nn.Module) -> str:
+    modes = {module.training for module in model.modules()}
+    if len(modes) == 2:
+        return "partly in training mode"
+    return "in training mode" if modes == {True} else "in evaluation mode"
+
+
+def _phase(phase: Phase) -> str:
+    length = "the epochs of the training" if phase.epochs is None else f"{phase.epochs} epochs"
+    counted = "all terms" if phase.terms is None else ", ".join(phase.terms)
+    without = f" but {', '.join(phase.without)}" if phase.without else ""
+    rate = "" if phase.learning_rate is None else f", at a rate of {_number(phase.learning_rate)}"
+    trained = {"both": "student and parts move", "student": "the student moves", "parts": "parts move"}[phase.trains]
+    return f"{phase.name}: {length}, {trained}, by {counted}{without}{rate}"
+
+
+def _count(module: nn.Module) -> str:
+    return f"{sum(parameter.numel() for parameter in module.parameters()):,}"
+
+
+def _number(value: float) -> str:
+    return f"{value:g}"
+
+
+def _table(rows: Sequence[_Row]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
