@@ -1,6 +1,5 @@
 """One file of arrays: images, labels, names and boxes, checked one by one."""
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from jaxtyping import Float32, Int64, UInt8
 from attention_transfer.data.dataset import Split
 from attention_transfer.data.names import is_text, listed, shown
 from attention_transfer.errors import InputError
+from attention_transfer.runs.archives import unpacks_to
 
 _SMALLEST = 8
 _UNPACKED_TIMES, _UNPACKED_BYTES = 100, 2**31
@@ -70,15 +70,9 @@ def read_arrays(path: Path) -> ArrayFile:
 
 
 def _refuse_bomb(path: Path) -> None:
-    """Refuse an archive that unpacks to so much more than it is that it cannot hold pictures."""
-    if not zipfile.is_zipfile(path):
-        return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return  # NumPy says what is wrong with it.
-    if unpacked > max(_UNPACKED_BYTES, _UNPACKED_TIMES * path.stat().st_size):
+    """Refuse an archive out of which so much more comes than it has that it cannot hold pictures."""
+    unpacked = unpacks_to(path, times=_UNPACKED_TIMES, least=_UNPACKED_BYTES)
+    if unpacked is not None:
         raise InputError(
             f"{shown(path)} unpacks to {unpacked:,} bytes from {path.stat().st_size:,}: it holds no pictures"
         )

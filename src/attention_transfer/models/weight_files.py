@@ -17,6 +17,7 @@ from torch import Tensor
 
 from attention_transfer.errors import InputError, first_line
 from attention_transfer.runs import STUDENT_WEIGHTS
+from attention_transfer.runs.archives import unpacks_to
 
 _SAVE = "where it was trained, write torch.save(model.state_dict(), FILE)"
 # First bytes of what is often taken for a file of weights, with what it is and what to do.
@@ -43,7 +44,8 @@ _ENDINGS = {
 }
 
 
-_UNPACKED_TIMES, _UNPACKED_BYTES = 4, 2**24
+UNPACKED_TIMES, UNPACKED_BYTES = 4, 2**24
+"""What may come out of an archive of weights: torch stores tensors as they are."""
 _PICKLE_READ = 2**26  # bytes that are looked at to say what a pickle holds
 
 
@@ -155,11 +157,10 @@ def _kind_of_archive(file: Path) -> str | None:
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
-            unpacked = sum(member.file_size for member in archive.infolist())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return None
-    # torch stores tensors as they are.
-    if unpacked > _UNPACKED_TIMES * file.stat().st_size + _UNPACKED_BYTES:
+    unpacked = unpacks_to(file, times=UNPACKED_TIMES, least=UNPACKED_BYTES)
+    if unpacked is not None:
         return f"an archive that unpacks to {unpacked:,} bytes, which no file of torch.save does"
     if names and all(name.endswith(".npy") for name in names):
         return f"an archive of NumPy arrays (.npz), as JAX writes them: convert it, or {_SAVE}"

@@ -18,13 +18,14 @@ from torch import nn
 
 from attention_transfer.data import Loader
 from attention_transfer.distiller import Distiller, Output
+from attention_transfer.errors import InputError
 from attention_transfer.experiment import Experiment, from_json, to_json
 from attention_transfer.methods.phases import Stretch, said, stretches
 from attention_transfer.pretraining import MaskedAutoencoder
 from attention_transfer.runs import RunFolder, is_run, whole_file
 from attention_transfer.training.averaging import WeightAverage
 from attention_transfer.training.cache import remember_teacher
-from attention_transfer.training.checkpoint import read_checkpoint
+from attention_transfer.training.checkpoint import Expected, check_checkpoint, load_optimizer, read_checkpoint
 from attention_transfer.training.device import environment, given_back
 from attention_transfer.training.distributed import Process, joined, wrap
 from attention_transfer.training.evaluate import evaluate
@@ -154,7 +155,7 @@ class _Loop:
             self._enter(stretch)
             # A checkpoint of the end of a phase holds that one's optimiser.
             if state is not None and (self.epoch, self.first_batch) > (stretch.first, 0):
-                self.optimizer.load_state_dict(state["optimizer"])
+                load_optimizer(self.optimizer, state["optimizer"], self.run_folder.checkpoint)
             state = None
             while self.epoch < stretch.end:
                 self._train_epoch(stretch.first)
@@ -321,6 +322,9 @@ class _Loop:
                 self.run_folder.truncate(0)
             return None
         state = read_checkpoint(path, self.prepared.place.device)
+        average = None if self.average is None else self.average.state()
+        batches = self.prepared.train.num_batches
+        check_checkpoint(state, Expected(self.epochs, batches, self.distiller.state_dict(), average), path)
         self.epoch, self.first_batch, self.seconds = state["epoch"], state["first_batch"], state["seconds"]
         self.earlier_seconds = state["total_seconds"]
         self.distiller.load_state_dict(state["distiller"])
