@@ -50,6 +50,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 $(LOWEST)/.installed: pyproject.toml tests/lowest_versions.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info >= (3, 13))' || { \
+		echo "The lowest versions are installed with Python 3.11 or 3.12, the last that NumPy 1.26 has wheels for: name" \
+			"one with 'make PYTHON=/path/to/python3.12 test-lowest'." >&2; exit 1; }
 	@mkdir -p $(LOWEST)
 	$(PYTHON) tests/lowest_versions.py > $(LOWEST)/constraints.txt
 	$(call install,$(LOWEST),$(LOWEST)/constraints.txt)
