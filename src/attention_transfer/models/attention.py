@@ -117,7 +117,8 @@ def _unread(description: Description, role: str) -> str:
     )
     fewer = f"queries or keys are merged, or looked at several times, in {_listed(merged)}. Instead, "
     names = [tap.name for tap in description.attention]
-    name = f"name the layers to use{such_as(tuple(names[:_SHOWN]))}"
+    settings = f"layers.{role}_modules (AttentionLinks: {role}_layers)"
+    name = f"name the layers to use in {settings}{such_as(tuple(names[:_SHOWN]))}"
     other = "use a method that reads no attention, such as AttentionTransfer"
     return (
         f"the {role} has {len(unread)} blocks whose attention cannot be read, {_listed(unread)}, beside {len(names)} "
