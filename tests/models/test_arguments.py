@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from attention_transfer.models import WeightsError, build, open_model, save_model
-from attention_transfer.models.build import check_name, is_name
+from attention_transfer.models.known_names import check_name, is_name
 from attention_transfer.runs import STUDENT_CONFIG, STUDENT_WEIGHTS
 
 SIZES = "img_size=16, patch_size=4, embed_dim=24, depth=2, num_heads=2"

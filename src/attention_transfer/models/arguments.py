@@ -73,6 +73,10 @@ _LISTED = {"timm": _TIMM, "torchvision": _TORCHVISION}
 # Words as libraries call layers, poolings and initialisations; no path, no address, no name on a hub.
 _WORD = re.compile(r"[\w.+-]*", re.ASCII)
 _DEEPEST = 6
+# Libraries count up to what they are given, and keep lists as long, before they make any layer.
+_LARGEST = 2**20
+# These are no sizes of anything.
+_NO_SIZES = re.compile(r"theta|temperature|token_id|_index$|^ignore|labels$")
 
 
 def check_arguments(library: str, inner: str, arguments: Mapping[str, Any]) -> None:
@@ -96,6 +100,7 @@ def check_arguments(library: str, inner: str, arguments: Mapping[str, Any]) -> N
         if listed is not None and key not in listed:
             raise InputError(_not_listed(key, name, listed))
         refuse_loading({key: value}, repr(name))
+        refuse_huge({key: value}, repr(name), _LARGEST)
         if not _is_plain(value):
             raise InputError(
                 f"{key}={str(value)[:80]!r} of {name!r} is no value that shapes a network: give a number, True, False, "
@@ -136,6 +141,26 @@ def refuse_loading(config: Mapping[str, Any], source: str) -> None:
             raise InputError(
                 f"{key}={str(value)[:80]!r} of {source} is refused: it may fetch a kernel and run it. Leave it out, or "
                 "give 'eager' or 'sdpa'"
+            )
+
+
+def refuse_huge(config: Mapping[str, Any], source: str, largest: int) -> None:
+    """Refuse numbers, at any depth, that are larger than any size that a network has.
+
+    Args:
+        config: as JSON holds it.
+        source: whose it is, for messages.
+        largest: number that is accepted.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    for key, value in _flat(config, source):
+        several = cast("list[Any]", value) if isinstance(value, (list, tuple)) else [value]
+        huge = [each for each in several if isinstance(each, (int, float)) and not abs(each) <= largest]
+        if huge and not _NO_SIZES.search(key):
+            raise InputError(
+                f"{key}={repr(huge[0])[:40]} of {source} is no size that a network has: they go up to {largest:,}"
             )
 
 

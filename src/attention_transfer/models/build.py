@@ -1,7 +1,7 @@
 """Networks by name: ours, `timm:NAME`, `torchvision:NAME` and `hf:NAME`."""
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,13 +9,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attention_transfer.errors import InputError, first_line
-from attention_transfer.models.bounds import check_side
+from attention_transfer.models.bounds import built_within_bounds, check_classes, check_side
 from attention_transfer.models.description import Input
 from attention_transfer.models.distillation_token import asks_for_token, plain_name, with_token, without_argument
 from attention_transfer.models.external import describe
+from attention_transfer.models.known_names import check_name
 from attention_transfer.models.naming import Name, parse_name, quoted
 from attention_transfer.models.outline import outline
-from attention_transfer.models.recorded import is_source
 from attention_transfer.models.timm_source import WEIGHTS_ELSEWHERE, without_source
 from attention_transfer.models.transformers_config import check_configuration, check_hf_arguments, configuration
 from attention_transfer.models.zoo import MODELS
@@ -24,7 +24,16 @@ IMAGENET_CLASSES = 1000
 # Their auxiliary heads turn the logits of training into a tuple.
 _AUXILIARY_HEADS = ("googlenet", "inception_v3")
 # How constructors of these libraries refuse arguments.
-_REFUSALS = (TypeError, ValueError, AssertionError, RuntimeError, KeyError, AttributeError, ZeroDivisionError)
+_REFUSALS = (
+    TypeError,
+    ValueError,
+    AssertionError,
+    RuntimeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    NameError,
+)
 _ADAPTER = "adapter_config.json"
 # What timm says of names and tags for which it has no weights.
 _NO_WEIGHTS = ("No pretrained weights", "Invalid pretrained")
@@ -75,64 +84,15 @@ def build(name: str, num_classes: int | None, *, image_size: int | None = None, 
     parsed = parse_name(name)
     if num_classes is None and not pretrained:
         raise InputError(f"a new {name!r} needs its number of classes: give num_classes")
-    if num_classes is not None and num_classes < (0 if parsed.library == "timm" else 1):
-        raise InputError(f"a classifier has at least one class, not {num_classes}")
+    if num_classes is not None:
+        check_classes(num_classes, 0 if parsed.library == "timm" else 1)
+    sizes = () if pretrained else (num_classes, image_size, dict(parsed.arguments))
     if parsed.library:
-        return _LIBRARIES[parsed.library](parsed, num_classes, image_size, pretrained)
+        make = partial(_LIBRARIES[parsed.library], parsed, num_classes, image_size, pretrained)
+        return built_within_bounds(quoted(name), sizes, make)
     if pretrained or num_classes is None:
         raise InputError(f"{name!r} has no published weights: write {name}@FILE with a weights file")
-    return MODELS[name](num_classes)
-
-
-def is_name(text: str) -> bool:
-    """Whether a text is written as a model's name: one of ours, or with a library before a colon."""
-    return text in MODELS or text.partition(":")[0] in _LIBRARIES
-
-
-def check_name(name: str) -> None:
-    """Refuse names that nobody knows; those on the Hugging Face hub are not looked up.
-
-    Raises:
-        ValueError: naming the closest ones that exist, or what is wrong with the arguments.
-    """
-    parsed = parse_name(name)
-    library, inner = parsed.library, parsed.inner
-    if not library:
-        if inner not in MODELS:
-            more = "; models of other libraries are written timm:NAME, torchvision:NAME or hf:NAME"
-            raise _unknown(inner, MODELS, more)
-        if name != inner:
-            raise InputError(
-                f"{inner} takes no arguments: write {inner} alone; those of timm:, torchvision: and hf: do"
-            )
-    elif library not in _LIBRARIES:
-        wanted = ", ".join(f"{known}:NAME" for known in _LIBRARIES)
-        raise InputError(f"unknown library {library!r} in {name!r}: wanted is {wanted}")
-    elif library == "timm":
-        import timm
-
-        # Those are places that timm fetches from, not names in its list.
-        if not is_source(inner) and not timm.is_model(inner.partition(".")[0]):
-            raise _unknown(f"timm:{inner}", [f"timm:{known}" for known in timm.list_models()])
-        if not is_source(inner) and inner not in WEIGHTS_ELSEWHERE:
-            _check_tag(inner)
-    elif library == "torchvision":
-        known = _torchvision_names()
-        if inner not in known:
-            raise _unknown(f"torchvision:{inner}", [f"torchvision:{model}" for model in known])
-
-
-def _check_tag(inner: str) -> None:
-    """Refuse weights that timm does not list for a network that it does."""
-    from timm.models import get_pretrained_cfg
-
-    try:
-        get_pretrained_cfg(inner)
-    except RuntimeError as error:
-        raise InputError(
-            f"timm:{inner} names weights that timm does not list for this network: leave out what is behind the point, "
-            f"or look it up with timm.list_pretrained({inner.partition('.')[0] + '.*'!r})"
-        ) from error
+    return built_within_bounds(quoted(name), sizes, partial(MODELS[name], num_classes))
 
 
 def takes_image_size(name: Name, image_size: int) -> bool:
@@ -147,11 +107,6 @@ def takes_image_size(name: Name, image_size: int) -> bool:
     except TypeError:
         return False
     return True
-
-
-def _unknown(name: str, known: Iterable[str], more: str = "") -> InputError:
-    close = difflib.get_close_matches(name, list(known), n=5, cutoff=0.5)
-    return InputError(f"unknown model {quoted(name)}" + (f"; close to it: {', '.join(close)}" if close else "") + more)
 
 
 def _build_timm(name: Name, num_classes: int | None, image_size: int | None, pretrained: bool) -> nn.Module:
@@ -183,7 +138,7 @@ def _build_timm(name: Name, num_classes: int | None, image_size: int | None, pre
         except TypeError as error:
             if "img_size" in name.arguments or "img_size" not in str(error):
                 raise _refused(name, error) from error
-        except (AssertionError, RuntimeError, ZeroDivisionError) as error:
+        except _REFUSALS as error:
             if str(error).startswith(_NO_WEIGHTS):
                 return _build_timm(name, num_classes, None, pretrained)
             more = f" with {', '.join(name.arguments)}" if name.arguments else ""
@@ -203,7 +158,7 @@ def _build_timm(name: Name, num_classes: int | None, image_size: int | None, pre
                 f"timm:{name.inner} has no published weights: give timm:{name.inner}@FILE, or a name with one of the "
                 "tags that timm.list_pretrained() shows"
             ) from error
-        if not name.arguments:
+        if isinstance(error, OSError):  # what is fetched is not there, as the hub says it
             raise
         raise _refused(name, error) from error
 
@@ -212,9 +167,11 @@ def _side(name: Name, key: str, image_size: int | None) -> Any:
     """The side that a network is built for: said by its arguments, or else by its images.
 
     Raises:
-        ValueError: if they contradict each other.
+        ValueError: if they contradict each other, or are sides of no image.
     """
     said = name.arguments.get(key)
+    for side in cast("Sequence[Any]", said) if isinstance(said, (list, tuple)) else [said]:
+        check_side(side)
     if said is None or image_size is None or said in (image_size, (image_size, image_size), [image_size, image_size]):
         return image_size if said is None else said
     raise InputError(
@@ -243,18 +200,12 @@ def _build_torchvision(name: Name, num_classes: int | None, image_size: int | No
             return torchvision.models.get_model(name.inner, weights=None, num_classes=num_classes, **options)
         model = torchvision.models.get_model(name.inner, weights="DEFAULT", **options)
     except _REFUSALS as error:
-        if not name.arguments:
+        if isinstance(error, OSError):  # what is fetched is not there, as the hub says it
             raise
         raise _refused(name, error) from error
     if num_classes not in (None, IMAGENET_CLASSES):
         _replace_head(model, num_classes, name.inner)
     return model
-
-
-def _torchvision_names() -> list[str]:
-    import torchvision
-
-    return torchvision.models.list_models(module=torchvision.models)
 
 
 def _replace_head(model: nn.Module, num_classes: int, name: str) -> None:
@@ -270,7 +221,7 @@ def _replace_head(model: nn.Module, num_classes: int, name: str) -> None:
 
 def _build_transformers(parsed: Name, num_classes: int | None, image_size: int | None, pretrained: bool) -> nn.Module:
     try:
-        from transformers import AutoConfig, AutoModelForImageClassification, PretrainedConfig
+        from transformers import AutoModelForImageClassification, PretrainedConfig
     except ImportError as error:
         raise InputError(_HF_MISSING) from error
 
@@ -283,7 +234,7 @@ def _build_transformers(parsed: Name, num_classes: int | None, image_size: int |
         # Read before anything is made of it: what it asks to be loaded is refused, and never asked about.
         check_configuration(values, f"hf:{name}")
         check_hf_arguments(name, values, parsed.arguments)
-        config = cast(Any, AutoConfig.from_pretrained(name, trust_remote_code=False, **parsed.arguments))
+        config = _read_configuration(name, parsed.arguments)
     except InputError:
         raise
     except (OSError, ValueError) as error:
@@ -297,9 +248,14 @@ def _build_transformers(parsed: Name, num_classes: int | None, image_size: int |
         config.num_labels = num_classes
     if (Path(name) / _ADAPTER).exists():
         raise InputError(f"hf:{name} holds an adapter of another network ({_ADAPTER}): give a folder of whole weights")
-    model, report = AutoModelForImageClassification.from_pretrained(
-        name, config=config, ignore_mismatched_sizes=True, output_loading_info=True, trust_remote_code=False
-    )
+    try:
+        model, report = AutoModelForImageClassification.from_pretrained(
+            name, config=config, ignore_mismatched_sizes=True, output_loading_info=True, trust_remote_code=False
+        )
+    except ValueError as error:
+        if isinstance(error, OSError):
+            raise
+        raise InputError(f"hf:{name} is no image classifier that transformers opens: {first_line(error)}") from error
     wrapper = TransformersClassifier(model, expected)
     # transformers fills what does not fit with noise; only the last layer may be new.
     head = (describe(wrapper).head or "wrapped.classifier").removeprefix("wrapped.")
@@ -311,6 +267,19 @@ def _build_transformers(parsed: Name, num_classes: int | None, image_size: int |
     if unlearned and num_classes is None:
         return _without_head(parsed, config, expected)
     return wrapper
+
+
+def _read_configuration(name: str, arguments: Mapping[str, Any]) -> Any:
+    """What a `config.json` says, changed by arguments."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(name, trust_remote_code=False, **arguments)
+    except OSError:
+        raise
+    except Exception as error:  # its classes check their values each in its own way
+        said = " ".join(str(error).split())[:300]
+        raise InputError(f"hf:{name} is no configuration that transformers takes: {said}") from error
 
 
 def _attention(parsed: Name) -> dict[str, Any]:

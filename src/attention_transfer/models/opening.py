@@ -9,13 +9,11 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from attention_transfer.errors import InputError
-from attention_transfer.models.bounds import check_side
+from attention_transfer.models.bounds import built_within_bounds, check_side
 from attention_transfer.models.build import (
     bare,
     build,
-    check_name,
     from_transformers_config,
-    is_name,
 )
 from attention_transfer.models.choosing import choose, holds_names
 from attention_transfer.models.class_names import names_in
@@ -23,6 +21,7 @@ from attention_transfer.models.description import Description, Input
 from attention_transfer.models.distillation_token import with_token, written_plainly
 from attention_transfer.models.external import describe
 from attention_transfer.models.heads import class_tensors, count_classes, forget_head, shapes
+from attention_transfer.models.known_names import check_name, is_name
 from attention_transfer.models.naming import check_length, parse_name, split_key, split_weights
 from attention_transfer.models.published_classes import published_classes
 from attention_transfer.models.recorded import PRETRAINED
@@ -196,7 +195,8 @@ def _open_folder(folder: Path, new_classes: int | None, allow_download: bool) ->
 
     def make(classes: int) -> nn.Module:
         if stored is not None:
-            return from_transformers_config(stored, classes, image_size, str(student.path))
+            make_stored = partial(from_transformers_config, stored, classes, image_size, str(student.path))
+            return built_within_bounds(str(student.path), (classes, image_size, dict(stored)), make_stored)
         return build(name, classes, image_size=image_size)
 
     classes = new_classes or student.num_classes

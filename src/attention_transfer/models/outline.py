@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from attention_transfer.models.bounds import TooLargeError, bounded
+
 _Network = TypeVar("_Network", bound=nn.Module)
 
 
@@ -26,11 +28,14 @@ def outline(make: Callable[[], _Network]) -> _Network:
         # few take everything for what their parameters are. Each library and version has both kinds.
         for without_memory in (_parameters_on_meta, lambda: torch.device("meta")):
             try:
-                with without_memory():
+                with without_memory(), bounded("the network"):
                     return make()
+            except TooLargeError:
+                raise
             except (RuntimeError, ValueError):
                 continue
-        return make()
+        with bounded("the network"):
+            return make()
 
 
 @contextmanager

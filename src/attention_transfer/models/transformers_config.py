@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from attention_transfer.errors import InputError, first_line
-from attention_transfer.models.arguments import check_arguments, refuse_loading
+from attention_transfer.models.arguments import check_arguments, refuse_huge, refuse_loading
 
 # Without it a network of transformers may be the one of timm that its configuration names.
 _WRAPPER = "timm_wrapper"
 _LABELS = ("num_labels", "id2label", "label2id", "problem_type")
 _DTYPES = (None, "float32", "float16", "bfloat16", "float64")
 _ATTENTION = "attn_implementation"
+_LARGEST = 2**24  # vocabularies are the largest that there are
 
 
 def configuration(values: Mapping[str, Any], source: str) -> Any:
@@ -52,6 +53,7 @@ def check_configuration(values: Mapping[str, Any], source: str) -> None:
     from transformers import CONFIG_MAPPING
 
     refuse_loading(values, source)
+    refuse_huge(values, source, _LARGEST)
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         raise InputError(
@@ -94,6 +96,7 @@ def check_hf_arguments(name: str, values: Mapping[str, Any], arguments: Mapping[
         ValueError: naming them.
     """
     known = _declared(str(values["model_type"])) | {_ATTENTION}
+    refuse_huge(arguments, f"hf:{name}", _LARGEST)
     unknown = [key for key in arguments if key not in known or key.startswith("_")]
     if unknown:
         raise InputError(f"hf:{name} has no {', '.join(unknown)} in its configuration")
