@@ -203,7 +203,10 @@ def _steps(make: Callable[..., nn.Module], teacher: str, methods: Sequence[Metho
 def _step(make: Callable[..., nn.Module], teacher: str, method: Method, image: Tensor) -> str:
     """What comes of one step."""
     try:
-        distiller = Distiller(make(), make(teacher), [method], example=image)
+        with warnings.catch_warnings():
+            # Nothing here was ever trained.
+            warnings.simplefilter("ignore")
+            distiller = Distiller(make(), make(teacher), [method], example=image)
         out = distiller(image, torch.tensor([0, 1]))
         out.loss.backward()
         distiller.detach()
