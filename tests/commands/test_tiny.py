@@ -8,6 +8,7 @@ import pytest
 
 from attention_transfer.cli import main
 from attention_transfer.commands.train import parse
+from attention_transfer.errors import InputError
 from attention_transfer.recipes import RECIPES
 from attention_transfer.runs import RunFolder
 from attention_transfer.training.prepare import load_data
@@ -41,7 +42,26 @@ def test_every_recipe_takes_the_data_that_are_given(recipe: str, tmp_path: Path)
 def test_what_is_said_decides_whose_images_are_taken(tmp_path: Path):
     for words in (["--data", "npz:here"], ["--data=npz:here"]):
         assert parse(RECIPES["digits"](), ["--tiny", *words])[0].data.name == "npz:here"
-    assert parse(RECIPES["photographs"](), ["--tiny", "--data-root", "here"])[0].data.name == "cluttered-digits"
+    for words in (["--data-root", "here"], ["--data-root=here"], ["--data_root", "here"]):
+        data = parse(RECIPES["cifar100-resnet56-resnet20"](), ["--tiny", *words])[0].data
+        assert (data.name, data.root, data.train_sample, data.test_limit) == ("cifar100", Path("here"), 16, 16)
+        for extra in ([], ["--tiny"]):
+            with pytest.raises(InputError, match="'folder:images' names its own place: give --data folder:PATH"):
+                parse(RECIPES["photographs"](), [*extra, *words])
+    assert parse(RECIPES["digits"](), ["--tiny", "--data-root", "here"])[0].data.name == "cluttered-digits"
+    assert parse(RECIPES["cifar100-resnet56-resnet20"](), ["--tiny"])[0].data.name == "cluttered-digits"
+
+
+def test_a_root_without_the_data_is_refused_and_digits_do_not_take_their_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    recipe = next(name for name, make in RECIPES.items() if make().data.name == "cub200")
+    root = tmp_path / "empty"
+    root.mkdir()
+    words = ["train", recipe, "--tiny", "--data-root", str(root), "--run-folder", str(tmp_path / "run")]
+    assert main(words) == 2
+    assert f"there is no folder CUB_200_2011 in {root}" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("classes", [2, 3, 40])

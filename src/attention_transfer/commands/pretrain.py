@@ -108,7 +108,7 @@ def parse(arguments: Sequence[str]) -> tuple[Experiment, Path]:
         pretraining=flags.pretraining,
     )
     if flags.tiny:
-        experiment = experiment.tiny(own_data=names_data(arguments))
+        experiment = experiment.tiny(own_data=names_data(arguments, experiment.data))
     return experiment, flags.run_folder or _default_folder(experiment, flags.tiny)
 
 

@@ -149,14 +149,32 @@ def _read(recipe: Experiment, arguments: Sequence[str]) -> tuple[Experiment, Com
         optimisation=flags.optimisation,
         training=flags.training,
     )
+    named = names_data(arguments, data)
     if common.tiny:
-        experiment = experiment.tiny(own_data=names_data(arguments))
+        experiment = experiment.tiny(own_data=named)
     return experiment, common
 
 
-def names_data(arguments: Sequence[str]) -> bool:
-    """Whether the user says which data to take, and does not leave it to the recipe."""
-    return any(argument.partition("=")[0] == "--data" for argument in arguments)
+def names_data(arguments: Sequence[str], data: Data) -> bool:
+    """Whether the user says which data to take, or where those of the recipe lie.
+
+    Args:
+        arguments: flags as typed.
+        data: that they and the recipe make.
+
+    Raises:
+        ValueError: for a root of data that have none.
+    """
+    given = {argument.partition("=")[0].replace("_", "-") for argument in arguments}
+    if "--data" in given or "--data-root" not in given:
+        return "--data" in given
+    kind, colon, _ = data.name.partition(":")
+    if colon:
+        raise InputError(
+            f"--data-root holds data sets that have a name of their own, and {data.name!r} names its own place: give "
+            f"--data {kind}:PATH"
+        )
+    return data.name != Data().name  # those are made, and lie nowhere
 
 
 def flags_of(recipe: Experiment, methods: Mapping[str, Method] | None = None) -> type[Any]:
