@@ -6,6 +6,7 @@ import pytest
 import torch
 from timm.models.coat import CoaT
 from timm.models.crossvit import CrossVit
+from timm.models.dpn import DPN
 from timm.models.hiera import Hiera
 from timm.models.hieradet_sam2 import HieraDet
 from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
@@ -111,3 +112,12 @@ def test_stages_are_the_features_that_timm_takes(family: str) -> None:
         torch.testing.assert_close(found, feature)
     # Of networks whose tokens lie in windows, only the stages whose tokens lie in rows.
     assert len(stages) == (2 if family == "hiera" else len(which))
+
+
+def test_stages_of_two_paths_are_maps_of_their_resolution() -> None:
+    # Older versions of timm hand both paths on, newer ones join them.
+    model = DPN((2, 2, 2, 2), (4, 4, 4, 4), k_r=32, groups=4, num_classes=3, small=True, num_init_features=8)
+    _, reading = read_stages(model, torch.randn(2, 3, SIDE, SIDE))
+    shapes = [tuple(value.shape[1:]) for value in reading.values.values()]
+    assert [shape[1:] for shape in shapes] == [(SIDE // stride, SIDE // stride) for stride in (4, 8, 16, 32)]
+    assert all(shape[0] >= width for shape, width in zip(shapes, (64, 128, 256, 512), strict=True))

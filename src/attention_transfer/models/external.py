@@ -28,8 +28,8 @@ from attention_transfer.models.tokens import attention_grid, pair_of, patch_size
 IMAGENET = Input(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 _HEAD_NAMES = ("fc", "classifier", "head", "heads", "linear")
 # Which of the values that a stage hands on is the one of the image: before it is merged for the next stage, of patches
-# and not of pixels or the class token, of the branch with the most channels.
-_ITEMS = {"efficientvim": 0, "pit": 0, "selecsls": 0, "tnt": 1, "crossvit": 1}
+# and not of pixels or the class token, of the branch with the most channels, of the residual and not the dense path.
+_ITEMS = {"dpn": 0, "efficientvim": 0, "pit": 0, "selecsls": 0, "tnt": 1, "crossvit": 1}
 _SEVERAL_VALUES = re.compile(r"transformers\.models\.(pvt|pvt_v2)\..*")
 
 
