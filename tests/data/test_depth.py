@@ -1,12 +1,13 @@
+import base64
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 from tests.raw_images import write_png, write_tiff
 
-from attention_transfer.data.decoding import Decoding
+from attention_transfer.data.decoding import AS_STORED, Decoding
 from attention_transfer.data.refusals import IncompleteImageError, UnsuitableImageError
 
 SHAPE = (9, 7)
@@ -20,6 +21,24 @@ def in_bytes(values: np.ndarray) -> np.ndarray:
     """16-bit values divided by 257, as RGB."""
     values = values[..., None] if values.ndim == 2 else values
     return np.broadcast_to(np.floor(values / 257 + 0.5).astype(int), (*SHAPE, 3))
+
+
+# Of 2×2 white pixels each, as OpenJPEG writes them: Pillow has no way to.
+_WHITE_JPEG2000 = {
+    "16-bit RGB.jp2": (
+        "0000CYEU2`4GM<}0000KW^{RQYH%_j00000YH%_j0000jYH%`W0000MX=r3}000020000200R#P0000001sntY;pkr000005C8xG"
+        "k7{r-WB*V8Q2;Lh000000ssI20ssI200000000000ssI20ssI2000000009I0RayI0S^HI|55-9000010RRL900IA800cmQ|6~9q"
+        "00BdCWnpw>WFTUBAWv{*Zc0!^M<8}(a&u{KZXhx)H7+#&kN^q*000007XShOlh6Dx3<1i&fPnwm"
+    ),
+    "16-bit grey with alpha.j2k": (
+        "|4;u>04x9i000020000200000000000000200002000000000000IvI0S^HI|55-900001000C800IA800cmQ|6~9q00BdCWnpw>"
+        "WFTUBAWv{*Zc0!^M<8}(a&u{KZXhx)H7+#&kN^q*000008~_3Tlh6Dx3<1i&&-^e90m{Gs*#"
+    ),
+    "12-bit RGB.j2k": (
+        "|4;u>051Rl000020000200000000000000200002000000000000RpF0Sf^E3jqQDQUDA90003200aa80smY81VCW_WB?@q0Yh?S"
+        "VRU6=AYyqSPjF>!N>D{dAa-SPb7^mGATlmBE;Rp;015yA0000M00IA#&*TgN%D;es|Je"
+    ),
+}
 
 
 def read(path: Path) -> np.ndarray:
@@ -171,3 +190,33 @@ def test_a_tiff_that_was_cut_off_is_broken_and_not_unsuitable(tmp_path: Path):
     whole.write_bytes(whole.read_bytes()[:-99])
     with pytest.raises((IncompleteImageError, UnsuitableImageError)):
         Decoding().read(whole)
+
+
+@pytest.mark.skipif(not features.check("jpg_2000"), reason="this Pillow reads no JPEG 2000")
+@pytest.mark.parametrize("name", _WHITE_JPEG2000)
+def test_deep_colours_of_jpeg_2000_are_refused_whose_white_would_be_black(tmp_path: Path, name: str):
+    file = tmp_path / name
+    file.write_bytes(base64.b85decode(_WHITE_JPEG2000[name]))
+    with Image.open(file) as image:
+        assert image.mode in ("RGB", "LA")
+    for decoding in (Decoding(), AS_STORED):
+        with pytest.raises(UnsuitableImageError, match=f"is a JPEG 2000 of {name[:2]}-bit colours, .* white as black"):
+            decoding.read(file)
+
+
+@pytest.mark.skipif(not features.check("jpg_2000"), reason="this Pillow reads no JPEG 2000")
+@pytest.mark.parametrize("ending", ["jp2", "j2k"])
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+def test_jpeg_2000_of_8_bits_is_read(tmp_path: Path, ending: str, mode: str):
+    white = Image.new(mode, (8, 8), "white")
+    white.save(tmp_path / f"a.{ending}")
+    assert np.asarray(Decoding().read(tmp_path / f"a.{ending}")).min() == 255
+
+
+def test_premultiplied_tiff_of_16_bits_is_near_what_a_viewer_shows(tmp_path: Path):
+    straight = noise(4).astype(np.int64)
+    alpha = straight[..., 3:]
+    colours = straight[..., :3] * alpha // 65535
+    values = np.concatenate([colours, alpha], axis=2).astype(np.uint16)
+    file = write_tiff(tmp_path / "a.tif", values, 16, 2, extra=1)
+    assert np.abs(read(file) - (colours + 65535 - alpha) / 257).max() <= 3.5

@@ -47,7 +47,7 @@ def test_a_bank_knows_the_training_images_and_all_were_remembered(make: Make, tm
 
 def test_mixed_images_are_refused_with_the_way_out(make: Make) -> None:
     for method, words in (
-        (Contrastive(), "crd goes by the place of each image"),
+        (Contrastive(), "crd goes by the dataset index of each image"),
         (Contrastive(memory="queue"), "crd wants one class for each image"),
     ):
         experiment = make(methods=(method,))

@@ -140,7 +140,7 @@ def test_a_method_that_goes_by_places_is_refused_beside_mixed_images_alone(
 ) -> None:
     monkeypatch.setitem(METHODS, "by-place", ByPlace)
     mixed = Data(f"npz:{images}", **MIXED)
-    with pytest.raises(ValueError, match=r"by-place goes by the place .* leave out --mixup and --cutmix, or"):
+    with pytest.raises(ValueError, match=r"by-place goes by the dataset index .* leave out --mixup and --cutmix, or"):
         prepare(make(methods=(ByPlace(),), data=mixed))
     prepare(make(methods=(ByPlace(),), data=replace(mixed, mixup=None, cutmix=None)))
 

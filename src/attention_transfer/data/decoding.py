@@ -12,6 +12,7 @@ from PIL import Image, ImageColor, UnidentifiedImageError
 from attention_transfer.data.contents import content
 from attention_transfer.data.depth import Deep, deep, is_deep
 from attention_transfer.data.formats import formats
+from attention_transfer.data.jpeg2000 import refuse_misread_depth
 from attention_transfer.data.names import shown
 from attention_transfer.data.png import colour_key, has_late_orientation
 from attention_transfer.data.refusals import IncompleteImageError, UnsuitableImageError
@@ -90,6 +91,7 @@ class Decoding:
             turn = _orientation(file, path) if self.as_shown else 1
             key = colour_key(path) if file.format == "PNG" and self.as_shown else None
             refuse_misread(file, path)
+            refuse_misread_depth(file, path)
             if is_deep(file):
                 image = self._flattened_deep(deep(file, path), key)
             elif not self.as_shown:

@@ -1,5 +1,7 @@
 """What cannot be trained together, refused before the first step: methods, networks, data and settings."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 
 from attention_transfer.data import DataSet
@@ -8,6 +10,7 @@ from attention_transfer.distiller.compiling import COMPILES_FROM, compiles
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Experiment
 from attention_transfer.methods.device_memory import ChecksMemory
+from attention_transfer.methods.method import Reads
 from attention_transfer.models import OpenedModel
 from attention_transfer.models.class_names import pair_classes
 from attention_transfer.training.device import Place
@@ -44,11 +47,7 @@ def refuse_other_classes(
     if teacher is None or experiment.match_classes is not None:
         return
     difference = other_classes(teacher, dataset)
-    readers = [
-        method.key
-        for method, reads in zip(distiller.methods, distiller.reads, strict=True)
-        if reads.teacher_logits or reads.heads or reads.teacher_gradient
-    ]
+    readers = _reading(distiller, lambda reads: reads.teacher_logits or reads.heads or reads.teacher_gradient)
     if difference and readers:
         raise InputError(
             f"{', '.join(readers)} learns from the teacher's classes, and those of {experiment.teacher!r} are others "
@@ -63,20 +62,19 @@ def refuse_to_compile(experiment: Experiment, distiller: Distiller) -> None:
     Raises:
         InputError: naming the methods.
     """
-    pairs = zip(distiller.methods, distiller.reads, strict=True)
-    twice = [method.key for method, reads in pairs if reads.input_gradient]
-    if experiment.training.compile and twice:
-        raise InputError(
-            f"{', '.join(twice)} needs the gradient of a gradient, and torch.compile cannot differentiate twice: leave "
-            "out --compile, or the method"
-        )
-    noisy = [method.key for method in distiller.methods if method.teacher_mode == "same noise"]
-    if experiment.training.compile and noisy:
-        raise InputError(
-            f"{', '.join(noisy)} has same_drop_path, and compiled networks need not draw the same numbers: leave out "
-            "--compile, or same_drop_path"
-        )
-    if experiment.training.compile and not compiles():
+    if not experiment.training.compile:
+        return
+    _refuse_methods(
+        _reading(distiller, lambda reads: reads.input_gradient),
+        "needs the gradient of a gradient, and torch.compile cannot differentiate twice: leave out --compile, or the "
+        "method",
+    )
+    _refuse_methods(
+        [method.key for method in distiller.methods if method.teacher_mode == "same noise"],
+        "has same_drop_path, and compiled networks need not draw the same numbers: leave out --compile, or "
+        "same_drop_path",
+    )
+    if not compiles():
         raise InputError(
             f"torch {torch.__version__} cannot compile a distiller: leave out --compile, or take torch {COMPILES_FROM} "
             "or newer"
@@ -100,24 +98,17 @@ def refuse_to_mix(experiment: Experiment, distiller: Distiller) -> None:
     Raises:
         InputError: naming the methods.
     """
-    places = [method.key for method, reads in zip(distiller.methods, distiller.reads, strict=True) if reads.index]
-    if experiment.data.mixing.mixes and places:
-        raise InputError(
-            f"{', '.join(places)} goes by the place of each image in its data set, and a mixed image has two: leave "
-            "out --mixup and --cutmix, or the method"
-        )
-    numbers = [
-        method.key for method, reads in zip(distiller.methods, distiller.reads, strict=True) if reads.class_numbers
-    ]
-    if experiment.data.mixing.mixes and numbers:
-        raise InputError(
-            f"{', '.join(numbers)} wants one class for each image, and a mixed image has two: leave out --mixup and "
-            "--cutmix, or the method"
-        )
-    if experiment.data.mixing.softens and numbers:
-        raise InputError(
-            f"{', '.join(numbers)} wants one class for each image, and smoothed labels are shares of all classes: "
-            "leave out --label-smoothing, or the method"
+    mixing, one_class = experiment.data.mixing, _reading(distiller, lambda reads: reads.class_numbers)
+    if mixing.mixes:
+        two = "and a mixed image has two: leave out --mixup and --cutmix, or the method"
+        by_index = _reading(distiller, lambda reads: reads.index)
+        _refuse_methods(by_index, f"goes by the dataset index of each image, {two}")
+        _refuse_methods(one_class, f"wants one class for each image, {two}")
+    if mixing.softens:
+        _refuse_methods(
+            one_class,
+            "wants one class for each image, and smoothed labels are shares of all classes: leave out "
+            "--label-smoothing, or the method",
         )
 
 
@@ -134,6 +125,16 @@ def refuse_small_batches(experiment: Experiment, distiller: Distiller, process: 
                 f"{method.key} compares the images of a batch with each other, and of {count} there is nothing to "
                 f"compare: give a batch size of at least {-(-reads.fewest_images // process.world_size)}"
             )
+
+
+def _reading(distiller: Distiller, what: Callable[[Reads], object]) -> list[str]:
+    """Keys of the methods that read something."""
+    return [method.key for method, reads in zip(distiller.methods, distiller.reads, strict=True) if what(reads)]
+
+
+def _refuse_methods(keys: Sequence[str], why: str) -> None:
+    if keys:
+        raise InputError(f"{', '.join(keys)} {why}")
 
 
 def other_classes(network: OpenedModel, dataset: DataSet) -> str:
