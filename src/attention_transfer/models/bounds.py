@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from torch.nn.modules.module import (
 
 from attention_transfer.data.request import LARGEST_SIDE
 from attention_transfer.errors import InputError
+from attention_transfer.runs.fields import is_whole
 
 MOST_CLASSES = 2**24
 _SHOWN = 40  # letters of a number that is out of bounds
@@ -52,8 +53,7 @@ def check_side(image_size: object) -> None:
     """
     if image_size is None:
         return
-    whole = isinstance(image_size, int) and not isinstance(image_size, bool)
-    if not whole or not 1 <= image_size <= LARGEST_SIDE:
+    if not is_whole(image_size, 1) or cast(int, image_size) > LARGEST_SIDE:
         raise InputError(
             f"image_size must be a whole number of pixels from 1 to {LARGEST_SIDE:,}, not {repr(image_size)[:_SHOWN]}"
         )
@@ -69,10 +69,9 @@ def check_classes(num_classes: object, least: int) -> None:
     Raises:
         ValueError: saying what it is instead.
     """
-    whole = isinstance(num_classes, int) and not isinstance(num_classes, bool)
-    if not whole:
+    if not isinstance(num_classes, int) or isinstance(num_classes, bool):
         raise InputError(f"num_classes must be a whole number, not {repr(num_classes)[:_SHOWN]}")
-    if num_classes < least:
+    if not is_whole(num_classes, least):
         raise InputError(f"a classifier has at least one class, not {repr(num_classes)[:_SHOWN]}")
     if num_classes > MOST_CLASSES:
         raise InputError(f"a classifier has at most {MOST_CLASSES:,} classes, not {repr(num_classes)[:_SHOWN]}")

@@ -4,7 +4,7 @@ A run folder is handed on, and its checkpoint with it: what it holds is looked a
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -86,7 +86,7 @@ def check_checkpoint(state: Mapping[str, Any], expected: Expected, path: Path) -
     last = expected.batches - 1 if state["epoch"] < expected.epochs else 0
     fields.need("first_batch", f"a whole number from 0 to {last}", _is_up_to(last))
     for name in ("seconds", "total_seconds"):
-        fields.need(name, "a finite number, at least 0", lambda value: _is_finite(value) and value >= 0)
+        fields.need(name, "a finite number, at least 0", _is_duration)
     fields.need("optimizer", "the state of an optimiser", _is_mapping)
     fields.need("distiller", "the state of a distiller", _is_mapping)
     fields.like("distiller", expected.distiller)
@@ -160,7 +160,7 @@ class _Fields:
     state: Mapping[str, Any]
     path: Path
 
-    def need(self, name: str, wanted: str, is_right: Any) -> None:
+    def need(self, name: str, wanted: str, is_right: Callable[[Any], bool]) -> None:
         if name not in self.state:
             raise CheckpointError(f"{name!r} of the checkpoint {self.path} is missing; {_ANEW}")
         if not is_right(self.state[name]):
@@ -189,8 +189,15 @@ class _Fields:
         return CheckpointError(f"{what} of the checkpoint {self.path} must be {wanted}, not {_short(value)}; {_ANEW}")
 
 
-def _is_up_to(most: int) -> Any:
-    return lambda value: is_whole(value) and value <= most
+def _is_up_to(most: int) -> Callable[[Any], bool]:
+    def is_right(value: Any) -> bool:
+        return is_whole(value) and value <= most
+
+    return is_right
+
+
+def _is_duration(value: Any) -> bool:
+    return _is_finite(value) and value >= 0
 
 
 def _is_finite(value: object) -> bool:
