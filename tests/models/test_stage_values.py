@@ -17,6 +17,7 @@ from timm.models.twins import Twins
 from timm.models.vision_transformer import VisionTransformer
 from timm.models.vision_transformer_sam import VisionTransformerSAM
 from timm.models.volo import VOLO
+from timm.models.xception_aligned import XceptionAligned
 from torch import Tensor, nn
 
 from attention_transfer.capture import Capture, Reading, spatial
@@ -121,3 +122,16 @@ def test_stages_of_two_paths_are_maps_of_their_resolution() -> None:
     shapes = [tuple(value.shape[1:]) for value in reading.values.values()]
     assert [shape[1:] for shape in shapes] == [(SIDE // stride, SIDE // stride) for stride in (4, 8, 16, 32)]
     assert all(shape[0] >= width for shape, width in zip(shapes, (64, 128, 256, 512), strict=True))
+
+
+def test_a_last_stage_that_an_activation_overwrites_is_read_behind_it() -> None:
+    block = {"in_chs": 8, "out_chs": 8, "stride": 2}
+    model = XceptionAligned([{**block, "in_chs": 64}, block], num_classes=3, preact=True)
+    # Older versions of timm overwrite what its last block gives.
+    model.act = nn.ReLU(inplace=True)
+    stages, reading = read_stages(model, torch.randn(2, 3, SIDE, SIDE))
+    assert stages[-1].output.module == "act"
+    last = reading.values[stages[-1].output]
+    assert float(last.detach().min()) == 0 < float(last.detach().max())
+    model.act = nn.ReLU()
+    assert describe(model).stages[-1].output.module == "blocks.1"

@@ -71,7 +71,7 @@ def _stages(model: nn.Module) -> tuple[tuple[Stage, ...], Layout | None]:
     if layout is None:
         return (), None
     stages: list[Stage] = []
-    for index, path in enumerate(_in_rows(network, found.paths)):
+    for index, path in enumerate(_not_overwritten(network, _in_rows(network, found.paths))):
         several = gives_several(network.get_submodule(path))
         item = _ITEMS.get(type(network).__module__.rpartition(".")[2]) if several is not False else None
         if several and item is None:
@@ -149,6 +149,18 @@ def _infos(model: nn.Module) -> Sequence[Mapping[str, Any]]:
     if _library(model) != "timm" or listed is None:
         return ()
     return cast("Sequence[Mapping[str, Any]]", getattr(listed, "info", listed))
+
+
+def _not_overwritten(model: nn.Module, paths: Sequence[str]) -> Sequence[str]:
+    """The same stages; of a network of timm whose last one is overwritten by an activation (Xception in older
+    versions), the value behind that."""
+    if _library(model) != "timm" or not paths:
+        return paths
+    children = [name for name, _ in model.named_children()]
+    last = children.index(paths[-1].partition(".")[0])
+    following = model.get_submodule(children[last + 1]) if last + 1 < len(children) else None
+    overwrites = type(following).__module__ == "torch.nn.modules.activation" and getattr(following, "inplace", False)
+    return [*paths[:-1], children[last + 1]] if overwrites else paths
 
 
 def _of_several_resolutions(model: nn.Module, found: FoundStages) -> FoundStages:
