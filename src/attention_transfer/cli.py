@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from attention_transfer.errors import InputError
+from attention_transfer.errors import InputError, printable
 
 PROGRAM = "attention-transfer"
 _SHOWN = 200  # letters of a name in a message
@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _code(error)
         if code is None or "ATTENTION_TRANSFER_TRACEBACK" in os.environ:
             raise
-        print("\n".join([f"{PROGRAM} {name}: {_said(error)}", *getattr(error, "__notes__", ())]), file=sys.stderr)
+        lines = [f"{PROGRAM} {name}: {_said(error)}", *getattr(error, "__notes__", ())]
+        print(printable("\n".join(lines)), file=sys.stderr)
         return code
     return 0
 

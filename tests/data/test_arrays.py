@@ -66,7 +66,7 @@ def test_classes_without_names_are_numbered(write_npz: Write):
         ),
         ({"images": noise(12, 16, 16, 3).astype(np.float16)}, r"are float16, .*: give images.round\(\).astype"),
         ({"images": noise(12, 16, 16, 3) / 100 - 1}, r"are float64, .* from -1 to 1.55: scale them to 0…255"),
-        ({"images": np.full((12, 16, 16), np.nan)}, r"are float64, .* from nan to nan: scale them to 0…255"),
+        ({"images": np.full((12, 16, 16), np.nan)}, r"are float64, .* some of them not finite"),
         ({"images": noise(12, 16, 16, 3).astype(np.uint16) * 257}, r"are uint16, .*: give \(images / 257\).round\(\)"),
         ({"images": noise(12, 16, 16, 3).astype(np.int64)}, r"are int64, .*: give images.round\(\).astype\('uint8'\)"),
         ({"images": noise(12, 16, 16, 3).astype(np.int32) * 9}, r"are int32, .* from 0 to 2295: scale them"),
@@ -76,7 +76,7 @@ def test_classes_without_names_are_numbered(write_npz: Write):
         ({"images": noise(12, 1, 16, 16)}, r"12×1×16×16: give images.transpose\(0, 2, 3, 1\)"),
         ({"images": noise(12, 768)}, "but are uint8, 12×768"),
         ({"images": np.array([b"x"] * 12)}, "but are |S1, 12"),
-        ({"images": np.array([None] * 12)}, "not a readable npz file without pickled objects"),
+        ({"images": np.array([None] * 12)}, "holds pickled objects"),
         ({"images": None, "arr_0": noise(12, 16, 16)}, "has no array 'images' but labels, arr_0: save one with"),
         ({"labels": np.array(["ant", "bee"] * 6)}, r"are <U3, 12: give numpy.unique\(labels, return_inverse=True\)"),
         ({"labels": np.eye(12, dtype=int)}, r"are int64, 12×12: give labels.argmax\(1\), if each row is of one class"),
@@ -174,7 +174,7 @@ def test_missing_files_are_named(tmp_path: Path, write_npz: Write):
 
 def test_damaged_and_pickled_files_are_refused(write_npz: Write):
     path = write_npz(labels=np.array([{}] * 12, dtype=object))
-    with pytest.raises(ValueError, match="not a readable npz file without pickled objects"):
+    with pytest.raises(ValueError, match="holds pickled objects"):
         load(f"npz:{path}")
     file = write_npz() / "train.npz"
     file.write_bytes(file.read_bytes()[:2000])

@@ -11,7 +11,7 @@ from attention_transfer.analysis.batch_graph import batch_graphs, images_of_clas
 from attention_transfer.analysis.class_maps import chosen_images, pictures
 from attention_transfer.analysis.measure import chosen_split
 from attention_transfer.commands.own_data import downloads, own_data
-from attention_transfer.errors import InputError
+from attention_transfer.errors import InputError, printable
 from attention_transfer.experiment import Data, Training
 from attention_transfer.report.batch_graph import batch_graph_figure
 from attention_transfer.report.pictures import check_picture
@@ -75,7 +75,7 @@ def command(arguments: Sequence[str]) -> None:
     may_fetch = downloads(arguments, flags.allow_download)
     if flags.teacher is None and learned_graphs(run):
         teacher = recorded_teacher(run, allow_download=may_fetch.recorded)
-        print(f"note: {run.path} names the teacher that is read: {teacher} (--teacher gives another)")
+        print(printable(f"note: {run.path} names the teacher that is read: {teacher} (--teacher gives another)"))
     dataset = load_data(flags.data, flags.seed, download=may_fetch.data)
     split = chosen_split(dataset, flags.split)
     if flags.index is None:
@@ -102,7 +102,7 @@ def command(arguments: Sequence[str]) -> None:
         flags.figure,
     )
     for note in found.notes:
-        print(f"note: {note}")
+        print(printable(f"note: {note}"))
     print(
         f"picture: {flags.figure}   (images {' '.join(map(str, index))} of {flags.split}, graph {flags.graph or count})"
     )

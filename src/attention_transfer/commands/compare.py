@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from attention_transfer.errors import InputError
+from attention_transfer.errors import InputError, printable
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ def command(arguments: Sequence[str]) -> None:
         check_picture(picture)
     runs = find_runs(flags.runs)
     comparison = compare(runs)
-    print(to_json(comparison) if flags.format == "json" else to_markdown(comparison))
+    print(to_json(comparison) if flags.format == "json" else printable(to_markdown(comparison)))
     if flags.reach:
         from attention_transfer.report.learning_curves import reached_markdown
 
-        print(reached_markdown(runs, flags.reach))
+        print(printable(reached_markdown(runs, flags.reach)))
     if flags.accuracy is not None:
         from attention_transfer.report.learning_curves import accuracy_figure
 

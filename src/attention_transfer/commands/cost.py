@@ -10,7 +10,7 @@ import tyro
 
 from attention_transfer.analysis.cost import Candidate, measure_costs
 from attention_transfer.data import OWN_SIDES
-from attention_transfer.errors import InputError
+from attention_transfer.errors import InputError, printable
 from attention_transfer.experiment import Training, read_experiment
 from attention_transfer.models import MODELS, OpenedModel, check_channels, open_model
 from attention_transfer.report.cost import cost_markdown
@@ -85,7 +85,8 @@ def command(arguments: Sequence[str]) -> None:
             for side, names in assumed.items()
         ],
     }
-    print(json.dumps(content, indent=2, ensure_ascii=False) if flags.json else cost_markdown(content))
+    text = json.dumps(content, indent=2, ensure_ascii=False) if flags.json else cost_markdown(content)
+    print(printable(text))
 
 
 def _known_side(name: str, opened: OpenedModel) -> int | None:

@@ -12,6 +12,7 @@ from attention_transfer.analysis.measure import SplitName, chosen_split
 from attention_transfer.analysis.subject import Subject
 from attention_transfer.commands.own_data import for_test_images
 from attention_transfer.data import DataSet, Split
+from attention_transfer.errors import printable
 from attention_transfer.experiment import Data
 from attention_transfer.training.prepare import load_data
 
@@ -46,8 +47,8 @@ class DrawnImages:
             subjects: whose maps are drawn.
         """
         for note in dict.fromkeys(note for subject in subjects for note in subject.notes):
-            print(f"note: {note}")
-        print(f"picture: {figure}   (images {' '.join(map(str, self.index))} of {self.name})")
+            print(printable(f"note: {note}"))
+        print(printable(f"picture: {figure}   (images {' '.join(map(str, self.index))} of {self.name})"))
 
 
 def drawn_images(

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, cast
 import tyro
 
 from attention_transfer.commands.own_data import downloads, own_data
+from attention_transfer.errors import InputError, printable
 from attention_transfer.experiment import Data, Training
 from attention_transfer.runs import RunFolder, is_run, make_folder
 from attention_transfer.runs.downloads import Downloads
@@ -63,6 +64,8 @@ def command(arguments: Sequence[str]) -> None:
         default=Flags(models=cast("tuple[str, ...]", tyro.MISSING), data=own_data(arguments)),
         config=(tyro.conf.AvoidSubcommands,),
     )
+    if not flags.models:
+        raise InputError("give at least one model: a run folder, or a name with @FILE or @pretrained behind it")
     settings = Training(batch_size=flags.batch_size, device=flags.device, precision=flags.precision)
     may_fetch = downloads(arguments, flags.allow_download)
     content, lines = (_alone if len(flags.models) == 1 else _together)(flags, settings, may_fetch)
@@ -71,7 +74,7 @@ def command(arguments: Sequence[str]) -> None:
     if flags.json:
         print(json.dumps(content))
     else:
-        print("\n".join(lines))
+        print(printable("\n".join(lines)))
 
 
 def _alone(flags: Flags, settings: Training, may_fetch: Downloads) -> tuple[dict[str, Any], list[str]]:

@@ -12,7 +12,7 @@ from jaxtyping import Bool
 
 from attention_transfer.analysis.attention_links import links_along_training, links_of_run
 from attention_transfer.commands.titles import titles
-from attention_transfer.errors import InputError
+from attention_transfer.errors import InputError, printable
 from attention_transfer.methods.link_choice import LinkChoice, links_to_json
 from attention_transfer.methods.link_extraction import (
     PAPERS_THRESHOLD,
@@ -91,7 +91,7 @@ def command(arguments: Sequence[str]) -> None:
         found = dict(zip(titles(runs), read, strict=True))
         content = {"runs": [_row(run, links) for run, links in zip(runs, read, strict=True)]}
         texts = [f"{name}\n\n{link_table(links.magnitudes())}\n" for name, links in found.items()]
-        print(json.dumps(content, indent=2) if flags.json else "\n".join(texts))
+        print(json.dumps(content, indent=2) if flags.json else printable("\n".join(texts)))
         _draw(found, flags)
         return
     links = links_of_run(folders[0], flags.name)
@@ -106,7 +106,7 @@ def command(arguments: Sequence[str]) -> None:
         # Nobody asked for an extraction: the run is shown.
         found = _row(runs[0], links) | {"kept": None, "why": str(error)}
         table = f"{link_table(links.magnitudes())}\n\nnothing is extracted: {error}"
-        print(json.dumps(found, indent=2) if flags.json else table)
+        print(json.dumps(found, indent=2) if flags.json else printable(table))
         _draw_one(runs[0], folders[0], links, flags)
         return
     kept = _kept(choice, links)

@@ -14,6 +14,7 @@ from attention_transfer.analysis.map_kinds import MapKind, MapRequest
 from attention_transfer.analysis.subject import open_subjects
 from attention_transfer.commands.own_data import downloads, for_test_images, own_data
 from attention_transfer.data import DataSet
+from attention_transfer.errors import printable
 from attention_transfer.experiment import Data, Training
 from attention_transfer.report.localisation import localisation_figure, localisation_markdown
 from attention_transfer.report.pictures import check_picture
@@ -108,7 +109,8 @@ def command(arguments: Sequence[str]) -> None:
         "centre": centre.row(),
         "notes": [note for subject in subjects for note in subject.notes],
     }
-    print(json.dumps(content, indent=2, ensure_ascii=False) if flags.json else localisation_markdown(content))
+    text = json.dumps(content, indent=2, ensure_ascii=False) if flags.json else localisation_markdown(content)
+    print(printable(text))
     if flags.figure is not None:
         localisation_figure(content, flags.figure)
         if not flags.json:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TextIO
 
-from attention_transfer.errors import InputError
+from attention_transfer.errors import InputError, printable
 from attention_transfer.experiment import Data, read_experiment
 from attention_transfer.runs import RunFolder, is_run
 from attention_transfer.runs.downloads import Downloads
@@ -74,7 +74,7 @@ def _announce(data: Data, place: str, stream: TextIO) -> None:
     """Say what a run folder names outside of itself, before it is opened."""
     if data.root is not None or ":" in data.name:
         where = data.name if data.root is None else f"{data.name} in {data.root}"
-        print(f"note: {place} names the data that is read: {where} (--data gives others)", file=stream)
+        print(printable(f"note: {place} names the data that is read: {where} (--data gives others)"), file=stream)
 
 
 def for_test_images(data: Data) -> Data:

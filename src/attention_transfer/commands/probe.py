@@ -11,7 +11,7 @@ import tyro
 from attention_transfer.analysis.linear_probe import Probe, ProbeSettings, features_tap, probe
 from attention_transfer.analysis.subject import open_subjects
 from attention_transfer.data import DataSet
-from attention_transfer.errors import InputError
+from attention_transfer.errors import InputError, printable
 from attention_transfer.experiment import Data, Training
 from attention_transfer.report.compare import spread
 from attention_transfer.report.table import duration, markdown_table, percent
@@ -76,14 +76,14 @@ def command(arguments: Sequence[str]) -> None:
     for subject in subjects:
         if not flags.json:
             for note in subject.notes:
-                print(f"note: {note}")
+                print(printable(f"note: {note}"))
         found = probe(subject, flags.probe, flags.seeds, module=flags.features, num_workers=flags.data.num_workers)
         _keep(found, flags, dataset)
         probes.append(found)
     if flags.json:
         print(json.dumps([_content(found, flags, dataset) for found in probes], indent=2, ensure_ascii=False))
     else:
-        print(_markdown(probes, flags, dataset))
+        print(printable(_markdown(probes, flags, dataset)))
 
 
 def _keep(found: Probe, flags: Flags, dataset: DataSet) -> None:

@@ -20,7 +20,7 @@ from attention_transfer.commands.side_by_side import (
     refuse_unfit_folder,
     run_all,
 )
-from attention_transfer.errors import InputError
+from attention_transfer.errors import InputError, printable
 from attention_transfer.recipes.tables import TABLES, Table
 from attention_transfer.runs import RunFolder, is_run, write_whole
 from attention_transfer.runs.fields import Fields
@@ -163,7 +163,7 @@ def report(planned: Plan, words: Sequence[str], failed: FailedRunsError | None =
         raise failed or error from error
     folder, typed = planned.folder, shlex.join([PROGRAM, *words])
     markdown = to_markdown(made)
-    print(f"\n{markdown}")
+    print(printable(f"\n{markdown}"))
     write_whole(folder / "table.md", f"`{typed}`\n\n{markdown}".encode())
     write_whole(folder / "table.json", to_json(made, typed).encode())
     print(f"table: {folder / 'table.md'}")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from attention_transfer.errors import InputError
+from attention_transfer.errors import InputError, printable
 from attention_transfer.experiment import Experiment, from_json, to_json
 from attention_transfer.runs import RunFolder, differing_fields, is_run, make_folder
 from attention_transfer.runs.locking import to_write
@@ -123,7 +123,7 @@ def run_all(planned: Sequence[PlannedRun], folder: Path, processes: int) -> None
         )
         for run in todo
     ]
-    failures = run_jobs(jobs, processes, environment, lambda line: print(line, flush=True))
+    failures = run_jobs(jobs, processes, environment, lambda line: print(printable(line), flush=True))
     if failures:
         lines = [f"  {each.job.name}: {each.reason} (exit code {each.code}; {each.job.log})" for each in failures]
         raise FailedRunsError("\n".join([f"{len(failures)} of {len(planned)} runs failed:", *lines]))

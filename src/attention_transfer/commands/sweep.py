@@ -19,7 +19,7 @@ from attention_transfer.commands.side_by_side import (
     run_all,
 )
 from attention_transfer.commands.train import recipe_of
-from attention_transfer.errors import InputError
+from attention_transfer.errors import InputError, printable
 from attention_transfer.experiment import Experiment
 from attention_transfer.runs import RunFolder, is_run, write_whole
 
@@ -129,7 +129,7 @@ def report(planned: Grid, folder: Path, words: Sequence[str], failed: FailedRuns
         raise failed or InputError(f"no run of this sweep is finished in {folder}: run it without --only-table first")
     table = tabulate(planned.fields, runs, len(planned.cells))
     markdown = to_markdown(table)
-    print(f"\n{markdown}")
+    print(printable(f"\n{markdown}"))
     typed = shlex.join([PROGRAM, *words])
     write_whole(folder / "table.md", f"`{typed}`\n\n{markdown}".encode())
     write_whole(folder / "table.json", table_to_json(table, typed).encode())

@@ -32,7 +32,7 @@ from attention_transfer.data.stl10 import SIDE as STL10_SIDE
 from attention_transfer.data.stl10 import stl10
 from attention_transfer.data.tiny_imagenet import SIDE as TINY_IMAGENET_SIDE
 from attention_transfer.data.tiny_imagenet import tiny_imagenet
-from attention_transfer.errors import InputError
+from attention_transfer.errors import InputError, printable
 
 __all__ = ["DATA", "OWN_SIDES", "Batch", "DataSet", "Loader", "Split", "load", "loader"]
 
@@ -129,7 +129,7 @@ def load(
     )
     dataset = DATA[kind](request)
     for note in dataset.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(printable(f"note: {note}"), file=sys.stderr)
     dataset = replace(
         dataset,
         train_classes=train_classes,

@@ -56,6 +56,11 @@ def read_arrays(path: Path) -> ArrayFile:
             arrays: dict[str, np.ndarray] = {key: file[key] for key in _KEYS if key in file}
             found = tuple(file)
     except Exception as error:  # numpy passes on whatever zip, zlib and its own parser raise
+        if "allow_pickle" in str(error):
+            raise InputError(
+                f"{shown(path)} holds pickled objects, which could run code, and is not read: give arrays of numbers "
+                "and texts; images of several sizes belong into a folder:PATH"
+            ) from error
         raise InputError(f"{shown(path)} is not a readable npz file without pickled objects: {shown(error)}") from error
     for key in ("images", "labels"):
         if key not in arrays:
@@ -104,13 +109,15 @@ def _way_to_images(images: np.ndarray) -> str:
         return ": give images[..., 0]"
     if images.ndim == 4 and images.shape[3] == 4:
         return ": lay them on a background, and give three channels"
-    if images.ndim not in (3, 4) or not images.size:
+    if images.ndim not in (3, 4) or not images.size or images.dtype == np.uint8:
         return ""
     if images.dtype == np.bool_:
         return ": give 255 * images.astype('uint8')"
     if images.dtype.kind not in "iuf":
         return ""
     low, high = images.min(), images.max()
+    if images.dtype.kind == "f" and not np.isfinite(images).all():
+        return ", some of them not finite (NaN or infinite): replace those"
     if images.dtype.kind == "f" and 0 <= low <= high <= 1:
         return ": give (255 * images).round().astype('uint8')"
     if 0 <= low <= high <= 255:
@@ -145,6 +152,15 @@ def _checked_boxes(path: Path, boxes: np.ndarray, num_images: int) -> Float32[np
         raise InputError(
             f"'boxes' of {shown(path)} must be four numbers for each of {num_images} images, but are {boxes.dtype}, "
             f"{times(boxes.shape)}"
+        )
+    left, top, right, bottom = boxes.T
+    # Comparisons with NaN, which says that an object's place is unknown, are false.
+    turned = np.flatnonzero((right <= left) | (bottom <= top))
+    if len(turned):
+        raise InputError(
+            f"'boxes' of {shown(path)} must be left, top, right, bottom, but of image {turned[0]} are "
+            f"{', '.join(f'{value:g}' for value in boxes[turned[0]])}: if the last two are width and height, add "
+            "the first two to them"
         )
     return boxes.astype(np.float32)
 

@@ -1,5 +1,7 @@
 """A user's own images as NumPy arrays: a folder with `train.npz` and `test.npz` or `val.npz`, or all three."""
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,7 @@ def npz(request: Request) -> DataSet:
     unused = sorted(set(range(len(classes))) - set(np.unique(train.labels - first).tolist()))
     if unused and not train.names:
         notes.append(f"no training image has label {listed([u + first for u in unused], len(unused))}")
+    notes += _unclear_names(train.names)
     size = request.image_size or train.side
     mean, std = _statistics(train.images)
     splits = [scaled_boxes(file.split(first), size / train.side) for file in (train, *held_out)]
@@ -116,6 +119,14 @@ def _check_names(file: ArrayFile, train: ArrayFile) -> None:
             f"'classes' of {shown(file.path)} are {listed(file.names, len(file.names))}, but of {train.path.name} "
             f"{listed(train.names, len(train.names)) or 'not given'}: give both the same, in the same order"
         )
+
+
+def _unclear_names(names: Sequence[str]) -> list[str]:
+    """Sentences about classes that their names do not tell apart."""
+    nameless = [str(label) for label, name in enumerate(names) if not name.strip()]
+    twice = [name for name, count in Counter(names).items() if count > 1 and name.strip()]
+    notes = [f"classes without a name: {listed(nameless, len(nameless))}"] if nameless else []
+    return notes + ([f"several classes are called {listed(twice, len(twice))} and count as different"] if twice else [])
 
 
 def _statistics(

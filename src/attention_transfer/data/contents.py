@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from attention_transfer.data.formats import formats
+
 _READ = 64
 _SIGNATURES = (
     (b"%PDF", "a PDF document"),
@@ -20,7 +22,8 @@ _BRANDS = {
     b"hevc": "an HEIC photograph",
     b"mif1": "an HEIF photograph",
     b"msf1": "an HEIF photograph",
-    b"avif": "an AVIF photograph, which this Pillow cannot read",
+    b"avif": "an AVIF photograph",
+    b"avis": "an AVIF photograph",
     b"crx ": "a raw photograph",
     b"isom": "a video",
     b"mp42": "a video",
@@ -42,7 +45,12 @@ def content(path: Path) -> str | None:
     if not start:
         return "nothing"
     if start[4:8] == b"ftyp":
-        return _BRANDS.get(start[8:12])
+        words = _BRANDS.get(start[8:12])
+        if start[8:12] not in (b"avif", b"avis"):
+            return words
+        return (
+            f"{words} that is damaged or cut off" if "AVIF" in formats() else f"{words}, which this Pillow cannot read"
+        )
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype html", b"<html")):
         return "a web page"

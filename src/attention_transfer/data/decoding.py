@@ -165,6 +165,10 @@ def _opened(path: Path) -> Generator[Image.Image, None, None]:
     except _TOO_LARGE as error:
         numbers = re.findall(r"\d+", str(error))
         raise UnsuitableImageError(_too_large(path, int(numbers[0]) if numbers else None)) from error
+    except MemoryError as error:
+        raise UnsuitableImageError(
+            f"{shown(path)} does not fit in this machine's memory once it is decoded: store it smaller, or remove it"
+        ) from error
     except _BROKEN as error:
         reason = shown(error)
         if isinstance(error, UnidentifiedImageError):
@@ -207,7 +211,8 @@ def _orientation(file: Image.Image, path: Path) -> int:
     """How an image is to be turned, 1…8; 1 where its file says nothing or nonsense."""
     try:
         # Pillow would decode every PNG that has not said so before its pixels.
-        if file.format == "PNG" and "exif" not in file.info and not has_late_orientation(path):
+        said = {"exif", "xmp", "XML:com.adobe.xmp"} & file.info.keys()
+        if file.format == "PNG" and not said and not has_late_orientation(path):
             return 1
         turn = file.getexif().get(_ORIENTATION, 1)
     except Exception:  # damaged metadata raise whatever comes, and no viewer minds them

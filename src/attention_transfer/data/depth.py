@@ -75,8 +75,12 @@ def deep(file: Image.Image, path: Path) -> Deep:
 
 def _in_range(values: np.ndarray, path: Path, inverted: bool) -> np.ndarray:
     """Integers of 32 bits, and floats, as 16-bit values."""
-    low, high = values.min(), values.max()  # NaN where there is any
+    low, high = values.min(), values.max()
     floats = values.dtype.kind == "f"
+    if floats and not np.isfinite(values).all():
+        raise UnsuitableImageError(
+            f"{shown(path)} holds floats that are not finite (NaN or infinite), which are no brightness: replace them"
+        )
     if not 0 <= low <= high <= 255:
         raise UnsuitableImageError(
             f"{shown(path)} holds {'floats' if floats else '32-bit integers'} from {low:g} to {high:g}, of which "

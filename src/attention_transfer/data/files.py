@@ -20,6 +20,7 @@ from attention_transfer.errors import InputError
 MEMORY_BUDGET = 2 << 30  # bytes of decoded images that a split may take; larger ones are decoded anew in every epoch
 UNREADABLE_SHARE = 0.01  # of the files of a split that may be skipped
 _LONGEST = 2  # sides: what is longer than twice its breadth is cut at both ends
+_SCALED_WHOLE = 8  # canvases: of what is longer, only the part is scaled that is kept, or it might fill the memory
 _ROOM = 256 / 224  # photographs are stored with so much more than is delivered, as ImageNet's evaluation has it
 
 
@@ -61,9 +62,20 @@ class Form:
         """
         image = self.decoding.read(path)
         size = self.scaled(*image.size)
+        cut = self.cut(*size)
+        if max(size) > _SCALED_WHOLE * self.canvas:
+            return np.asarray(_scaled_part(image, size, cut))
         if size != image.size:
             image = image.resize(size, Image.Resampling.BILINEAR)
-        return np.asarray(image.crop(self.cut(*size)))
+        return np.asarray(image.crop(cut))
+
+
+def _scaled_part(image: Image.Image, size: tuple[int, int], part: tuple[int, int, int, int]) -> Image.Image:
+    """What cutting a part out of the whole image scaled to a size gives, but for rounding."""
+    across, down = image.width / size[0], image.height / size[1]
+    left, top, right, bottom = part
+    box = (left * across, top * down, right * across, bottom * down)
+    return image.resize((right - left, bottom - top), Image.Resampling.BILINEAR, box)
 
 
 def delivered(image_size: int, *, photographs: bool, decoding: Decoding = AS_SHOWN) -> Form:

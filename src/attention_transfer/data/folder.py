@@ -23,7 +23,7 @@ from attention_transfer.data.split_folders import (
     matched,
     refuse_nested_splits,
 )
-from attention_transfer.data.walking import Others, images_below
+from attention_transfer.data.walking import Others, entries, images_below
 from attention_transfer.errors import InputError
 
 SIDE = 224
@@ -37,10 +37,11 @@ Classes = tuple[str, ...]
 def folder(request: Request) -> DataSet:
     """Reads `train/CLASS/…` and `val/CLASS/…`; classes are sorted by name, and files may lie in subfolders.
 
-    Other names of the parts are `training`, `valid`, `validation`, `dev`, `test` and `testing`. Where there is one part
-    beside the training images it is measured on; of two, `val` becomes the validation split. Where there is none, a
-    fifth of each class (rounded, but at least one of two) is set aside by `split_seed`. Classes are those of the
-    training images; the other parts may lack some.
+    Other names of the parts are `training`, `valid`, `validation`, `dev`, `eval`, `test` and `testing`, also with words
+    such as `set` or `images` beside them, as in `test_set`; other folders of images are named and not read. Where there
+    is one part beside the training images it is measured on; of two, `val` becomes the validation split. Where there is
+    none, a fifth of each class (rounded, but at least one of two) is set aside by `split_seed`. Classes are those of
+    the training images; the other parts may lack some.
 
     Hidden files and what systems leave behind are passed by, links are followed. Files are seen as a viewer shows them:
     upright, on a background, in 8 bits (16-bit values are divided by 257). Images are delivered with 224 pixels a side
@@ -77,20 +78,18 @@ def _labelled(request: Request, found: Layout, train: ClassFolders) -> DataSet:
     classes = classes_of(train)
     notes = [*train.notes(), *differing_in_case(classes)]
     if request.labelled and len(classes) == 1:
-        notes.append(f"{shown(train.place)} holds a single class, {shown(classes[0])}, which nothing can be told from")
+        notes.append(_of_a_single_class(train))
     listing, validation, test_is = _listing(train.images, classes), None, "test"
+    if found.unread:
+        names = listed([folder.name for folder in found.unread], len(found.unread))
+        notes.append(f"not read, as their names are not those of train, val or test: {names} in {shown(found.place)}")
     if found.split:
-        notes += [
-            f"{shown(part)} is the same folder as {shown(train.place)}: what is measured is what is learned from"
-            for part in (found.validation, found.test)
-            if part is not None and part.samefile(train.place)
-        ]
         if request.split_seed is not None:
             raise InputError(
                 f"{shown(found.place)} sets its own images aside, on which split_seed {request.split_seed} has no "
                 "effect: leave it out"
             )
-        parts, left_out = _held_out(found, classes)
+        parts, left_out = _held_out(found, classes, train)
         notes += left_out
         test_is, test = parts.popitem()
         validation = next(iter(parts.values()), None)
@@ -129,6 +128,15 @@ def _labelled(request: Request, found: Layout, train: ClassFolders) -> DataSet:
     )
 
 
+def _of_a_single_class(train: ClassFolders) -> str:
+    """That there is one class, and where the classes may be in place of it."""
+    place = train.place / train.filled[0]
+    inside = entries(place)
+    folders = listed([folder.name for folder in inside.folders], len(inside.folders), most=3)
+    way = f"; if {folders} are the classes, move them to {shown(train.place)}" if len(inside.folders) > 1 else ""
+    return f"{shown(train.place)} holds a single class, {shown(place.name)}, which nothing can be told from{way}"
+
+
 def _unlabelled(request: Request, place: Path) -> DataSet | None:
     """All images below a place, where there are some."""
     others = Others()
@@ -143,7 +151,7 @@ def _unlabelled(request: Request, place: Path) -> DataSet | None:
     return _dataset(request, ("unlabelled",), train, None, nothing, notes=notes, labelled=False)
 
 
-def _held_out(found: Layout, classes: Classes) -> tuple[dict[str, Listing], list[str]]:
+def _held_out(found: Layout, classes: Classes, train: ClassFolders) -> tuple[dict[str, Listing], list[str]]:
     """What is not learned from, by the names of its folders, what is measured on last; and what is left out."""
     parts: dict[str, Listing] = {}
     notes: list[str] = []
@@ -159,7 +167,8 @@ def _held_out(found: Layout, classes: Classes) -> tuple[dict[str, Listing], list
             )
             continue
         parts[part.name] = _listing(matched(folders, classes, found.train or found.place), classes)
-        notes += folders.notes()
+        same = folders.shared_with(train)
+        notes += [*folders.notes(), *([] if same is None else [same])]
     return parts, notes
 
 

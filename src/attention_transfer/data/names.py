@@ -4,20 +4,12 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
-# Controls, halves of pairs (bytes in no encoding), and separators of lines and paragraphs.
-_HIDDEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
-# They turn the direction of what follows.
-_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+from attention_transfer.errors import printable
 
 
 def shown(name: object) -> str:
     """A name with everything escaped that would not show, or would move the cursor: as `a\\nb` for two lines."""
-    return "".join(
-        character.encode("unicode_escape").decode()
-        if unicodedata.category(character) in _HIDDEN or character in _TURNING
-        else character
-        for character in str(name)
-    )
+    return printable(str(name)).replace("\n", "\\n")
 
 
 def listed(names: Iterable[object], total: int, most: int = 10) -> str:

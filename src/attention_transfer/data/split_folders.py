@@ -1,16 +1,21 @@
 """Which folder holds what: training, validation and test images by what people call them, classes by their folders."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from attention_transfer.data.names import alike, is_text, listed, same_text, shown
-from attention_transfer.data.walking import Entries, Others, entries, images_below
+from attention_transfer.data.walking import Entries, Identity, Others, entries, images_below
 from attention_transfer.errors import InputError
 
 TRAIN = ("train", "training")
 VALIDATION = ("val", "valid", "validation", "dev")
 TEST = ("test", "testing")
+# What people also call them; a plain name goes before these.
+_OTHERWISE = {"validate": "val", "eval": "val", "evaluation": "val"}
+_OF_IMAGES = re.compile(r"[\W_]+|(?<=[a-z])(?=(?:set|split|images|data)$)")
+_NO_ROLE = frozenset({"", "set", "split", "image", "images", "img", "imgs", "data", "dataset", "folder"})
 
 
 @dataclass(frozen=True)
@@ -22,12 +27,14 @@ class Layout:
         train: training images in class folders; None where nothing says which images are for training.
         validation: as `train`, of what may select a model, or the only ones to measure on.
         test: as `train`, of what selects nothing.
+        unread: other folders of images beside these.
     """
 
     place: Path
     train: Path | None = None
     validation: Path | None = None
     test: Path | None = None
+    unread: tuple[Path, ...] = ()
 
     @property
     def split(self) -> bool:
@@ -45,6 +52,7 @@ def layout(place: Path) -> Layout:
     roles: dict[str, Path | None] = {}
     for role, names in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
         folders = [folder for folder in found.folders if folder.name.lower() in names]
+        folders = folders or [folder for folder in found.folders if _plain_name(folder.name) in names]
         if len(folders) > 1:
             raise InputError(
                 f"{shown(place)} holds {' and '.join(shown(folder.name) for folder in folders)}, and only one of them "
@@ -55,7 +63,21 @@ def layout(place: Path) -> Layout:
     train = roles["train"]
     if train is not None and known == [train] and _is_class(train, found, train):
         return Layout(place)
-    return Layout(place, train, roles["validation"], roles["test"])
+    beside = [folder for folder in found.folders if folder not in known] if train is not None else []
+    unread = tuple(folder for folder in beside if _holds_images(folder))
+    return Layout(place, train, roles["validation"], roles["test"], unread)
+
+
+def _holds_images(folder: Path) -> bool:
+    """Whether images lie in a folder, or in those in it."""
+    found = entries(folder)
+    return bool(found.images) or any(entries(inside).images for inside in found.folders)
+
+
+def _plain_name(name: str) -> str:
+    """What the folder of a part says that it is: `test` where it is called `test_set` or `images-testset`."""
+    words = [word for word in _OF_IMAGES.split(name.lower()) if word not in _NO_ROLE]
+    return _OTHERWISE.get(words[0], words[0]) if len(words) == 1 else ""
 
 
 def _is_class(folder: Path, beside: Entries, train: Path) -> bool:
@@ -74,12 +96,14 @@ class ClassFolders:
         images: of each class, by the name of its folder, sorted by name.
         others: files that are no images.
         strays: images beside the class folders, which belong to no class.
+        walked: every folder in which was looked, under all of its names.
     """
 
     place: Path
     images: dict[str, list[Path]]
     others: Others = field(default_factory=Others)
     strays: tuple[Path, ...] = ()
+    walked: dict[Identity, list[Path]] = field(default_factory=dict[Identity, list[Path]])
 
     @property
     def filled(self) -> tuple[str, ...]:
@@ -95,7 +119,30 @@ class ClassFolders:
                 f"{len(self.strays)} images lie in {shown(self.place)} beside its class folders, belong to no class "
                 f"and are left out: {listed([path.name for path in self.strays], len(self.strays))}"
             )
+        twice = [names for names in self.walked.values() if len(names) > 1]
+        if twice:
+            notes.append(
+                f"{shown(twice[0][0])} and {shown(twice[0][1])} are the same folder, whose images count once for each "
+                f"name{_and_more(twice)}"
+            )
         return notes
+
+    def shared_with(self, other: "ClassFolders") -> str | None:
+        """What is also in another split, in a sentence; None where nothing is."""
+        if self.place.samefile(other.place):
+            both = [(self.place, other.place)]
+        else:
+            both = [(names[0], other.walked[same][0]) for same, names in self.walked.items() if same in other.walked]
+        if not both:
+            return None
+        return (
+            f"{shown(both[0][0])} is the same folder as {shown(both[0][1])}: what is measured is what is learned from"
+            f"{_and_more(both)}"
+        )
+
+
+def _and_more(found: Sequence[object]) -> str:
+    return f" (and {len(found) - 1} more)" if len(found) > 1 else ""
 
 
 def class_folders(place: Path, *, without: Sequence[Path] = ()) -> ClassFolders:
@@ -111,6 +158,10 @@ def class_folders(place: Path, *, without: Sequence[Path] = ()) -> ClassFolders:
     found = entries(place)
     made = ClassFolders(place, {}, strays=found.images)
     for path in found.others:
+        if not path.exists():
+            raise InputError(
+                f"{shown(path)} is a link to nothing, {shown(path.readlink())}: bring back what it led to, or remove it"
+            )
         made.others.add(path)
     for folder in found.folders:
         if folder in without:
@@ -120,7 +171,7 @@ def class_folders(place: Path, *, without: Sequence[Path] = ()) -> ClassFolders:
                 f"the name of the class folder {shown(folder)} is no text in UTF-8, and could not be written down "
                 "after training: rename it"
             )
-        made.images[folder.name] = images_below(folder, made.others)
+        made.images[folder.name] = images_below(folder, made.others, made.walked)
     return made
 
 
@@ -130,13 +181,21 @@ def refuse_nested_splits(place: ClassFolders) -> None:
     Raises:
         ValueError: there is one.
     """
-    for name in place.images:
-        inside = next((folder for folder in entries(place.place / name).folders if folder.name.lower() in TRAIN), None)
-        if inside is not None:
-            raise InputError(
-                f"there is no folder {shown(place.place / 'train')}, but {shown(inside)}: give the folder that holds "
-                "train/ and val/, and in these one folder per class"
-            )
+    inside = [
+        folder
+        for name in place.images
+        for folder in entries(place.place / name).folders
+        if _plain_name(folder.name) in TRAIN
+    ]
+    if not inside:
+        return
+    missing = f"there is no folder {shown(place.place / 'train')}, but {shown(inside[0])}"
+    if len(inside) > 1 and all(entries(folder).images for folder in inside):
+        raise InputError(
+            f"{missing} and {len(inside) - 1} more: a data folder holds train/ and val/, and each of these one folder "
+            "per class; move the classes into them"
+        )
+    raise InputError(f"{missing}: give the folder that holds train/ and val/, and in these one folder per class")
 
 
 def classes_of(train: ClassFolders) -> tuple[str, ...]:

@@ -86,35 +86,52 @@ def entries(place: Path) -> Entries:
     return Entries(*(tuple(sorted(paths)) for paths in (folders, images, others)))
 
 
-def images_below(place: Path, others: Others) -> list[Path]:
+Identity = tuple[int, int]
+"""What stays the same whatever a folder is called."""
+
+
+def images_below(place: Path, others: Others, walked: dict[Identity, list[Path]] | None = None) -> list[Path]:
     """All images in a folder, at any depth, sorted by name.
 
     Args:
         place: the folder.
         others: receives the files that are none.
+        walked: receives every folder in which was looked, under all of its names.
 
     Raises:
-        ValueError: a folder cannot be read.
+        ValueError: a folder cannot be read, or the place is a link to one that holds it.
     """
     # A link to a folder above the place would bring all that lies beside it.
-    above = frozenset(_identity(folder) for folder in place.resolve().parents)
-    return sorted(_walk(place, others, above))
+    above = frozenset(identity(folder) for folder in (*place.absolute().parents, *place.resolve().parents))
+    if identity(place) in above:
+        raise InputError(
+            f"{shown(place)} is a link to {shown(place.resolve())}, the folder that holds it, and would bring all that "
+            "lies beside it: remove the link"
+        )
+    return sorted(_walk(place, others, above, {} if walked is None else walked))
 
 
-def _walk(place: Path, others: Others, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
-    identity = _identity(place)
-    if identity in above:
+def _walk(
+    place: Path, others: Others, above: frozenset[Identity], walked: dict[Identity, list[Path]]
+) -> Iterator[Path]:
+    this = identity(place)
+    if this in above:
         return  # a link back to a folder that holds it
+    walked.setdefault(this, []).append(place)
     found = entries(place)
     yield from found.images
     for path in found.others:
         others.add(path)
     for path in found.folders:
-        yield from _walk(path, others, above | {identity})
+        yield from _walk(path, others, above | {this}, walked)
 
 
-def _identity(folder: Path) -> tuple[int, int]:
-    """What stays the same whatever a folder is called."""
+def identity(folder: Path) -> Identity:
+    """That of a folder.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
     try:
         status = folder.stat()
     except OSError as error:

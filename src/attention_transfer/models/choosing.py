@@ -77,7 +77,7 @@ def _one_of(found: list[StateDict], wanted: Wanted, file: Path, places: Mapping[
     fitting = _different([each for each in found if fits(each, wanted)])
     raw = [each for each in fitting if not each.averaged]
     averaged = [each for each in found if each.averaged]
-    if len(averaged) == 1 and raw and averaged[0] not in fitting:
+    if len(averaged) == 1 and raw and not fits(averaged[0], wanted):
         lacking = missing(averaged[0], wanted)
         raise WeightsError(
             f"{file} holds averaged weights under '{averaged[0].key}' that do not fit"

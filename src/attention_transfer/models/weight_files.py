@@ -166,9 +166,10 @@ def _kind_of_archive(file: Path) -> str | None:
         return f"an archive of NumPy arrays (.npz), as JAX writes them: convert it, or {_SAVE}"
     if any(name.endswith("model.weights.h5") for name in names):
         return f"a model of Keras: convert it, or {_SAVE}"
-    if any(name.endswith("/archive_format") or "/models/" in name for name in names):
+    parts = {name.split("/")[1] for name in names if name.count("/")}
+    if {"archive_format", "models"} & parts:
         return f"an exported program of torch.export: {_SAVE}"
-    if any("/code/" in name for name in names):
+    if "code" in parts:
         return f"a program of TorchScript: load it with torch.jit.load where you trust it, then {_SAVE}"
     if not any(name.endswith("data.pkl") for name in names):
         return "an archive of other files: unpack it first"

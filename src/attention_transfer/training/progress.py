@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from attention_transfer.errors import printable
+
 Item = TypeVar("Item")
 
 
@@ -26,7 +28,7 @@ class Reporter:
     def line(self, text: str) -> None:
         """One line."""
         if not self._silent:
-            self._console.print(f"{self._prefix}{text}", markup=False, soft_wrap=True)
+            self._console.print(printable(f"{self._prefix}{text}"), markup=False, soft_wrap=True)
 
     def steps(self, items: Iterable[Item], total: int, done: int, title: str) -> Iterator[Item]:
         """Go through the steps of an epoch, with a bar on a terminal."""

@@ -1,0 +1,117 @@
+"""Image files of unusual shapes, and damage that is said as what it is."""
+
+import time
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
+
+from attention_transfer.data import decoding as module
+from attention_transfer.data.decoding import Decoding
+from attention_transfer.data.files import Form, delivered, stored
+from attention_transfer.data.formats import endings
+from attention_transfer.data.refusals import IncompleteImageError, UnsuitableImageError
+
+ANIMATED = [".gif", ".webp", ".png", *[ending for ending in (".avif",) if ending in endings()]]
+XMP = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="{turn}"/></x:xmpmeta>'
+
+
+def noise(height: int, width: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+# ---------------------------------------------------------------- shapes
+
+
+@pytest.mark.parametrize("size", [(100_000, 1), (1, 100_000), (30_000, 3)])
+def test_a_very_long_image_takes_neither_memory_nor_time(tmp_path: Path, size: tuple[int, int]):
+    """Scaled as a whole, a line of 100,000 pixels has 20 GB."""
+    Image.new("L", size, 100).save(tmp_path / "long.png")
+    started = time.perf_counter()
+    for form in (delivered(224, photographs=True), stored(224, photographs=True), delivered(32, photographs=False)):
+        pixels = form.read(tmp_path / "long.png")
+        assert max(pixels.shape[:2]) == form.canvas
+        assert (pixels == 100).all()
+    assert time.perf_counter() - started < 5
+
+
+@pytest.mark.parametrize("size", [(30, 700), (700, 30)])
+@pytest.mark.parametrize("square", [None, 24])
+def test_of_a_long_image_the_same_is_kept_as_of_the_whole_one_scaled(
+    tmp_path: Path, size: tuple[int, int], square: int | None
+):
+    noise(*size).save(tmp_path / "long.png")
+    form = Form(24, square)
+    scaled = form.scaled(*noise(*size).size)
+    whole = noise(*size).resize(scaled, Image.Resampling.BILINEAR).crop(form.cut(*scaled))
+    assert np.abs(form.read(tmp_path / "long.png").astype(int) - np.asarray(whole).astype(int)).max() <= 1
+
+
+def test_one_pixel_is_an_image(tmp_path: Path):
+    Image.new("RGB", (1, 1), "red").save(tmp_path / "dot.png")
+    assert (delivered(16, photographs=False).read(tmp_path / "dot.png") == (255, 0, 0)).all()
+
+
+def test_an_image_beyond_the_memory_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(_: object) -> None:
+        raise MemoryError
+
+    noise(4, 4).save(tmp_path / "large.png")
+    monkeypatch.setattr(module, "_in_rgb", fail)
+    with pytest.raises(UnsuitableImageError, match=r"large.png does not fit in this machine's memory once it is decod"):
+        Decoding().read(tmp_path / "large.png")
+
+
+# ---------------------------------------------------------------- what is seen
+
+
+@pytest.mark.parametrize("ending", ANIMATED)
+def test_the_first_frame_is_laid_on_the_background(tmp_path: Path, ending: str):
+    first, second = Image.new("RGBA", (40, 40), (0, 200, 0, 0)), Image.new("RGBA", (40, 40), "blue")
+    first.paste((255, 0, 0, 255), (10, 10, 30, 30))
+    lossless = {"lossless": True} if ending == ".webp" else {}
+    first.save(tmp_path / f"moving{ending}", save_all=True, append_images=[second], **lossless)
+    pixels = np.asarray(Decoding().read(tmp_path / f"moving{ending}")).astype(int)
+    assert np.abs(pixels[0, 0] - (255, 255, 255)).max() <= 3
+    assert np.abs(pixels[20, 20] - (255, 0, 0)).max() <= 3
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("ending", [".jpg", ".png"])
+def test_an_orientation_that_only_xmp_says_is_that_of_pillow(tmp_path: Path, turn: int, ending: str):
+    path, packet = tmp_path / f"turned{ending}", XMP.format(turn=turn)
+    if ending == ".png":
+        said = PngInfo()
+        said.add_itxt("XML:com.adobe.xmp", packet)
+        noise(20, 30).save(path, pnginfo=said)
+    else:
+        noise(20, 30).save(path, xmp=packet.encode())
+    with Image.open(path) as image:
+        image.load()
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    assert (np.asarray(Decoding().read(path)) == expected).all()
+    assert Decoding().size(path) == expected.shape[1::-1]
+
+
+# ---------------------------------------------------------------- damage
+
+
+@pytest.mark.skipif(".avif" not in endings(), reason="Pillow without AVIF")
+def test_an_avif_that_was_cut_off_is_not_said_to_be_unreadable_by_this_pillow(tmp_path: Path):
+    stream = BytesIO()
+    noise(64, 64).save(stream, format="AVIF")
+    (tmp_path / "cut.avif").write_bytes(stream.getvalue()[:600])
+    with pytest.raises(IncompleteImageError, match="it holds an AVIF photograph that is damaged or cut off"):
+        Decoding().read(tmp_path / "cut.avif")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_floats_that_are_no_numbers_are_said_to_be_none(tmp_path: Path, value: float):
+    values = np.full((4, 4), 0.5, dtype=np.float32)
+    values[0, 0] = value
+    Image.fromarray(values).save(tmp_path / "holes.tif")
+    with pytest.raises(UnsuitableImageError, match=r"floats that are not finite \(NaN or infinite\), .*: replace them"):
+        Decoding().read(tmp_path / "holes.tif")
