@@ -40,3 +40,21 @@ def test_what_cannot_be_looked_at_is_refused(subject: Subject, dataset: DataSet)
         open_subjects([subject.name], dataset, CPU, mean=(0.5, 0.5, 0.5))
     with pytest.raises(ValueError, match="leave out --mean and --std"):
         open_subjects([subject.name], dataset, CPU, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "words"),
+    [
+        ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), r"the std .* above 0 and at most 1, not 0 0 0$"),
+        ((float("nan"), 0.0, 0.0), (1.0, 1.0, 1.0), r"the mean .* 0…1, not nan 0 0$"),
+        ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), r"not 123.675 116.28 103.53: divide by 255$"),
+        ((0.5, 0.5, 0.5), (-0.5, 0.5, 0.5), r"the std .*, not -0.5 0.5 0.5$"),
+        ((0.5, 0.5, 0.5), (127.5, 127.5, 127.5), r"the std .*: divide by 255$"),
+        ((0.5, 0.5, 0.5), (float("inf"), 1.0, 1.0), r"the std .*, not inf 1 1$"),
+    ],
+)
+def test_a_normalisation_that_cannot_be_is_refused(
+    mean: tuple[float, float, float], std: tuple[float, float, float], words: str, dataset: DataSet, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        open_subjects([save_network(tmp_path / "silent")], dataset, CPU, mean, std)

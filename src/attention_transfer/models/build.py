@@ -16,6 +16,7 @@ from attention_transfer.models.external import describe
 from attention_transfer.models.known_names import check_name
 from attention_transfer.models.naming import Name, parse_name, quoted
 from attention_transfer.models.outline import outline
+from attention_transfer.models.preprocessing import preprocessing
 from attention_transfer.models.timm_source import WEIGHTS_ELSEWHERE, without_source
 from attention_transfer.models.transformers_config import check_configuration, check_hf_arguments, configuration
 from attention_transfer.models.zoo import MODELS
@@ -241,7 +242,7 @@ def _build_transformers(parsed: Name, num_classes: int | None, image_size: int |
         raise InputError(
             f"hf:{name}: neither a folder with a config.json nor reachable on the hub ({first_line(error)})"
         ) from error
-    expected = _preprocessing(name) if pretrained else None
+    expected = preprocessing(name) if pretrained else None
     if not pretrained:
         return from_transformers_config(config.to_dict() | _attention(parsed), num_classes, image_size, f"hf:{name}")
     if num_classes is not None:
@@ -342,20 +343,6 @@ def from_transformers_config(
         raise InputError(
             f"transformers has no image classifier of type {kind!r}, as {source} describes it ({first_line(error)})"
         ) from error
-
-
-def _preprocessing(name: str) -> Input | None:
-    """What a model's preprocessor file says about mean and deviation; None where there is none."""
-    from transformers.image_processing_base import ImageProcessingMixin
-
-    try:
-        values, _ = ImageProcessingMixin.get_image_processor_dict(name)
-    except OSError:
-        return None
-    mean, std = values.get("image_mean"), values.get("image_std")
-    if values.get("do_normalize") is False or not mean or not std:
-        return None
-    return Input((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
 
 
 _LIBRARIES: dict[str, Callable[[Name, int | None, int | None, bool], nn.Module]] = {

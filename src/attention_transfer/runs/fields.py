@@ -48,7 +48,8 @@ class Fields:
 
     def text(self, name: str, *, needed: bool = False) -> str | None:
         """A text without control characters, which are in no name or path of ours."""
-        return self.take(name, "a text", is_text, needed=needed)
+        wanted = "a text without control characters" if isinstance(self.values.get(name), str) else "a text"
+        return self.take(name, wanted, is_text, needed=needed)
 
     def whole(self, name: str, least: int = 0, *, needed: bool = False) -> int | None:
         """A whole number."""

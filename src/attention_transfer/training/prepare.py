@@ -174,7 +174,18 @@ def expected_input(
         given: how the images at hand are normalised.
         mean: said by the user.
         std: said by the user.
+
+    Raises:
+        ValueError: what the user says is of no images whose pixels are 0…1.
     """
+    for name, values in (("mean", mean), ("std", std)):
+        if values is not None and not all((each > 0 if name == "std" else each >= 0) and each <= 1 for each in values):
+            way = ": divide by 255" if all(1 < each <= 255 for each in values) else ""
+            wanted = "above 0 and at most 1" if name == "std" else "0…1"
+            raise InputError(
+                f"the {name} of a network's images counts pixels from 0 to 1, so that its three numbers are {wanted}, "
+                f"not {' '.join(f'{each:g}' for each in values)}{way}"
+            )
     known = network.input or given
     size = network.description.input.size if network.description.input else None
     return Input(mean or known.mean, std or known.std, known.size or size)
