@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tests.folders import CLEAN, RED, write_folder
+from tests.folders import CLEAN, RED, Content, write_folder
 
 from attention_transfer.data import load
 
@@ -97,7 +97,7 @@ def test_images_in_folders_beside_the_parts_are_said(tmp_path: Path, beside: str
 
 
 def test_parts_inside_of_classes_are_refused_with_the_way_out(tmp_path: Path):
-    contents = {f"{name}/{part}/0.png": RED for name in ("cat", "dog") for part in ("train", "val")}
+    contents: dict[str, Content] = {f"{name}/{part}/0.png": RED for name in ("cat", "dog") for part in ("train", "val")}
     with pytest.raises(ValueError, match=r"but .*cat/train and 1 more: .* move the classes into them"):
         load(write_folder(tmp_path, contents), image_size=16)
 

@@ -72,8 +72,8 @@ def test_an_image_beyond_the_memory_is_refused_by_name(tmp_path: Path, monkeypat
 def test_the_first_frame_is_laid_on_the_background(tmp_path: Path, ending: str):
     first, second = Image.new("RGBA", (40, 40), (0, 200, 0, 0)), Image.new("RGBA", (40, 40), "blue")
     first.paste((255, 0, 0, 255), (10, 10, 30, 30))
-    lossless = {"lossless": True} if ending == ".webp" else {}
-    first.save(tmp_path / f"moving{ending}", save_all=True, append_images=[second], **lossless)
+    exact = ending == ".webp"
+    first.save(tmp_path / f"moving{ending}", save_all=True, append_images=[second], lossless=exact)
     pixels = np.asarray(Decoding().read(tmp_path / f"moving{ending}")).astype(int)
     assert np.abs(pixels[0, 0] - (255, 255, 255)).max() <= 3
     assert np.abs(pixels[20, 20] - (255, 0, 0)).max() <= 3

@@ -23,6 +23,7 @@ def assert_same(found: Input | None, wanted: Input) -> None:
         {"image_mean": [0.5] * 3, "image_std": [0.25] * 3},
         {"image_mean": [0.5] * 3, "image_std": [0.25] * 3, "do_rescale": True, "rescale_factor": 0.00392156862745098},
         {"image_mean": 0.5, "image_std": 0.25},
+        {"image_mean": [0.5], "image_std": [0.25]},
         {"image_mean": [127.5] * 3, "image_std": [63.75] * 3, "do_rescale": False},
         {"image_mean": [127.5] * 3, "image_std": [63.75] * 3, "rescale_factor": 1},
         {"image_mean": [1] * 3, "image_std": [0.5] * 3, "rescale_factor": 2 / 255},
@@ -36,7 +37,7 @@ def test_images_that_are_not_normalised_are_known_to_be_so() -> None:
     """They were taken for images of which nothing is known."""
     usual = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3, "do_normalize": False}
     assert_same(images_of(usual), Input())
-    assert_same(images_of({**usual, "do_rescale": False}), Input((0.0, 0.0, 0.0), (1 / 255,) * 3))
+    assert_same(images_of({**usual, "do_rescale": False}), Input((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)))
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,6 @@ def test_images_that_are_not_normalised_are_known_to_be_so() -> None:
         None,
         [],
         {},
-        {"image_mean": [0.5], "image_std": [0.5]},
         {"image_mean": [0.5] * 4, "image_std": [0.5] * 4},
         {"image_mean": ["0.5"] * 3, "image_std": [0.5] * 3},
         {"image_mean": [0.5] * 3, "image_std": [0.5, 0.0, 0.5]},

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, cast
 
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from attention_transfer.errors import InputError, first_line
@@ -153,7 +155,7 @@ def _build_timm(name: Name, num_classes: int | None, image_size: int | None, pre
             return model
     try:
         return timm.create_model(name.inner, pretrained=pretrained, **options)
-    except _REFUSALS as error:
+    except (*_REFUSALS, UnpicklingError, SafetensorError) as error:
         if str(error).startswith(_NO_WEIGHTS):
             raise InputError(
                 f"timm:{name.inner} has no published weights: give timm:{name.inner}@FILE, or a name with one of the "
@@ -181,7 +183,19 @@ def _side(name: Name, key: str, image_size: int | None) -> Any:
     )
 
 
+def _unsafe(name: str) -> InputError:
+    # Words of the libraries advise to read them unsafely.
+    return InputError(
+        f"the weights of {name} hold more than tensors, or are damaged, and unpickling them could run code: where you "
+        "trust them, save them as model.safetensors"
+    )
+
+
 def _refused(name: Name, error: Exception) -> InputError:
+    if isinstance(error, UnpicklingError) or "weights_only" in str(error):
+        return _unsafe(f"{name.library}:{name.inner}")
+    if isinstance(error, SafetensorError):
+        return InputError(f"the weights of {name.library}:{name.inner} are damaged: {first_line(error)}")
     given = ", ".join(f"{key}={value!r}" for key, value in name.arguments.items()) or "its arguments"
     return InputError(f"{name.library}:{name.inner} cannot be built with {given}: {first_line(error)}")
 
@@ -222,7 +236,7 @@ def _replace_head(model: nn.Module, num_classes: int, name: str) -> None:
 
 def _build_transformers(parsed: Name, num_classes: int | None, image_size: int | None, pretrained: bool) -> nn.Module:
     try:
-        from transformers import AutoModelForImageClassification, PretrainedConfig
+        from transformers import PretrainedConfig
     except ImportError as error:
         raise InputError(_HF_MISSING) from error
 
@@ -249,14 +263,7 @@ def _build_transformers(parsed: Name, num_classes: int | None, image_size: int |
         config.num_labels = num_classes
     if (Path(name) / _ADAPTER).exists():
         raise InputError(f"hf:{name} holds an adapter of another network ({_ADAPTER}): give a folder of whole weights")
-    try:
-        model, report = AutoModelForImageClassification.from_pretrained(
-            name, config=config, ignore_mismatched_sizes=True, output_loading_info=True, trust_remote_code=False
-        )
-    except ValueError as error:
-        if isinstance(error, OSError):
-            raise
-        raise InputError(f"hf:{name} is no image classifier that transformers opens: {first_line(error)}") from error
+    model, report = _published(name, config, ignore_mismatched_sizes=True)
     wrapper = TransformersClassifier(model, expected)
     # transformers fills what does not fit with noise; only the last layer may be new.
     head = (describe(wrapper).head or "wrapped.classifier").removeprefix("wrapped.")
@@ -265,6 +272,11 @@ def _build_transformers(parsed: Name, num_classes: int | None, image_size: int |
     new = [key for key in unlearned if not key.startswith(head)]
     if new:
         raise InputError(f"hf:{name}: the published weights lack {', '.join(new[:10])}")
+    if mismatched and num_classes is None:
+        raise InputError(
+            f"hf:{name}: its config.json is of {config.num_labels} classes, and the last layer of its weights of "
+            "another number: correct id2label there"
+        )
     if unlearned and num_classes is None:
         return _without_head(parsed, config, expected)
     return wrapper
@@ -283,6 +295,30 @@ def _read_configuration(name: str, arguments: Mapping[str, Any]) -> Any:
         raise InputError(f"hf:{name} is no configuration that transformers takes: {said}") from error
 
 
+def _published(name: str, config: Any, **options: Any) -> tuple[Any, Any]:
+    """A network of transformers with the weights of a hub or a folder, and what was not found of them.
+
+    Raises:
+        InputError: the weights or the configuration are damaged, or hold what could run code.
+        OSError: they are not there.
+    """
+    from transformers import AutoModelForImageClassification
+
+    try:
+        return AutoModelForImageClassification.from_pretrained(
+            name, config=config, output_loading_info=True, trust_remote_code=False, **options
+        )
+    except UnpicklingError as error:
+        raise _unsafe(f"hf:{name}") from error
+    except Exception as error:  # whatever falls over a setting or a file of anybody's
+        if isinstance(error, OSError):
+            raise
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise InputError(
+            f"hf:{name} is no image classifier that transformers opens: {kind}{first_line(error)}"
+        ) from error
+
+
 def _attention(parsed: Name) -> dict[str, Any]:
     """How attention is computed, where the name says so; configurations do not carry it."""
     return {key: value for key, value in parsed.arguments.items() if key == "attn_implementation"}
@@ -294,15 +330,11 @@ def _without_head(parsed: Name, config: Any, expected: Input | None) -> Transfor
     Raises:
         InputError: if transformers builds such a network with a last layer only.
     """
-    from transformers import AutoModelForImageClassification
-
     config.num_labels = 0
     try:
-        model, report = AutoModelForImageClassification.from_pretrained(
-            parsed.inner, config=config, output_loading_info=True, trust_remote_code=False
-        )
+        model, report = _published(parsed.inner, config)
         built = not report["missing_keys"]
-    except _REFUSALS:
+    except InputError:
         model, built = None, False
     if model is None or not built:
         raise InputError(

@@ -15,6 +15,7 @@ from attention_transfer.capture import Layout, Tap
 from attention_transfer.models.activations import before_activation
 from attention_transfer.models.description import Description, Input, Stage
 from attention_transfer.models.pooling import find_pooled
+from attention_transfer.models.preprocessing import normalised
 from attention_transfer.models.structure import (
     FoundStages,
     find_stages,
@@ -271,13 +272,7 @@ def _input(model: nn.Module) -> Input | None:
     config = cast("Mapping[str, Any]", getattr(model, "pretrained_cfg", None) or {})
     if _library(model) != "timm" or "mean" not in config or "std" not in config:
         return None
-    return Input(_triple(config["mean"]), _triple(config["std"]), _fixed_size(model))
-
-
-def _triple(values: Sequence[float]) -> tuple[float, float, float]:
-    # Networks for grey images list one value.
-    first, *others = values
-    return (first, others[0], others[1]) if len(others) > 1 else (first, first, first)
+    return normalised(config["mean"], config["std"], _fixed_size(model))
 
 
 def _fixed_size(model: nn.Module) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""How a network of transformers expects its images, as the file of its preprocessor says."""
+"""How a network expects its images, as a file of its library says that may be anybody's."""
 
 import math
 from collections.abc import Mapping
@@ -53,16 +53,29 @@ def images_of(values: object) -> Input | None:
     white = _BYTES * factor
     white = 1.0 if abs(white - 1) < _ROUNDING else white
     normalises = said.get("do_normalize") is not False
-    mean = _colours(said.get("image_mean") if normalises else 0.0)
-    std = _colours(said.get("image_std") if normalises else 1.0)
-    if mean is None or std is None or min(std) <= 0:
-        return None
-    return Input(_divided(mean, white), _divided(std, white))
+    found = normalised(said.get("image_mean"), said.get("image_std")) if normalises else Input()
+    return None if found is None else Input(_divided(found.mean, white), _divided(found.std, white))
 
 
-def _colours(value: object) -> tuple[float, float, float] | None:
+def normalised(mean: object, std: object, size: tuple[int, int] | None = None) -> Input | None:
+    """Images of a mean and a deviation, which anybody may have written.
+
+    Args:
+        mean: anything.
+        std: anything.
+        size: height and width; None accepts any.
+
+    Returns:
+        None where these are not three numbers each, or one for all channels, or a deviation is not above 0.
+    """
+    means, deviations = _colours(mean), _colours(std)
+    return None if means is None or deviations is None or min(deviations) <= 0 else Input(means, deviations, size)
+
+
+def _colours(value: Any) -> tuple[float, float, float] | None:
     """Three numbers; one alone is of every channel."""
-    each = cast("list[Any]", value) if isinstance(value, (list, tuple)) else [value] * _COLOURS
+    each: list[Any] = list(cast("list[Any]", value)) if isinstance(value, (list, tuple)) else [value]
+    each = each * _COLOURS if len(each) == 1 else each
     if len(each) != _COLOURS or not all(map(_is_number, each)):
         return None
     return float(each[0]), float(each[1]), float(each[2])
@@ -72,5 +85,5 @@ def _divided(values: tuple[float, float, float], by: float) -> tuple[float, floa
     return values[0] / by, values[1] / by, values[2] / by
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

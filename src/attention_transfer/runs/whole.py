@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all."""
 
+import errno
 import os
 import secrets
 import shutil
@@ -11,6 +12,9 @@ from attention_transfer.errors import InputError
 from attention_transfer.runs.locking import unwritable
 
 _MORE = bytes(2**20)  # tried once more, where a library does not say why it could not write
+
+# What says that folders cannot be synchronised: Windows opens none, and some servers of files know no such thing.
+_NOT_OF_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EBADF)
 
 TEMPORARY = ".tmp-"
 """How names of what is still being written begin."""
@@ -143,9 +147,13 @@ def temporary_name(path: Path) -> Path:
 
 
 def _synchronise(folder: Path) -> None:
-    """Make names in a folder last through a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Make names in a folder last through a loss of power, where its file system can."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_OF_FOLDERS:
+            raise unwritable(folder, error) from error
