@@ -69,3 +69,10 @@ def test_what_is_missing_or_does_not_fit_is_said(nature: Path, tmp_path: Path):
     train.unlink()
     with pytest.raises(ValueError, match=r"there is no file train2018.json beside .*: put the competition"):
         load("inaturalist-2018", root=nature)
+
+
+@pytest.mark.parametrize("content", ['{"categories": [{"id": Infinity, "name": "a"}]}', "[" * 100_000, "null", "3"])
+def test_annotations_that_cannot_be_are_refused(nature: Path, content: str):
+    (nature / "val2018.json").write_text(content)
+    with pytest.raises(ValueError, match=r"val2018.json is no file of annotations"):
+        load("inaturalist-2018", root=nature)

@@ -34,6 +34,13 @@ def test_a_damaged_table_is_refused(tiny: Path, birds: Path):
         load("cub200", root=birds)
 
 
+@pytest.mark.parametrize("side", ["²", "1e3", "99999", "-1", "٣", "nan", ""])
+def test_sides_of_boxes_are_short_whole_numbers(tiny: Path, side: str):
+    (tiny / "tiny-imagenet-200" / "val" / "val_annotations.txt").write_text(f"val_0.JPEG\tn01\t1\t2\t3\t{side}\n")
+    with pytest.raises(ValueError, match=r"row 0 of .*val_annotations.txt should end with the four sides of a box"):
+        load("tiny-imagenet", root=tiny)
+
+
 def test_an_incomplete_tiny_imagenet_is_refused(tiny: Path, tmp_path: Path):
     (tiny / "tiny-imagenet-200" / "val" / "val_annotations.txt").unlink()
     with pytest.raises(ValueError, match=r"no file .*val_annotations.txt"):

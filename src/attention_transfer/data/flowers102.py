@@ -54,13 +54,19 @@ def _place(request: Request) -> Path:
 
 
 def _numbers(file: Path, name: str) -> Int64[np.ndarray, " n"]:
-    """A row of whole numbers from a file of MATLAB."""
+    """A row of whole numbers, counted from 1, from a file of MATLAB."""
     if not file.is_file():
         raise InputError(f"there is no file {file}: get {SOURCE} and put it beside the folder jpg")
     from scipy.io import loadmat
 
     try:
         content: dict[str, Any] = loadmat(file)
-        return np.asarray(content[name]).reshape(-1).astype(np.int64)
-    except (ValueError, KeyError, TypeError, NotImplementedError) as error:
+        row = np.asarray(content[name]).reshape(-1)
+    except Exception as error:  # its reader falls over damaged files in many ways
         raise InputError(f"{file} holds no row {name!r} as {SOURCE} has it: {error!r}") from error
+    whole = row.dtype.kind in "iu" or (
+        row.dtype.kind == "f" and bool((np.isfinite(row) & (row == np.round(row))).all())
+    )
+    if not len(row) or not whole or row.min() < 1:
+        raise InputError(f"the row {name!r} of {file} must hold whole numbers from 1 on: get {SOURCE} again")
+    return row.astype(np.int64)

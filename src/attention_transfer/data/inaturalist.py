@@ -68,7 +68,7 @@ def _read(place: Path, name: str) -> tuple[Listing, tuple[str, ...]]:
         names = {int(each["id"]): str(each["name"]) for each in content["categories"]}
         files = {int(each["id"]): str(each["file_name"]) for each in content["images"]}
         labels = {int(each["image_id"]): int(each["category_id"]) for each in content["annotations"]}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(
             f"{path} is no file of annotations, with lists of images, annotations and categories: {error!r}"
         ) from error

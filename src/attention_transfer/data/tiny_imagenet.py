@@ -1,5 +1,6 @@
 """Tiny-ImageNet (Stanford CS231n): 64×64 images of ImageNet classes with boxes, in its official layout."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,7 @@ def tiny_imagenet(request: Request) -> DataSet:
 
 
 Row = tuple[Path, str, list[str]]  # file, class, box
+_SIDE = re.compile(r"[0-9]{1,4}")
 
 
 def _train_rows(place: Path, wnid: str) -> list[Row]:
@@ -90,7 +92,7 @@ def _test_rows(place: Path, number: dict[str, int]) -> list[Row]:
 def _table(path: Path, columns: int) -> list[list[str]]:
     rows = [line.split("\t") for line in _lines(path) if line.strip()]
     for i, row in enumerate(rows):
-        if len(row) != columns or not all(side.strip().isdigit() for side in row[-4:]):
+        if len(row) != columns or not all(_SIDE.fullmatch(side.strip()) for side in row[-4:]):
             raise InputError(
                 f"row {i} of {path} should end with the four sides of a box, {columns} columns in all: {row}"
             )
