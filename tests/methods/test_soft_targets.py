@@ -7,7 +7,8 @@ import torch
 from tests.closeness import assert_near
 from torch import Tensor
 
-from attention_transfer.methods import SoftTargets
+from attention_transfer.errors import InputError
+from attention_transfer.methods import Contrastive, DecoupledSoftTargets, DistillationToken, Method, SoftTargets
 from attention_transfer.methods.soft_targets import soft_target_divergence
 from attention_transfer.models.description import Description
 
@@ -52,6 +53,13 @@ def test_extreme_logits_stay_finite() -> None:
 def test_a_temperature_that_is_not_positive_is_refused(temperature: float) -> None:
     with pytest.raises(ValueError, match="temperature must be a finite number above 0"):
         SoftTargets(temperature=temperature)
+
+
+@pytest.mark.parametrize("method", [SoftTargets, DecoupledSoftTargets, DistillationToken, Contrastive])
+@pytest.mark.parametrize("temperature", [1e300, 1e5, 1e-40, 1e-5])
+def test_a_temperature_that_float32_cannot_compute_with_is_refused(method: type[Method], temperature: float) -> None:
+    with pytest.raises(InputError, match=r"temperature must lie between 0\.0001 and 10000, not"):
+        method(temperature=temperature)
 
 
 def test_a_missing_teacher_is_refused() -> None:

@@ -12,6 +12,7 @@ from attention_transfer.capture import Attention
 from attention_transfer.errors import InputError
 from attention_transfer.methods.attention_chunks import Softmax, chunked_cross_entropy, log_normaliser, only_once
 from attention_transfer.methods.maps import at_least_float32
+from attention_transfer.methods.temperature import check_temperature
 
 Form = Literal["auto", "explicit", "chunked", "fused"]
 
@@ -46,8 +47,7 @@ def attention_cross_entropy(
     Raises:
         ValueError: for shapes that do not fit, or a form that cannot do what is asked.
     """
-    if not 0 < temperature < float("inf"):
-        raise InputError(f"temperature must be a finite number above 0, not {temperature}")
+    check_temperature(temperature)
     _check_shapes(student, teacher)
     chosen = form
     if form == "auto":

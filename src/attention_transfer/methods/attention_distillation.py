@@ -26,6 +26,7 @@ from attention_transfer.methods.head_choice import check_heads, chosen_heads
 from attention_transfer.methods.layer_choice import Layers
 from attention_transfer.methods.maps import at_least_float32
 from attention_transfer.methods.method import Method, Observed, Reads, Term
+from attention_transfer.methods.temperature import check_temperature
 from attention_transfer.models.attention import attention_layers
 from attention_transfer.models.description import Description
 
@@ -86,8 +87,7 @@ class AttentionDistillation(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.temperature < float("inf"):
-            raise InputError(f"temperature must be a finite number above 0, not {self.temperature}")
+        check_temperature(self.temperature)
         check_heads(self.first_heads, self.heads)
         of_maps = [name for name in ("average", "mix_layers", "resample") if getattr(self, name)]
         of_maps += ["head_match"] if self.head_match != "same" else []

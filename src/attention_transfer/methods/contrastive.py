@@ -15,6 +15,7 @@ from attention_transfer.methods.embedding import embedding, embedding_tap
 from attention_transfer.methods.gathering import gathered
 from attention_transfer.methods.maps import unit
 from attention_transfer.methods.method import Method, Observed, Reads, Term
+from attention_transfer.methods.temperature import check_temperature
 from attention_transfer.models.description import Description
 
 _LEAST = 1e-7  # added to denominators, as in the authors' code
@@ -168,8 +169,7 @@ class Contrastive(Method):
             raise InputError(
                 f"num_negatives and dimensions must be at least 1, not {self.num_negatives} and {self.dimensions}"
             )
-        if not 0 < self.temperature < float("inf"):
-            raise InputError(f"temperature must be a finite number above 0, not {self.temperature}")
+        check_temperature(self.temperature)
         if not 0 <= self.momentum < 1:
             raise InputError(f"momentum must be 0 ≤ m < 1, not {self.momentum}")
 

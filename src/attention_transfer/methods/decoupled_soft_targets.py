@@ -14,6 +14,7 @@ from attention_transfer.errors import InputError
 from attention_transfer.methods.maps import at_least_float32
 from attention_transfer.methods.method import Method, Observed, Reads, Term, require_same_classes
 from attention_transfer.methods.schedule import Schedule
+from attention_transfer.methods.temperature import check_temperature
 from attention_transfer.models.description import Description
 
 
@@ -87,8 +88,7 @@ class DecoupledSoftTargets(Method):
         for name, weight in (("target_weight", self.target_weight), ("other_weight", self.other_weight)):
             if not 0 <= weight < float("inf"):
                 raise InputError(f"{name} must be a finite number of at least 0, not {weight}")
-        if not 0 < self.temperature < float("inf"):
-            raise InputError(f"temperature must be a finite number above 0, not {self.temperature}")
+        check_temperature(self.temperature)
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
         del student

@@ -15,6 +15,7 @@ from attention_transfer.errors import InputError
 from attention_transfer.methods.maps import at_least_float32
 from attention_transfer.methods.method import Method, Observed, Reads, Term, require_same_classes
 from attention_transfer.methods.soft_targets import soft_target_divergence
+from attention_transfer.methods.temperature import check_temperature
 from attention_transfer.models.description import Description
 
 _HOW = (
@@ -71,8 +72,7 @@ class DistillationToken(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.temperature < float("inf"):
-            raise InputError(f"temperature must be a finite number above 0, not {self.temperature}")
+        check_temperature(self.temperature)
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
         if teacher is None:

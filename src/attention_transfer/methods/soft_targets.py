@@ -12,6 +12,7 @@ from attention_transfer.data.batch import Batch
 from attention_transfer.errors import InputError
 from attention_transfer.methods.maps import at_least_float32
 from attention_transfer.methods.method import Method, Observed, Reads, Term, require_same_classes
+from attention_transfer.methods.temperature import check_temperature
 from attention_transfer.models.description import Description
 
 
@@ -56,8 +57,7 @@ class SoftTargets(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.temperature < float("inf"):
-            raise InputError(f"temperature must be a finite number above 0, not {self.temperature}")
+        check_temperature(self.temperature)
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
         del student
