@@ -59,6 +59,9 @@ def test_links_can_be_written_by_stage():
         ("1:3-2", "ascend"),
         ("1:1,1:2", "given twice"),
         ("some", "none of these"),
+        ("1:1-999999999", "no layer 999999999 to link: the student has layers 1 to 4"),
+        ("1:1+5", "no layer 5 to link"),
+        (f"1:1-{'9' * 50}", "none of these"),
         ("nowhere.json", "none of these"),
     ],
 )
@@ -85,6 +88,8 @@ def test_files_that_hold_no_links_are_refused(tmp_path: Path):
     for text, reason in (
         ("{", "holds no links as"),
         ("[]", "holds no links as"),
+        ("[" * 100_000, "holds no links as"),
+        ('{"kind": "attention links", "heads": [Infinity], "stages": []}', "holds no links as"),
         ('{"kind": "student"}', "kind is 'student'"),
         (empty, "no link at all"),
         (links_to_json(CHOICE, {}).replace('"layers": [1, 2]', '"layers": []'), "links nothing"),

@@ -79,3 +79,9 @@ def test_no_name_in_a_file_moves_the_cursor(content: Any, tmp_path: Path) -> Non
         load_weights(build("resnet8", 3), saved(content, tmp_path, f"{RED}.pt"))
     assert not {"\x1b", "\u202e", "\r"} & set(str(refused.value))
     assert "\\x1b[31m" in str(refused.value)
+
+
+def test_an_index_that_is_nested_without_end_is_a_json_file(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text("[" * 100_000)
+    with pytest.raises(WeightsError, match="no file of PyTorch weights but a JSON file"):
+        load_weights(build("resnet8", 3), tmp_path / "model.safetensors.index.json")

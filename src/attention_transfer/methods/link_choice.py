@@ -16,7 +16,8 @@ FILE_KIND = "attention links"
 ALPHA = "1:1-3,2:1-5,3:3-5,4:4-6,5:4-6,6:6-11,7:7-12"
 BETA = "1:1-2,2:1-5,3:3-5,4:4-6,5:4-7,6:6-10,7:7-10"
 _NAMED = {"alpha": ALPHA, "beta": BETA}
-_TEXT = re.compile(r"\d+:\d+(-\d+)?(\+\d+(-\d+)?)*(,\d+:\d+(-\d+)?(\+\d+(-\d+)?)*)*")
+_SPANS = r"\d{1,9}:\d{1,9}(-\d{1,9})?(\+\d{1,9}(-\d{1,9})?)*"
+_TEXT = re.compile(rf"{_SPANS}(,{_SPANS})*", re.ASCII)
 
 
 _REMEDY = "train this pair with links=full and extract its own"
@@ -154,17 +155,20 @@ def chosen_links(links: str, num_stages: int, num_layers: int) -> LinkChoice:
         )
     text = _NAMED.get(links, links).replace(" ", "")
     if _TEXT.fullmatch(text):
-        return _from_text(text, num_stages)
+        return _from_text(text, num_stages, num_layers)
     return read_links(links)
 
 
-def _from_text(text: str, num_stages: int) -> LinkChoice:
+def _from_text(text: str, num_stages: int, num_layers: int) -> LinkChoice:
     found: dict[int, tuple[int, ...]] = {}
     for part in text.split(","):
         stage, _, layers = part.partition(":")
         numbers: set[int] = set()
         for span in layers.split("+"):
             first, _, last = span.partition("-")
+            # Before all of them are written out.
+            if int(last or first) > num_layers:
+                raise LinksError(f"there is no layer {last or first} to link: the student has layers 1 to {num_layers}")
             numbers |= set(range(int(first), int(last or first) + 1))
         if int(stage) in found:
             raise LinksError(f"stage {stage} is given twice in links {text}")
@@ -243,7 +247,7 @@ def read_links(links: str | Path) -> LinkChoice:
             read if any(read) else None,
             tuple(map(str, layers)) if layers else None,
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise LinksError(f"{path} holds no links as `attention-transfer links` writes them: {error!r}") from error
     if not choice.linked_stages:
         raise LinksError(f"{path} holds no link at all: extract with a smaller threshold")

@@ -89,7 +89,7 @@ def trained_links(parts: Mapping[str, Tensor], name: str = "attention-links") ->
         groups = tuple(_group_of(own, prefix) for prefix in prefixes)
         channels, heads = (tuple(map(int, own[key].tolist())) for key in ("channels", "heads"))
         places = places_of(own["places"]) if "places" in own else ((), ())
-    except (KeyError, IndexError, ValueError, TypeError) as error:
+    except (KeyError, IndexError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise LinksError(f"its {name} are none that a training wrote ({first_line(error)})") from error
     fitting = all(
         0 <= group.stage < len(channels)

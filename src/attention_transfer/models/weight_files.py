@@ -179,7 +179,7 @@ def _kind_of_archive(file: Path) -> str | None:
 def _kind_of_index(file: Path) -> str:
     try:
         shards = sorted(set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError):
         return "a JSON file"
     return (
         f"the index of weights in {len(shards)} files ({', '.join(map(str, shards[:2]))}, …): open the folder as "
