@@ -102,6 +102,7 @@ def test_a_student_file_with_a_field_of_another_type_is_refused(
         ("teacher", 5),
         ("teacher_mean", [0.5, 0.5]),
         ("seed", "0"),
+        ("seed", None),
         ("seed", [0]),
         ("student", None),
     ],
@@ -115,6 +116,10 @@ def test_an_experiment_with_a_field_of_another_type_is_refused(
     content[first] = content.get(first, {}) | {second: value} if second else value
     (run / "experiment.json").write_text(json.dumps(content))
     refused(["evaluate", str(run)], capsys)
+
+
+def test_runs_without_a_seed_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(["compare", str(run_folder(tmp_path / "run", {"seed": None}))], capsys)
 
 
 @pytest.mark.parametrize(

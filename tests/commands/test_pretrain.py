@@ -72,6 +72,8 @@ def test_a_tiny_run_reads_a_few_images_of_the_data_that_are_given(tmp_path: Path
     ("arguments", "words"),
     [
         (["resnet8", "--tiny"], "vision transformers of timm"),
+        # Before data are fetched.
+        (["timm:vit_none"], "unknown model 'timm:vit_none'"),
         ([VIT, "--mask-ratio", "1.5"], "mask_ratio must be 0 < r < 1"),
         ([VIT, "--epochs", "10"], "a warm-up of 10 epochs leaves nothing of 10: give fewer --warmup-epochs"),
         (["timm:vit_tiny_patch16_224(size=3)", "--tiny"], "'size' cannot be an argument"),

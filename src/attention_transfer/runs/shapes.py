@@ -20,7 +20,9 @@ def check_experiment(content: Json, source: str) -> Json:
     fields = Fields(content, source)
     for name in ("recipe", "student", "teacher"):
         fields.text(name)
-    fields.take("seed", "a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool))
+    fields.take(
+        "seed", "a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool), nullable=False
+    )
     fields.number("task_weight")
     fields.inner("pretraining")
     for name in ("data", "optimisation"):

@@ -12,7 +12,7 @@ from attention_transfer.runs.places import expand
 from attention_transfer.training.device import choose_place
 from attention_transfer.training.distributed import Process
 from attention_transfer.training.optim import make_optimizer
-from attention_transfer.training.prepare import Prepared, load_data, training_batches
+from attention_transfer.training.prepare import Prepared, check_networks, load_data, training_batches
 
 
 def prepare_pretraining(experiment: Experiment, process: Process | None = None) -> Prepared:
@@ -23,6 +23,8 @@ def prepare_pretraining(experiment: Experiment, process: Process | None = None) 
     """
     process = process or Process()
     assert experiment.pretraining is not None
+    # What is quick to see comes before what takes long to load.
+    check_networks(experiment)
     dataset = load_data(experiment.data, experiment.seed, labelled=False)
     torch.manual_seed(experiment.seed)
     opened = open_model(expand(experiment.student), dataset.num_classes, image_size=dataset.image_size)
