@@ -1,5 +1,6 @@
 """Image files of unusual shapes, and damage that is said as what it is."""
 
+import struct
 import time
 from io import BytesIO
 from pathlib import Path
@@ -115,3 +116,54 @@ def test_floats_that_are_no_numbers_are_said_to_be_none(tmp_path: Path, value: f
     Image.fromarray(values).save(tmp_path / "holes.tif")
     with pytest.raises(UnsuitableImageError, match=r"floats that are not finite \(NaN or infinite\), .*: replace them"):
         Decoding().read(tmp_path / "holes.tif")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL photograph"),
+        (b"\xff\x0a\xfa\x1f", "a JPEG XL photograph"),
+        (b"RIFF\0\0\0\0AVI LIST", "a video"),
+        (b"\x1aE\xdf\xa3\x01", "a video"),
+        (b"\x93NUMPY\x01\0", "a NumPy array"),
+    ],
+)
+def test_what_else_is_called_an_image_is_named(tmp_path: Path, content: bytes, words: str):
+    (tmp_path / "a.jpg").write_bytes(content + bytes(80))
+    with pytest.raises(IncompleteImageError, match=f"it holds {words}$"):
+        Decoding().read(tmp_path / "a.jpg")
+
+
+# ---------------------------------------------------------------- what the file leaves open
+
+
+def bitmap(path: Path, alpha: int) -> None:
+    """A red BMP of 4×4 pixels whose header says that it has an alpha channel."""
+    pixels = bytes((0, 0, 255, alpha)) * 16
+    header = struct.pack("<IiiHHIIiiII", 124, 4, 4, 1, 32, 3, len(pixels), 0, 0, 0, 0)
+    header += struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000) + b"BGRs" + bytes(64)
+    path.write_bytes(b"BM" + struct.pack("<IHHI", 138 + len(pixels), 0, 0, 138) + header + pixels)
+
+
+@pytest.mark.parametrize(("alpha", "seen"), [(0, (255, 0, 0)), (255, (255, 0, 0)), (51, (255, 204, 204))])
+def test_an_alpha_channel_of_nothing_hides_no_bitmap(tmp_path: Path, alpha: int, seen: tuple[int, int, int]):
+    bitmap(tmp_path / "a.bmp", alpha)
+    assert (np.asarray(Decoding().read(tmp_path / "a.bmp")) == seen).all()
+
+
+@pytest.mark.parametrize("place", [(0, 0), (20, 30), (35, 35)])
+def test_around_its_first_frame_a_gif_shows_the_background(tmp_path: Path, place: tuple[int, int]):
+    """Pillow fills what no frame covers with the first colour of the palette."""
+    path = tmp_path / "a.gif"
+    Image.new("RGB", (10, 10), "red").save(path)
+    content = bytearray(path.read_bytes())
+    content[6:10] = struct.pack("<HH", 40, 40)
+    frame = content.index(b",")
+    content[frame + 1 : frame + 5] = struct.pack("<HH", *place)
+    path.write_bytes(bytes(content))
+    expected = Image.new("RGB", (40, 40), "blue")
+    expected.paste("red", (*place, min(place[0] + 10, 40), min(place[1] + 10, 40)))
+    found = Decoding(background=(0, 0, 255)).read(path)
+    assert found.size in ((40, 40), (place[0] + 10, place[1] + 10))
+    assert found.crop((0, 0, 40, 40)).tobytes() == expected.tobytes()
+    assert Decoding().size(path) == found.size

@@ -13,6 +13,10 @@ _SIGNATURES = (
     (b"\x1f\x8b", "a gzip archive"),
     (b"\x00\x00\x01\x00", "an icon"),
     (b"FUJIFILM", "a raw photograph"),
+    (b"\x00\x00\x00\x0cJXL ", "a JPEG XL photograph"),
+    (b"\xff\x0a", "a JPEG XL photograph"),
+    (b"\x1aE\xdf\xa3", "a video"),
+    (b"\x93NUMPY", "a NumPy array"),
     (b"\x00\x05\x16\x07", "what macOS keeps beside a file"),
     (b"version https://git-lfs", "a pointer of Git LFS in place of the file: run git lfs pull"),
 )
@@ -51,6 +55,8 @@ def content(path: Path) -> str | None:
         return (
             f"{words} that is damaged or cut off" if "AVIF" in formats() else f"{words}, which this Pillow cannot read"
         )
+    if start[:4] == b"RIFF" and start[8:12] == b"AVI ":
+        return "a video"
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype html", b"<html")):
         return "a web page"

@@ -5,6 +5,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageColor, UnidentifiedImageError
@@ -112,7 +113,14 @@ class Decoding:
         self.read(path)
 
     def _flattened(self, file: Image.Image, path: Path, key: tuple[int, ...] | None) -> Image.Image:
+        frame = _first_frame(file)
         file.load()
+        if frame is not None:
+            # Around its first frame a GIF shows nothing; Pillow gives it a colour of the palette.
+            whole = file.convert("RGBA")
+            seen = Image.new("RGBA", whole.size)
+            seen.paste(whole.crop(frame), frame)
+            return self._on_background(seen.convert("RGB"), seen.getchannel("A"))
         if key is not None:
             alpha = Image.fromarray(np.uint8(255) * ~_equal(np.asarray(file.convert("RGB")), key))
             return self._on_background(file.convert("RGB"), alpha)
@@ -123,6 +131,9 @@ class Decoding:
             return _in_rgb(file)
         transparent = file.convert("RGBA")
         if file.format == "TGA" and not _tga_has_alpha(path):
+            return transparent.convert("RGB")
+        if file.format in ("BMP", "DIB") and transparent.getchannel("A").getextrema()[1] == 0:
+            # Whoever writes the fourth byte of every pixel as nothing means nothing by it, and viewers see that.
             return transparent.convert("RGB")
         return self._on_background(transparent.convert("RGB"), transparent.getchannel("A"))
 
@@ -218,6 +229,16 @@ def _orientation(file: Image.Image, path: Path) -> int:
     except Exception:  # damaged metadata raise whatever comes, and no viewer minds them
         return 1
     return turn if isinstance(turn, int) and turn in _TURNS else 1
+
+
+def _first_frame(file: Image.Image) -> tuple[int, int, int, int] | None:
+    """Left, top, right, bottom of the first frame of an opened GIF; None where it covers the image, or of other files."""
+    tiles: list[Any] = list(getattr(file, "tile", ())) if file.format == "GIF" else []
+    if len(tiles) != 1:
+        return None
+    left, top, right, bottom = map(int, tiles[0][1])
+    covers = left <= 0 and top <= 0 and right >= file.width and bottom >= file.height
+    return None if covers else (left, top, right, bottom)
 
 
 def _tga_has_alpha(path: Path) -> bool:
