@@ -232,7 +232,7 @@ def _orientation(file: Image.Image, path: Path) -> int:
 
 
 def _first_frame(file: Image.Image) -> tuple[int, int, int, int] | None:
-    """Left, top, right, bottom of the first frame of an opened GIF; None where it covers the image, or of other files."""
+    """Left, top, right, bottom of the first frame of an opened GIF; None where it covers the image, and elsewhere."""
     tiles: list[Any] = list(getattr(file, "tile", ())) if file.format == "GIF" else []
     if len(tiles) != 1:
         return None
