@@ -85,3 +85,28 @@ def test_an_index_that_is_nested_without_end_is_a_json_file(tmp_path: Path) -> N
     (tmp_path / "model.safetensors.index.json").write_text("[" * 100_000)
     with pytest.raises(WeightsError, match="no file of PyTorch weights but a JSON file"):
         load_weights(build("resnet8", 3), tmp_path / "model.safetensors.index.json")
+
+
+def test_weights_are_found_at_any_depth(tmp_path: Path) -> None:
+    content: Any = weights()
+    for key in "abcdefg":
+        content = {key: content}
+    found = open_model(f"resnet8@{saved(content, tmp_path)}").module.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in weights().items())
+
+
+def test_mappings_that_hold_each_other_take_no_time(tmp_path: Path) -> None:
+    first: dict[str, Any] = {"state_dict": weights()}
+    first |= {f"again{i}": first for i in range(100)}
+    opened = open_model(f"resnet8@{saved(first, tmp_path)}")
+    assert torch.equal(opened.module.state_dict()["fc.weight"], weights()["fc.weight"])
+    inner: dict[str, Any] = {"x": 1}
+    for _ in range(8):
+        inner = {f"{i}": inner for i in range(20)}
+    with pytest.raises(WeightsError, match="holds more than 100,000 mappings in each other: it is no checkpoint"):
+        open_model(f"resnet8@{saved(inner, tmp_path)}")
+
+
+def test_indices_that_are_no_numbers_name_no_classes(tmp_path: Path) -> None:
+    content = {"state_dict": weights(), "idx_to_class": {float("inf"): "a", 1: "b", 2: "c"}}
+    assert open_model(f"resnet8@{saved(content, tmp_path)}").classes is None

@@ -131,8 +131,7 @@ def test_a_mapping_that_holds_itself_is_read_to_an_end(tmp_path: Path) -> None:
     content: dict[str, object] = {"weight": torch.ones(2)}
     content["self"] = content
     torch.save(content, tmp_path / "a.pt")
-    with pytest.raises(WeightsError, match="of the same names"):
-        read_weights(tmp_path / "a.pt")
+    assert read_weights(tmp_path / "a.pt").keys() == {"weight"}
 
 
 def test_a_key_behind_a_missing_file_does_not_hide_that_it_is_missing(tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def _listed(content: Mapping[Any, Any]) -> list[Any] | None:
         items = [(index, name) for name, index in items]
     try:
         by_index = {int(index): name for index, name in items}
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return [by_index[index] for index in range(len(items))] if by_index.keys() == set(range(len(items))) else None
 

@@ -3,6 +3,7 @@
 Names decide. A state dict is a network's where its names, without one common prefix, are those of the network.
 """
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +19,8 @@ from attention_transfer.models.weight_files import WeightsError
 # Counted by BatchNorm only since torch 0.4.1, and used only where its momentum is None.
 OPTIONAL = "num_batches_tracked"
 SHOWN = 10
-_DEPTH = 5
+_DEPTH = 16
+_MOST_MAPPINGS = 100_000  # of one file; a few that hold each other make more than anybody can go through
 # What wrappers of torch put before names, also in the middle of a name where they wrap a part of a network.
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 _AVERAGED = re.compile(r"(model|net|student|weights?|params?|state)?(ema|swa)\d*|averaged?|avg|ewma|polyak|shadow")
@@ -86,17 +88,21 @@ def places_of(content: Any, file: Path) -> dict[str, dict[str, Tensor]]:
         raise WeightsError(f"{file} holds a {type(content).__name__}, not a state dict (names to tensors)")
     content = cast("Mapping[Any, Any]", content)
     found: dict[str, dict[str, Tensor]] = {}
+    visits = itertools.count()
 
-    def walk(mapping: Mapping[Any, Any], path: tuple[str, ...]) -> None:
+    def walk(mapping: Mapping[Any, Any], path: tuple[str, ...], above: frozenset[int]) -> None:
+        if next(visits) > _MOST_MAPPINGS:
+            raise WeightsError(f"{file} holds more than {_MOST_MAPPINGS:,} mappings in each other: it is no checkpoint")
         tensors = {str(key): value for key, value in mapping.items() if isinstance(value, Tensor)}
         # Optimisers count their parameters instead of naming them.
         if tensors and any(isinstance(key, str) for key in mapping):
             found.setdefault(".".join(path), {_clean(name): value for name, value in tensors.items()})
+        inside = above | {id(mapping)}  # what holds itself is gone through once
         for key, value in mapping.items():
-            if isinstance(value, Mapping) and len(path) < _DEPTH and isinstance(key, str):
-                walk(cast("Mapping[Any, Any]", value), (*path, key))
+            if isinstance(value, Mapping) and len(path) < _DEPTH and isinstance(key, str) and id(value) not in inside:
+                walk(cast("Mapping[Any, Any]", value), (*path, key), inside)
 
-    walk(content, ())
+    walk(content, (), frozenset())
     if not found:
         keys = ", ".join(map(str, list(content)[:SHOWN])) or "nothing"
         raise WeightsError(f"{file} holds no tensors, only: {keys}")
