@@ -1,5 +1,6 @@
 """npz files as other people save them: objects, boxes of another kind, names that tell nothing apart."""
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,3 +60,14 @@ def test_names_that_tell_no_classes_apart_are_said(write_npz: Write, names: list
     dataset = load(f"npz:{write_npz(classes=np.array(names))}")
     assert dataset.num_classes == 3
     assert note in dataset.notes
+
+
+def test_a_file_that_may_not_be_read_is_not_said_to_be_damaged(write_npz: Write, monkeypatch: pytest.MonkeyPatch):
+    place = write_npz()
+
+    def fail(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "train.npz")
+
+    monkeypatch.setattr("numpy.load", fail)
+    with pytest.raises(ValueError, match=r"train.npz cannot be read: Permission denied$"):
+        load(f"npz:{place}")

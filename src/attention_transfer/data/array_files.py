@@ -50,12 +50,16 @@ def read_arrays(path: Path) -> ArrayFile:
     Raises:
         ValueError: it is no such file, lacks images or labels, or holds others than it should.
     """
-    _refuse_bomb(path)
     try:
+        _refuse_bomb(path)
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays: dict[str, np.ndarray] = {key: file[key] for key in _KEYS if key in file}
             found = tuple(file)
+    except InputError:
+        raise
     except Exception as error:  # numpy passes on whatever zip, zlib and its own parser raise
+        if isinstance(error, OSError) and error.strerror:
+            raise InputError(f"{shown(path)} cannot be read: {error.strerror}") from error
         if "allow_pickle" in str(error):
             raise InputError(
                 f"{shown(path)} holds pickled objects, which could run code, and is not read: give arrays of numbers "

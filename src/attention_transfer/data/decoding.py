@@ -181,7 +181,8 @@ def _opened(path: Path) -> Generator[Image.Image, None, None]:
             f"{shown(path)} does not fit in this machine's memory once it is decoded: store it smaller, or remove it"
         ) from error
     except _BROKEN as error:
-        reason = shown(error)
+        said = error.strerror if isinstance(error, OSError) else None  # without the path, which is named
+        reason = shown(said or error)
         if isinstance(error, UnidentifiedImageError):
             refuse_unread(path)
             held = content(path)

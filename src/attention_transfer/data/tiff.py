@@ -74,10 +74,11 @@ def refuse_unread(path: Path) -> None:
 def _numbers(path: Path) -> dict[int, tuple[int, ...]]:
     """The tags of the first image that hold 16-bit numbers; none where the file is cut off, or no TIFF."""
     with path.open("rb") as stream:
-        content = stream.read()
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(content[:4])
-    if order is None:
-        return {}
+        beginning = stream.read(4)
+        order = {b"II*\0": "<", b"MM\0*": ">"}.get(beginning)
+        if order is None:
+            return {}
+        content = beginning + stream.read()
     found: dict[int, tuple[int, ...]] = {}
     try:
         (start,) = struct.unpack_from(order + "I", content, 4)
