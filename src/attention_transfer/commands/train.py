@@ -10,9 +10,10 @@ import tyro
 
 from attention_transfer.cli import PROGRAM
 from attention_transfer.commands.catalogue import first_line, grouped, lines
-from attention_transfer.errors import InputError
+from attention_transfer.errors import InputError, printable
 from attention_transfer.experiment import Data, Experiment, Optimisation, Training
 from attention_transfer.methods import METHODS, Method
+from attention_transfer.models.naming import split_weights
 from attention_transfer.recipes import RECIPES
 
 
@@ -151,8 +152,16 @@ def _read(recipe: Experiment, arguments: Sequence[str]) -> tuple[Experiment, Com
     )
     named = names_data(arguments, data)
     if common.tiny:
+        _say_what_tiny_leaves_out(recipe, experiment)
         experiment = experiment.tiny(own_data=named)
     return experiment, common
+
+
+def _say_what_tiny_leaves_out(recipe: Experiment, asked: Experiment) -> None:
+    """Name the weights that were asked for and are not read."""
+    for role, usual, spec in (("student", recipe.student, asked.student), ("teacher", recipe.teacher, asked.teacher)):
+        if spec and spec != usual and split_weights(spec)[1]:
+            print(printable(f"note: --tiny tries the {role} out with random weights: those of {spec} are not read"))
 
 
 def names_data(arguments: Sequence[str], data: Data) -> bool:
