@@ -105,9 +105,9 @@ def test_how_a_papers_files_are_decoded_does_not_follow_to_another_data_set():
 
 def test_weights_that_are_asked_for_and_not_read_are_named(capsys: pytest.CaptureFixture[str]):
     arguments = ["--tiny", "--student", "resnet8@one.pt", "--teacher", "resnet14@two.pt"]
-    parse("digits", arguments)
+    parse(RECIPES["digits"](), arguments)
     said = capsys.readouterr().out
     for role, name in (("student", "resnet8@one.pt"), ("teacher", "resnet14@two.pt")):
         assert f"note: --tiny tries the {role} out with random weights: those of {name} are not read" in said
-    parse("digits", ["--tiny", "--student", "resnet8"])
+    parse(RECIPES["digits"](), ["--tiny", "--student", "resnet8"])
     assert "random weights" not in capsys.readouterr().out
