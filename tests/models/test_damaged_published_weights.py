@@ -1,6 +1,7 @@
 """Folders of transformers and timm that are damaged, or hold more than a network: said in a sentence, and not run."""
 
 import json
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import timm
 import torch
 
 from attention_transfer.models import open_model
+from attention_transfer.models.timm_source import unpickled_safely
 
 WEIGHTS = "model.safetensors"
 Damage = Callable[[Path], object]
@@ -105,10 +107,11 @@ def test_a_folder_of_transformers_is_refused_in_one_sentence(
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda f: (f / WEIGHTS).write_bytes(b"xx"), "the weights of timm:.* are damaged: "),
-        (cut_off, "the weights of timm:.* are damaged: "),
-        (with_code, "hold more than tensors, .* could run code"),
-        (with_code_in_an_archive, "hold more than tensors, .* could run code"),
+        (lambda f: (f / WEIGHTS).write_bytes(b"xx"), "model.safetensors is no readable safetensors file"),
+        (cut_off, "model.safetensors is no readable safetensors file"),
+        (with_code, "pytorch_model.bin is refused: .* could run code"),
+        (with_code_in_an_archive, "pytorch_model.bin is refused: .* could run code"),
+        (lambda f: (f / WEIGHTS).unlink(), "holds no weights beside its config.json: wanted is model.safetensors"),
         (lambda f: edit(f, architecture="\x1b[31m"), r"a network that this timm does not list: '\\x1b\[31m'"),
         (lambda f: edit(f, num_classes=7), "cannot be built with its arguments"),
     ],
@@ -126,3 +129,30 @@ def test_a_folder_of_timm_is_refused_in_one_sentence(damage: Damage, words: str,
 def test_a_normalisation_that_cannot_be_is_unknown(values: dict[str, Any], timm_folder: Path) -> None:
     edit(timm_folder, "pretrained_cfg", **values)
     assert open_model(f"timm:local-dir:{timm_folder}@pretrained").input is None
+
+
+@pytest.mark.parametrize("file", ["pytorch_model.bin", "other.pth"])
+def test_a_folder_of_timm_is_read_in_every_form(file: str, timm_folder: Path) -> None:
+    state = safetensors.torch.load_file(timm_folder / WEIGHTS)
+    read = open_model(f"timm:local-dir:{timm_folder}@pretrained").module
+    (timm_folder / WEIGHTS).unlink()
+    torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, timm_folder / file)
+    again = open_model(f"timm:local-dir:{timm_folder}@pretrained").module
+    for name, value in state.items():
+        assert torch.equal(read.state_dict()[name], value), name
+        assert torch.equal(again.state_dict()[name], value), name
+    assert "state_dict" not in again.pretrained_cfg
+
+
+def test_what_a_library_unpickles_is_tensors_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some versions of timm ask for whole pickles."""
+    torch.save({"a": Code(tmp_path / "it ran")}, tmp_path / "model.bin")
+    for before in (None, "0"):
+        if before is None:
+            monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)
+        else:
+            monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", before)
+        with unpickled_safely(), pytest.raises(pickle.UnpicklingError):
+            torch.load(tmp_path / "model.bin", weights_only=False)
+        assert os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD") == before
+    assert not (tmp_path / "it ran").exists()

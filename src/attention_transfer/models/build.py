@@ -19,7 +19,13 @@ from attention_transfer.models.known_names import check_name
 from attention_transfer.models.naming import Name, parse_name, quoted
 from attention_transfer.models.outline import outline
 from attention_transfer.models.preprocessing import preprocessing
-from attention_transfer.models.timm_source import WEIGHTS_ELSEWHERE, without_source
+from attention_transfer.models.refused import refused, unsafe, was_unpickled
+from attention_transfer.models.timm_source import (
+    WEIGHTS_ELSEWHERE,
+    unpickled_safely,
+    weights_in_folder,
+    without_source,
+)
 from attention_transfer.models.transformers_config import check_configuration, check_hf_arguments, configuration
 from attention_transfer.models.zoo import MODELS
 
@@ -113,8 +119,6 @@ def takes_image_size(name: Name, image_size: int) -> bool:
 
 
 def _build_timm(name: Name, num_classes: int | None, image_size: int | None, pretrained: bool) -> nn.Module:
-    import timm
-
     # Refused here if its description asks for more than the shape of a network.
     listed = without_source(name)
     overlay = WEIGHTS_ELSEWHERE.get(name.inner)
@@ -134,13 +138,16 @@ def _build_timm(name: Name, num_classes: int | None, image_size: int | None, pre
     name = plain
     options: dict[str, Any] = dict(name.arguments) | ({} if num_classes is None else {"num_classes": num_classes})
     options |= {} if overlay is None else {"pretrained_cfg_overlay": dict(overlay)}
+    weights = weights_in_folder(name) if pretrained else None
+    if weights is not None:
+        options["pretrained_cfg_overlay"] = {"source": "", "state_dict": weights}
     side = _side(name, "img_size", image_size)
     if side is not None:
         try:
-            model = timm.create_model(name.inner, pretrained=pretrained, **(options | {"img_size": side}))
+            model = _create(name, pretrained, options | {"img_size": side})
         except TypeError as error:
             if "img_size" in name.arguments or "img_size" not in str(error):
-                raise _refused(name, error) from error
+                raise refused(name, error) from error
         except _REFUSALS as error:
             if str(error).startswith(_NO_WEIGHTS):
                 return _build_timm(name, num_classes, None, pretrained)
@@ -154,7 +161,7 @@ def _build_timm(name: Name, num_classes: int | None, image_size: int | None, pre
             cast("dict[str, Any]", model.pretrained_cfg)["input_size"] = (3, *sides)
             return model
     try:
-        return timm.create_model(name.inner, pretrained=pretrained, **options)
+        return _create(name, pretrained, options)
     except (*_REFUSALS, UnpicklingError, SafetensorError) as error:
         if str(error).startswith(_NO_WEIGHTS):
             raise InputError(
@@ -163,7 +170,17 @@ def _build_timm(name: Name, num_classes: int | None, image_size: int | None, pre
             ) from error
         if isinstance(error, OSError):  # what is fetched is not there, as the hub says it
             raise
-        raise _refused(name, error) from error
+        raise refused(name, error) from error
+
+
+def _create(name: Name, pretrained: bool, options: Mapping[str, Any]) -> nn.Module:
+    import timm
+
+    with unpickled_safely():
+        model = timm.create_model(name.inner, pretrained=pretrained, **options)
+    # The network has its own by now.
+    cast("dict[str, Any]", getattr(model, "pretrained_cfg", None) or {}).pop("state_dict", None)
+    return model
 
 
 def _side(name: Name, key: str, image_size: int | None) -> Any:
@@ -183,23 +200,6 @@ def _side(name: Name, key: str, image_size: int | None) -> Any:
     )
 
 
-def _unsafe(name: str) -> InputError:
-    # Words of the libraries advise to read them unsafely.
-    return InputError(
-        f"the weights of {name} hold more than tensors, or are damaged, and unpickling them could run code: where you "
-        "trust them, save them as model.safetensors"
-    )
-
-
-def _refused(name: Name, error: Exception) -> InputError:
-    if isinstance(error, UnpicklingError) or "weights_only" in str(error):
-        return _unsafe(f"{name.library}:{name.inner}")
-    if isinstance(error, SafetensorError):
-        return InputError(f"the weights of {name.library}:{name.inner} are damaged: {first_line(error)}")
-    given = ", ".join(f"{key}={value!r}" for key, value in name.arguments.items()) or "its arguments"
-    return InputError(f"{name.library}:{name.inner} cannot be built with {given}: {first_line(error)}")
-
-
 def _build_torchvision(name: Name, num_classes: int | None, image_size: int | None, pretrained: bool) -> nn.Module:
     import torchvision
 
@@ -217,7 +217,7 @@ def _build_torchvision(name: Name, num_classes: int | None, image_size: int | No
     except _REFUSALS as error:
         if isinstance(error, OSError):  # what is fetched is not there, as the hub says it
             raise
-        raise _refused(name, error) from error
+        raise refused(name, error) from error
     if num_classes not in (None, IMAGENET_CLASSES):
         _replace_head(model, num_classes, name.inner)
     return model
@@ -308,9 +308,9 @@ def _published(name: str, config: Any, **options: Any) -> tuple[Any, Any]:
         return AutoModelForImageClassification.from_pretrained(
             name, config=config, output_loading_info=True, trust_remote_code=False, **options
         )
-    except UnpicklingError as error:
-        raise _unsafe(f"hf:{name}") from error
     except Exception as error:  # whatever falls over a setting or a file of anybody's
+        if was_unpickled(error):
+            raise unsafe(f"hf:{name}") from error
         if isinstance(error, OSError):
             raise
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "

@@ -24,7 +24,7 @@ def preprocessing(name: str) -> Input | None:
 
     try:
         values, _ = ImageProcessingMixin.get_image_processor_dict(name)
-    except (OSError, ValueError):  # of a file that is no JSON in UTF-8, too
+    except (OSError, ValueError, AttributeError):  # of a file that is no object of JSON in UTF-8, too
         return None
     return images_of(values)
 

@@ -3,17 +3,27 @@
 Such a description may hold any argument of timm's, so it is read and checked before timm sees it.
 """
 
-from collections.abc import Mapping
+import os
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+from torch import Tensor
+
 from attention_transfer.errors import InputError, first_line
+from attention_transfer.models.choosing import only_state_dict
 from attention_transfer.models.naming import Name
 from attention_transfer.models.recorded import READ_FROM, is_source
 from attention_transfer.models.transformers_config import check_timm
+from attention_transfer.models.weight_files import WeightsError, read_content
 from attention_transfer.runs.reading import read_object
 
 _DESCRIPTION = "config.json"
+# As timm prefers them; what it writes itself comes first.
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
+_TENSORS_ALONE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+_ENDINGS = (".safetensors", ".pth", ".pth.tar", ".bin")
 
 WEIGHTS_ELSEWHERE: Mapping[str, Mapping[str, Any]] = {
     # A copy on the hub that others made. Its images were normalised as ImageNet's are.
@@ -47,6 +57,40 @@ def without_source(name: Name) -> Name:
     check_timm(architecture, arguments, source)
     given = _of_its_weights(described) | dict(cast("Mapping[str, Any]", arguments or {})) | dict(name.arguments)
     return Name("timm", str(architecture), given)
+
+
+def weights_in_folder(name: Name) -> dict[str, Tensor] | None:
+    """The weights that lie beside a description in a folder; None of a network that no folder describes.
+
+    They are read here and not by timm, which before 1.0.26 unpickles such files without a check of what they run, and
+    reads no safetensors there.
+
+    Raises:
+        WeightsError: there are none, they are damaged, or they hold what could run code.
+    """
+    source, _, place = name.inner.partition(":")
+    if source != READ_FROM:
+        return None
+    folder = Path(place)
+    found = [folder / each for each in _WEIGHTS if (folder / each).is_file()]
+    found += [path for ending in _ENDINGS for path in sorted(folder.glob(f"*{ending}"))]
+    if not found:
+        raise WeightsError(f"{folder} holds no weights beside its {_DESCRIPTION}: wanted is {_WEIGHTS[0]}")
+    return only_state_dict(read_content(found[0]), found[0])
+
+
+@contextmanager
+def unpickled_safely() -> Generator[None]:
+    """Inside, whatever a library reads by torch.load holds tensors alone, also where the library asks for more."""
+    before = os.environ.get(_TENSORS_ALONE)
+    os.environ[_TENSORS_ALONE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_TENSORS_ALONE]
+        else:
+            os.environ[_TENSORS_ALONE] = before
 
 
 def _description(name: Name) -> tuple[Mapping[str, Any], object, object]:

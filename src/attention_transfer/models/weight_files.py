@@ -105,11 +105,11 @@ def _unpickled(file: Path) -> Any:
             with file.open("rb") as opened, torch.serialization.safe_globals([argparse.Namespace]):
                 return torch.load(opened, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        wanted = re.search(r"(?:GLOBAL|class|type) ([\w.]+\.[\w.]+)", str(error))
+        wanted = re.search(r"(?:GLOBAL ([\w.]+)|(?:class|type) ([\w.]+\.[\w.]+))", str(error))
         held = _classes(file)
         if wanted is None and held is None:
             raise WeightsError(f"{file} is no file of weights: it is neither safetensors nor of torch.save") from error
-        holds = f"it holds an object of {wanted[1]}" if wanted else f"it is more than tensors ({held})"
+        holds = f"it holds an object of {wanted[1] or wanted[2]}" if wanted else f"it is more than tensors ({held})"
         raise WeightsError(
             f"{file} is refused: {holds}, and unpickling it could run code. Load it where you trust it and save the "
             "state dict alone: torch.save(model.state_dict(), FILE)"
