@@ -55,13 +55,33 @@ class Capture:
             until_last_tap: stop after the last tap; needs a `probe` before. Ignored while compiling, where what nothing
                 reads is left out of the graph anyway.
             replaced: values that the network goes on with in place of its own.
+
+        Raises:
+            CaptureError: for what is of more or fewer images than were given.
         """
+        reading = self._read(image, until_last_tap=until_last_tap, replaced=replaced)
+        self._check_rows(reading, image)
+        return reading
+
+    def _read(self, image: Tensor, *, until_last_tap: bool, replaced: Mapping[Tap, Replacement] | None) -> Reading:
         recorder = self._recorder
         recorder.begin(replaced or {}, image, self._owners)
         if torch.compiler.is_compiling():
             return self._run_compiled(image) if self._attached.compiles else _apart(self._run, image)
         recorder.stop_after = self._last if until_last_tap else None
         return self._run(image)
+
+    def _check_rows(self, reading: Reading, image: Tensor) -> None:
+        """Refuse what is of more or fewer images than were given: losses would compare others, or one with all."""
+        found = {str(tap): value for tap, value in reading.values.items() if tap.layout != "raw"}
+        if reading.logits is not None:
+            found["the output"] = reading.logits
+        for place, value in found.items():
+            if value.shape[0] != image.shape[0]:
+                raise CaptureError(
+                    f"{place} of the {self.role} is of {value.shape[0]} images where {image.shape[0]} were given: it "
+                    "takes batches apart or adds views of its own; give a module that runs each batch once, as it is"
+                )
 
     def _run(self, image: Tensor) -> Reading:
         recorder, logits = self._recorder, None
@@ -121,6 +141,7 @@ class Capture:
                 self._hook(found)
                 proof, reading = self._run_noting(image, replaced)
         proof.check(reading, image, gradient=gradient, replaced=replaced or {})
+        self._check_rows(reading, image)
         self._last = proof.last
         return reading
 
@@ -140,7 +161,7 @@ class Capture:
         self._recorder.counts, self._recorder.record = count, note
         try:
             with proof.runs:
-                return proof, self.run(image, replaced=replaced)
+                return proof, self._read(image, until_last_tap=False, replaced=replaced)
         except CaptureError:
             raise
         except (RuntimeError, ValueError, AssertionError, TypeError) as error:

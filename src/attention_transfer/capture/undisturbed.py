@@ -58,8 +58,11 @@ def kept(buffers: Iterable[Buffer]) -> Generator[None]:
             for (module, name, buffer), value in zip(before, values, strict=True):
                 # Nothing may write into tensors of inference mode out here.
                 if not buffer.is_inference():
+                    # Observers of ranges grow theirs when they first run.
+                    if buffer.shape != value.shape:
+                        buffer.resize_(value.shape)
                     buffer.copy_(value)
-                if getattr(module, name) is not buffer:
+                if getattr(module, name, None) is not buffer:
                     setattr(module, name, buffer)
 
 

@@ -1,18 +1,58 @@
 """What is refused of the arguments that a distiller is built from."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import isfinite
 from typing import Any, cast
 
+from jaxtyping import Int64
 from torch import Tensor, nn
 
 from attention_transfer.distiller.image_checks import check_floating, require_dense
+from attention_transfer.distiller.label_checks import training_labels
+from attention_transfer.distiller.reached import check_phases
 from attention_transfer.errors import InputError
-from attention_transfer.methods import METHODS, Method, SettingError
+from attention_transfer.methods import METHODS, Method, Phase, SettingError
 from attention_transfer.methods.settings import fit
-from attention_transfer.models import Input
+from attention_transfer.models import Input, check_pair
 
 _METHODS = "methods must be a list of methods such as [AttentionTransfer(weight=1000.0)]"
+
+
+def checked(
+    student: Any,
+    teacher: Any,
+    methods: Any,
+    example: Any,
+    *,
+    task_weight: Any,
+    inputs: Mapping[str, Any],
+    train_labels: Any,
+) -> tuple[tuple[Method, ...], float, Int64[Tensor, " n"] | None]:
+    """The methods, the weight of the task, and the labels of all training images where they are given.
+
+    Args:
+        student: of the distiller, as all others.
+        teacher: None where there is none.
+        methods: what is transferred.
+        example: images.
+        task_weight: of the cross-entropy with the labels.
+        inputs: how each network expects its images, by the name of the argument.
+        train_labels: None where they are not given.
+
+    Raises:
+        InputError: for what is not of its kind, and where nothing is learned.
+    """
+    check_networks(student, teacher)
+    check_pair(student, teacher)
+    methods, task_weight = checked_methods(methods), checked_weight(task_weight)
+    check_example(example)
+    for name, given in inputs.items():
+        check_input(name, given, example.shape[1])
+    if train_labels is not None:
+        train_labels = training_labels(train_labels)
+    if not methods and not task_weight:
+        raise InputError("nothing to learn from: give at least one method, or a task_weight above 0")
+    return methods, task_weight, train_labels
 
 
 def check_networks(student: Any, teacher: Any) -> None:
@@ -107,6 +147,25 @@ def checked_methods(methods: Any) -> tuple[Method, ...]:
             "learn in one stage if it can (fitnet without hint_epochs)"
         )
     return found
+
+
+def check_phase(phase: Any, terms: Collection[str]) -> None:
+    """Refuse what is no phase of a training, or none in which anything is learned.
+
+    Args:
+        phase: to enter.
+        terms: names of all terms.
+
+    Raises:
+        SettingError: says what it is, and what to give.
+        InputError: for a phase that counts no term.
+    """
+    if not isinstance(phase, Phase):
+        raise SettingError(
+            f"phase must be a Phase, not {phase!r:.200}: give one of distiller.phases, or call "
+            "distiller.set_epoch(epoch), which enters the phase of an epoch"
+        )
+    check_phases([phase], terms)
 
 
 def check_input(name: str, given: Any, channels: int) -> None:

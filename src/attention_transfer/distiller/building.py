@@ -14,8 +14,8 @@ from attention_transfer.capture import CaptureError, apart, closed_in, noise, se
 from attention_transfer.data.batch import Batch
 from attention_transfer.distiller.both import Both
 from attention_transfer.distiller.bound import Bound, bind, described, task_logits
+from attention_transfer.distiller.explaining import explained
 from attention_transfer.distiller.given import cast_for
-from attention_transfer.distiller.image_checks import explained
 from attention_transfer.distiller.label_checks import check_classes
 from attention_transfer.distiller.network import Network, Seen, Wanted
 from attention_transfer.distiller.output_checks import check_logits, readers_of_logits

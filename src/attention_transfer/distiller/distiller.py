@@ -1,7 +1,7 @@
 """The module that people train: teacher, student and methods in one."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Literal
 
@@ -12,21 +12,15 @@ from torch import Tensor, nn
 from attention_transfer.capture import set_mode
 from attention_transfer.capture.private_names import Move, TakesAlong
 from attention_transfer.data.batch import Batch
-from attention_transfer.distiller.arguments import (
-    check_example,
-    check_input,
-    check_networks,
-    checked_methods,
-    checked_weight,
-)
+from attention_transfer.distiller.arguments import check_phase, checked
 from attention_transfer.distiller.batch_checks import BatchChecks
 from attention_transfer.distiller.building import hooked, prove
 from attention_transfer.distiller.compiling import compiled_where_it_can_be
 from attention_transfer.distiller.deployed import Deployed
-from attention_transfer.distiller.image_checks import explained
-from attention_transfer.distiller.label_checks import training_labels
+from attention_transfer.distiller.explaining import explaining
 from attention_transfer.distiller.memory import TeacherMemory
 from attention_transfer.distiller.moving import Moving
+from attention_transfer.distiller.network import Role
 from attention_transfer.distiller.notes import Notes
 from attention_transfer.distiller.output import TASK, Output
 from attention_transfer.distiller.output_checks import FirstBatches, readers_of_logits
@@ -37,7 +31,7 @@ from attention_transfer.methods import Method, Phase, Reads
 from attention_transfer.methods.limits import Limits
 from attention_transfer.methods.maps import never_halved
 from attention_transfer.methods.phases import num_epochs, stretch_of
-from attention_transfer.models import Input, Renormalise, check_pair
+from attention_transfer.models import Input, Renormalise
 
 
 class Distiller(TakesAlong):
@@ -105,16 +99,17 @@ class Distiller(TakesAlong):
         train_labels: Int64[Tensor, " n"] | None = None,
     ) -> None:
         super().__init__()
-        check_networks(student, teacher)
-        check_pair(student, teacher)
-        methods, task_weight = checked_methods(methods), checked_weight(task_weight)
-        check_example(example)
-        for name, given in (("student_input", student_input), ("teacher_input", teacher_input)):
-            check_input(name, given, example.shape[1])
-        train_labels = None if train_labels is None else training_labels(train_labels)
-        if not methods and not task_weight:
-            raise InputError("nothing to learn from: give at least one method, or a task_weight above 0")
+        methods, task_weight, train_labels = checked(
+            student,
+            teacher,
+            methods,
+            example,
+            task_weight=task_weight,
+            inputs={"student_input": student_input, "teacher_input": teacher_input},
+            train_labels=train_labels,
+        )
         self.student = student
+        self._size = tuple(example.shape[2:])
         self.task_weight = task_weight
         self.phase = Phase("all")
         self._epoch = self._phase_start = 0
@@ -175,16 +170,8 @@ class Distiller(TakesAlong):
             )
         assert self._checks is not None
         labels, index = self._checks(images, labels, index)
-        if torch.compiler.is_compiling():
+        with self._explaining({"images": images, "labels": labels, "index": index}):
             return self._step(images, labels, index)
-        try:
-            return self._step(images, labels, index)
-        except (RuntimeError, ValueError) as error:
-            given = {"images": images, "labels": labels, "index": index}
-            refused = None if isinstance(error, InputError) else explained(error, given, self._both.models)
-            if refused is None:
-                raise
-            raise refused from error
 
     def predict(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
         """Logits of the student as it is used after training: by itself, or where a method replaces something in it,
@@ -199,8 +186,9 @@ class Distiller(TakesAlong):
         self._check_attached()
         assert self._checks is not None
         self._checks.images(images)
-        teacher = self._both.read_teacher(images, None) if self._replaces else None
-        logits = self._both.read_student(images, None, teacher, self.parts).reading.logits
+        with self._explaining({"images": images}):
+            teacher = self._both.read_teacher(images, None) if self._replaces else None
+            logits = self._both.read_student(images, None, teacher, self.parts).reading.logits
         assert logits is not None
         return logits
 
@@ -276,7 +264,12 @@ class Distiller(TakesAlong):
         Args:
             phase: to enter.
             first_epoch: epoch in which it begins.
+
+        Raises:
+            SettingError: for anything but a `Phase`.
+            InputError: for one in which nothing is learned.
         """
+        check_phase(phase, self._moving.terms)
         self._entered = "by hand"
         self._epoch = max(self._epoch, first_epoch)
         self._enter(phase, first_epoch)
@@ -353,6 +346,9 @@ class Distiller(TakesAlong):
 
     # ------------------------------------------------------------------ inside
 
+    def _explaining(self, given: dict[str, Tensor | None]) -> AbstractContextManager[None]:
+        return nullcontext() if torch.compiler.is_compiling() else explaining(given, self._both.models, self._size)
+
     def _step(self, images: Tensor, labels: Tensor | None, index: Tensor | None) -> Output:
         both = self._both
         teacher = both.read_teacher(images, labels, None if index is None else (self._epoch, index))
@@ -368,7 +364,8 @@ class Distiller(TakesAlong):
         if not torch.compiler.is_compiling():
             if torch.is_grad_enabled():
                 self._moving.check(terms)
-            self._first_batches(images, {"teacher": teacher_logits, "student": logits}, training=self.training)
+            outputs: dict[Role, Tensor | None] = {"teacher": teacher_logits, "student": logits}
+            self._first_batches(images, outputs, training=self.training)
         limited = any(term.limit is not None for term in terms.values())
         notes = self._notes if self.phase.trains != "parts" and not self.student.training else None
         return Output(terms, logits, teacher_logits, self._limits if limited else None, notes)
@@ -389,11 +386,7 @@ class Distiller(TakesAlong):
         for bound in self._both.bound:
             bound.set_epoch(of_phase)
         if hasattr(self, "_moving"):
-            self._limits = self._limits_now()
-
-    def _limits_now(self) -> Limits:
-        of_phase = max(0, self._epoch - self._phase_start)
-        return Limits(TASK, self._moving.named, self._moving.unreached(TASK), of_phase)
+            self._limits = Limits(TASK, self._moving.named, self._moving.unreached(TASK), of_phase)
 
     def _follow(self) -> None:
         if self._both.teacher is not None:

@@ -3,6 +3,7 @@
 import threading
 import weakref
 
+import torch
 from torch import nn
 
 from attention_transfer.capture import Modes
@@ -38,7 +39,9 @@ class Frozen:
             return
         for parameter, required in self._required:
             if parameter.requires_grad != required:
-                parameter.requires_grad_(required)
+                # What was made in inference mode is thawed there alone.
+                with torch.inference_mode(parameter.is_inference()):
+                    parameter.requires_grad_(required)
         self._modes.set()
         self._required = []
 

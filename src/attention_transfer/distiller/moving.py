@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 from attention_transfer.capture import CaptureError, Modes, set_mode
+from attention_transfer.errors import InputError
 from attention_transfer.methods import Phase, Term
 
 
@@ -35,6 +36,11 @@ class Moving:
         self._modes: dict[str, Modes] = {}
         self._proved = {name for name, p in self._all().items() if p.requires_grad}
         self.phase = Phase("all")
+
+    @property
+    def terms(self) -> frozenset[str]:
+        """Names of all terms."""
+        return frozenset(self._reached)
 
     def enter(self, phase: Phase) -> None:
         """Let move what the phase trains, in the mode that it had before it rested, and nothing else."""
@@ -93,7 +99,19 @@ class Moving:
 
         Raises:
             CaptureError: for a term that was proved to have one for something that moves.
+            InputError: where everything that the phase trains was frozen.
         """
+        modules = self.modules()
+        parameters: list[Tensor] = [parameter for module in modules.values() for parameter in module.parameters()]
+        # Parameters may be swapped for plain tensors while they are called.
+        frozen = not any(parameter.requires_grad for parameter in parameters)
+        frozen = frozen and all(isinstance(parameter, nn.Parameter) for parameter in parameters)
+        if frozen and any(module.training for module in modules.values()):
+            found = [name for name, module in modules.items() if next(module.parameters(), None) is not None]
+            raise InputError(
+                f"nothing is trained in this step: all parameters of {' and '.join(found)} were frozen after the "
+                "distiller was built; call requires_grad_(True) on what shall learn, or measure in evaluation mode"
+            )
         for name, term in terms.items():
             if not term.value.requires_grad and self._reaches(name):
                 raise CaptureError(

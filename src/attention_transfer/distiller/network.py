@@ -221,7 +221,8 @@ class Network:
         if tap not in reading.values and tap not in reading.attention:
             raise CaptureError(
                 f"{tap} of the {self.role} did not run this time, though it did when the distiller was built: gradient "
-                "checkpointing was switched since, a module was exchanged, or it runs in training mode only"
+                "checkpointing was switched since, a module was exchanged or compiled in place, or it runs for some "
+                "batches or in one mode only"
             )
         return tap
 

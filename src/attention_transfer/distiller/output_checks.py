@@ -79,26 +79,41 @@ class FirstBatches:
 
     def __init__(self, roles: frozenset[Role], networks: Mapping[Role, nn.Module]) -> None:
         self._roles, self._networks = roles, networks
-        self._seen: set[bool] = set()
+        self._seen: set[tuple[str, bool]] = set()
 
     def __call__(self, images: Tensor, logits: Mapping[Role, Tensor | None], *, training: bool) -> None:
         """Refuse what nothing can be learned from.
 
         Args:
             images: of the batch.
-            logits: of the networks that ran to their end.
+            logits: of the networks that ran to their end; of no classes where one did not run.
             training: whether the student is in training.
 
         Raises:
             InputError: for outputs that are not finite, for probabilities, and for a teacher whose outputs are the same
                 for all images. A term that is not finite though they are is left to the loop, which knows its step.
         """
-        if training in self._seen or images.is_meta:
+        if images.is_meta:
             return
-        self._seen.add(training)
+        # In a phase of its own a network may not run, and then its first batch is still to come.
+        new: dict[Role, Tensor] = {
+            role: values
+            for role, values in logits.items()
+            if values is not None and values.shape[1] and self._first(role, training)
+        }
+        if new:
+            self._look_at_outputs(images, new)
+
+    def _first(self, name: str, training: bool) -> bool:
+        """Whether it was not asked for before."""
+        first = (name, training) not in self._seen
+        self._seen.add((name, training))
+        return first
+
+    def _look_at_outputs(self, images: Tensor, logits: Mapping[Role, Tensor]) -> None:
         _refuse_non_finite(images, logits)
         for role, values in logits.items():
-            if values is None or role not in self._roles or not values.shape[1]:
+            if role not in self._roles:
                 continue
             _refuse_probabilities(role, values)
             same = role == "teacher" and _constant(values) and not _constant(images)
@@ -109,17 +124,22 @@ class FirstBatches:
 def _refuse_probabilities(role: Role, logits: Tensor) -> None:
     rows = logits.detach().float()
     tolerance = max(_SUM, _ROUNDING_ERRORS * torch.finfo(logits.dtype).eps)
-    if bool((rows >= 0).all()) and bool(((rows.sum(1) - 1).abs() <= tolerance).all()):
-        raise InputError(
-            f"the {role} returns probabilities, where logits are wanted: a softmax is taken of them once more, which "
-            f"makes all classes nearly equal. Give the {role} without its softmax, or in a module that returns "
-            "probabilities.clamp_min(1e-8).log()"
-        )
+    if not bool((rows >= 0).all()):
+        return
+    for whole, what in ((1, "probabilities"), (100, "percentages")):
+        if bool(((rows.sum(1) / whole - 1).abs() <= tolerance).all()):
+            effect = "makes all classes nearly equal" if whole == 1 else "makes one class certain"
+            share = "probabilities" if whole == 1 else "(percentages / 100)"
+            raise InputError(
+                f"the {role} returns {what}, where logits are wanted: a softmax is taken of them once more, which "
+                f"{effect}. Give the {role} without its softmax, or in a module that returns "
+                f"{share}.clamp_min(1e-8).log()"
+            )
 
 
-def _refuse_non_finite(images: Tensor, logits: Mapping[Role, Tensor | None]) -> None:
+def _refuse_non_finite(images: Tensor, logits: Mapping[Role, Tensor]) -> None:
     """What is not finite first: images or outputs."""
-    outputs = {role: each.detach() for role, each in logits.items() if each is not None}
+    outputs = {role: each.detach() for role, each in logits.items()}
     if all(bool(each.isfinite().all()) for each in outputs.values()):
         return
     if not bool(images.isfinite().all()):

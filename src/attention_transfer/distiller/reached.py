@@ -42,7 +42,10 @@ def parameters_reached(terms: Mapping[str, Term], named: Mapping[str, nn.Paramet
     """
     for name, term in terms.items():
         if not term.value.requires_grad:
-            raise CaptureError(f"the term {name!r} does not depend on any trainable parameter of the student")
+            raise CaptureError(
+                f"the term {name!r} does not depend on any trainable parameter of the student: is it detached, or its "
+                "forward pass run under torch.no_grad() or torch.inference_mode()?"
+            )
     reached: dict[str, frozenset[str]] = {}
     for name, term in terms.items():
         if not can_be_differentiated(term.value):

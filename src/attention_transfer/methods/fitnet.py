@@ -114,7 +114,10 @@ class FitNet(Method):
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
         del batch
         pairs = zip(cast(nn.ModuleList, parts), student.features, teacher.features, strict=True)
-        hints = [hint_distance(regressor(ours), theirs, self.form) for regressor, ours, theirs in pairs]
+        hints = [
+            hint_distance(regressor(ours, _size(theirs.shape[1:])), theirs, self.form)
+            for regressor, ours, theirs in pairs
+        ]
         return {self.key: Term(torch.stack(hints).sum())}
 
     def _pairs(self, teacher: Description, student: Description) -> tuple[tuple[Tap, ...], tuple[Tap, ...]]:
@@ -165,11 +168,19 @@ class Regressor(nn.Module):
         self.norm = nn.BatchNorm2d(wanted[0]) if batch_norm else nn.Identity()
         self.activation = nn.ReLU() if rectify else nn.Identity()
 
-    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d x y"]:
+    def forward(self, features: Float[Tensor, "b c h w"], size: _Size | None = None) -> Float[Tensor, "b d x y"]:
+        """What the features become.
+
+        Args:
+            features: of the student.
+            size: height and width of the teacher's, for images of another size than it was made for.
+        """
         features = features.to(next(self.parameters()).dtype)
+        size = size or self._size
         if isinstance(self.convolution, nn.Conv2d) and self.convolution.kernel_size == (1, 1):
-            features = _resized(features, self._size)
-        return self.activation(self.norm(self.convolution(features)))
+            features = _resized(features, size)
+        # Halves of odd sizes are rounded by one network this way, and by another that way.
+        return self.activation(self.norm(_resized(self.convolution(features), size)))
 
 
 def _size(shape: torch.Size) -> _Size:
