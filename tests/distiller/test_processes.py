@@ -78,4 +78,6 @@ def test_two_processes_end_as_one_with_the_whole_batch(two_processes: TwoProcess
         wanted = train(name, distiller, distiller, slice(None))
         for key, value in wanted.items():
             assert torch.equal(first[name][key], second[name][key]), (name, key)
-            assert_near(first[name][key], value, steps=1e6, msg=f"{name}: {key}")
+            # Some never move but by rounding, such as a bias under a softmax.
+            scale = 1.0 + float(value.norm())
+            assert_near(first[name][key], value, steps=1e6, scale=scale, msg=f"{name}: {key}")
