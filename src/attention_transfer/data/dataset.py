@@ -1,7 +1,5 @@
 """What a data set is: images, labels and boxes of its splits, and how networks are to receive them."""
 
-import re
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,12 +10,12 @@ from jaxtyping import Float32, Int32, Int64, UInt8
 from attention_transfer.data.decoding import AS_SHOWN, Decoding
 from attention_transfer.data.draws import uniform
 from attention_transfer.errors import InputError
+from attention_transfer.models.class_names import are_numbered
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 PHOTOGRAPH_SIDE = 64  # larger images are taken for photographs, cropped at random sizes; smaller ones are only shifted
 
-_NUMBERED = re.compile(r"(\D*?)[\s_\-.]*(\d{1,9})")
 _VALIDATION = 1  # the stream of the hash that chooses validation images
 
 
@@ -126,20 +124,6 @@ class DataSet:
         """All that there are, by name."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test, "unseen": self.unseen}
         return {name: split for name, split in splits.items() if split is not None}
-
-
-def are_numbered(classes: Collection[str]) -> bool:
-    """Whether classes are called by their numbers for want of names: `0`, `LABEL_0`, `flower 12`.
-
-    Args:
-        classes: their names, of all of them.
-    """
-    matches = [_NUMBERED.fullmatch(name.strip()) for name in classes]
-    found = [(match[1], int(match[2])) for match in matches if match is not None]
-    if not found or len(found) < len(classes) or len({word for word, _ in found}) != 1:
-        return False
-    first = min(number for _, number in found)
-    return first in (0, 1) and {number for _, number in found} == set(range(first, first + len(found)))
 
 
 def check_validation_fraction(fraction: float) -> None:

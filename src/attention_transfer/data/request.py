@@ -8,10 +8,10 @@ from attention_transfer.data.decoding import AS_SHOWN, Decoding
 from attention_transfer.data.names import shown
 from attention_transfer.data.selection import Selection
 from attention_transfer.errors import InputError
+from attention_transfer.models.bounds import LARGEST_SIDE
 from attention_transfer.runs.places import at_home
 
 SMALLEST_SIDE = 8
-LARGEST_SIDE = 16_384  # pixels; larger squares fill any memory
 
 CACHE = Path("~/.cache/attention-transfer")
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from attention_transfer.errors import InputError
 from attention_transfer.methods.graph_heads import GraphParts
 from attention_transfer.models.weight_files import WeightsError, read_tensors
-from attention_transfer.runs import RunFolder, is_run
+from attention_transfer.runs.bare_student import PARTS_WEIGHTS
 from attention_transfer.runs.places import expand
 
 _MARKS = ("teacher", "reading")
@@ -51,9 +51,9 @@ def load_heads(parts: GraphParts, place: Path, key: str) -> None:
 
 def _file(place: Path) -> Path:
     place = Path(expand(str(place)))
-    if is_run(place):
-        file = RunFolder(place).parts
-        if file is None:
+    if place.is_dir():
+        file = place / PARTS_WEIGHTS
+        if not file.is_file():
             raise InputError(f"the run {place} kept no parts: it is not finished, or its methods learned nothing")
         return file
     if not place.is_file():

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from attention_transfer.capture import Attention, Replacement, Tap
 from attention_transfer.data.batch import Batch
 from attention_transfer.errors import InputError
+from attention_transfer.methods.phases import Phase
 from attention_transfer.methods.schedule import Schedule
 from attention_transfer.methods.settings import Settings
 from attention_transfer.models.description import Description
@@ -171,38 +172,6 @@ class Observed:
     fingerprint: Fingerprint | None = None
     norms: tuple[Norm | None, ...] = ()
     taps: tuple[Tap, ...] = ()
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of training.
-
-    Args:
-        name: shown in metrics.
-        trains: which parameters move.
-        terms: names of the terms that are minimised; None means all, the task's included.
-        without: names of terms that are left out nonetheless. What a method learns rests where no term that counts
-            reaches it.
-        epochs: its length; None means what remains of the training.
-        learning_rate: of this phase, constant; None keeps that of the experiment with its schedule.
-        weight_decay: of this phase; None keeps that of the experiment.
-        runs_student: whether the student runs at all; without it, terms see an empty student.
-        title: what it learns, for messages; its name if empty.
-    """
-
-    name: str
-    trains: Literal["student", "parts", "both"] = "both"
-    terms: tuple[str, ...] | None = None
-    epochs: int | None = None
-    learning_rate: float | None = None
-    without: tuple[str, ...] = ()
-    weight_decay: float | None = None
-    runs_student: bool = True
-    title: str = ""
-
-    def counts(self, term: str) -> bool:
-        """Whether a term is minimised in this phase."""
-        return (self.terms is None or term in self.terms) and term not in self.without
 
 
 @dataclass(frozen=True)

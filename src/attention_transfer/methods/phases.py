@@ -1,11 +1,43 @@
-"""Which phase of training an epoch belongs to."""
+"""Phases of training: which parameters move in each, which terms are minimised, and which epochs belong to it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import index
+from typing import Literal
 
 from attention_transfer.errors import InputError
-from attention_transfer.methods.method import Phase
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training.
+
+    Args:
+        name: shown in metrics.
+        trains: which parameters move.
+        terms: names of the terms that are minimised; None means all, the task's included.
+        without: names of terms that are left out nonetheless. What a method learns rests where no term that counts
+            reaches it.
+        epochs: its length; None means what remains of the training.
+        learning_rate: of this phase, constant; None keeps that of the experiment with its schedule.
+        weight_decay: of this phase; None keeps that of the experiment.
+        runs_student: whether the student runs at all; without it, terms see an empty student.
+        title: what it learns, for messages; its name if empty.
+    """
+
+    name: str
+    trains: Literal["student", "parts", "both"] = "both"
+    terms: tuple[str, ...] | None = None
+    epochs: int | None = None
+    learning_rate: float | None = None
+    without: tuple[str, ...] = ()
+    weight_decay: float | None = None
+    runs_student: bool = True
+    title: str = ""
+
+    def counts(self, term: str) -> bool:
+        """Whether a term is minimised in this phase."""
+        return (self.terms is None or term in self.terms) and term not in self.without
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-from attention_transfer.data.request import LARGEST_SIDE
 from attention_transfer.errors import InputError
 from attention_transfer.runs.fields import is_whole
+
+LARGEST_SIDE = 16_384  # pixels; larger squares fill any memory
 
 MOST_CLASSES = 2**24
 _SHOWN = 40  # letters of a number that is out of bounds

@@ -3,17 +3,16 @@
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
-
-from attention_transfer.data.dataset import are_numbered
 
 _SYNSET = re.compile(r"n\d{8}")
 # Of a set of classes: names that are those of ImageNet at so large a share of all indices are ImageNet's.
 _SAME_LIST = 0.95
 _SHOWN = 3
+_NUMBERED = re.compile(r"(\D*?)[\s_\-.]*(\d{1,9})")
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,20 @@ class Pairing:
 
     order: tuple[int, ...] | None = None
     difference: str = ""
+
+
+def are_numbered(classes: Collection[str]) -> bool:
+    """Whether classes are called by their numbers for want of names: `0`, `LABEL_0`, `flower 12`.
+
+    Args:
+        classes: their names, of all of them.
+    """
+    matches = [_NUMBERED.fullmatch(name.strip()) for name in classes]
+    found = [(match[1], int(match[2])) for match in matches if match is not None]
+    if not found or len(found) < len(classes) or len({word for word, _ in found}) != 1:
+        return False
+    first = min(number for _, number in found)
+    return first in (0, 1) and {number for _, number in found} == set(range(first, first + len(found)))
 
 
 def pair_classes(theirs: Sequence[str] | None, ours: Sequence[str], *, named: bool = True) -> Pairing:

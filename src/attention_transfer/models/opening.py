@@ -30,7 +30,7 @@ from attention_transfer.models.student_file import check_student_file, read_stud
 from attention_transfer.models.weight_files import WeightsError, read_content
 from attention_transfer.models.weights import fit_weights, read_weights
 from attention_transfer.models.zoo import MODELS
-from attention_transfer.runs import STUDENT_CONFIG, STUDENT_WEIGHTS
+from attention_transfer.runs.bare_student import STUDENT_CONFIG, STUDENT_WEIGHTS
 
 # Where people keep the names of classes beside weights.
 _CLASS_NAMES = ("classes", "class_names", "class_to_idx", "idx_to_class", "id2label", "label_names")

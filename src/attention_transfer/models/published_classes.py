@@ -5,9 +5,8 @@ from typing import Any, cast
 
 from torch import nn
 
-from attention_transfer.data.dataset import are_numbered
 from attention_transfer.models.build import IMAGENET_CLASSES, bare
-from attention_transfer.models.class_names import imagenet_synsets, names_in
+from attention_transfer.models.class_names import are_numbered, imagenet_synsets, names_in
 from attention_transfer.models.naming import parse_name
 
 

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from attention_transfer.errors import InputError
+from attention_transfer.runs.bare_student import PARTS_WEIGHTS, STUDENT_CONFIG, STUDENT_WEIGHTS
+from attention_transfer.runs.fields import Json
 from attention_transfer.runs.inside import SNAPSHOTS as _SNAPSHOTS
-from attention_transfer.runs.locking import LOCK, RunLockedError, RunUnwritableError, append, lock, to_write
+from attention_transfer.runs.locking import LOCK, RunLockedError, lock
 from attention_transfer.runs.reading import parse_object, read_object, read_regular
 from attention_transfer.runs.shapes import check_environment, check_experiment, check_row, check_summary
-from attention_transfer.runs.trees import Json, differing_fields, flatten
+from attention_transfer.runs.trees import differing_fields, flatten
 from attention_transfer.runs.whole import (
     TEMPORARY,
     make_folder,
@@ -28,6 +30,7 @@ from attention_transfer.runs.whole import (
     whole_folder,
     write_whole,
 )
+from attention_transfer.runs.writing import RunUnwritableError, append, to_write
 
 __all__ = [
     "PARTS_WEIGHTS",
@@ -48,9 +51,6 @@ __all__ = [
     "write_whole",
 ]
 
-STUDENT_WEIGHTS = "student.safetensors"
-STUDENT_CONFIG = "student.json"
-PARTS_WEIGHTS = "parts.safetensors"
 _EXPERIMENT = "experiment.json"
 _ENVIRONMENT = "environment.json"
 _METRICS = "metrics.jsonl"

@@ -7,6 +7,8 @@ from typing import Any, cast
 
 from attention_transfer.errors import InputError
 
+Json = dict[str, Any]
+
 _SHOWN = 60
 
 

@@ -1,22 +1,18 @@
-"""One writer at a time, and only inside of the run: what leads elsewhere is not followed."""
+"""One writer of a run at a time."""
 
 import os
-import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from attention_transfer.errors import InputError
+from attention_transfer.runs.writing import NO_FOLLOW, RunUnwritableError, refuse_shared, to_write
 
 LOCK = ".lock"
 
 
 class RunLockedError(InputError):
     """Another process, or another open `RunFolder` of this one, is writing the run."""
-
-
-class RunUnwritableError(InputError, OSError):
-    """Nothing can be written where the run, or another file of ours, should go."""
 
 
 def lock(folder: Path) -> int:
@@ -36,8 +32,8 @@ def lock(folder: Path) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = to_write(folder, LOCK)
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | _NO_FOLLOW, 0o644)
-        _refuse_shared(file, os.fstat(descriptor))
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o644)
+        refuse_shared(file, os.fstat(descriptor))
         hold(descriptor)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
@@ -59,71 +55,6 @@ def lock(folder: Path) -> int:
             f"cannot write to {folder}: {error.strerror}; choose a folder you may write"
         ) from error
     return descriptor
-
-
-def to_write(folder: Path, *names: str) -> Path:
-    """A place in a run, or in a folder of runs, that is going to be written.
-
-    Args:
-        folder: as the user gave it.
-        names: of folders in it, and of the file at the end.
-
-    Raises:
-        RunUnwritableError: one of them is a link, through which something outside of the folder would be written.
-    """
-    path = folder
-    for name in names:
-        path /= name
-        if path.is_symlink() or _is_junction(path):
-            raise RunUnwritableError(
-                f"{path} is a link to another place, and what is written here stays in {folder}: delete the link"
-            )
-    return path
-
-
-def append(file: Path, content: bytes) -> None:
-    """Add bytes to the end of a file that lies in a run, and make them last.
-
-    Raises:
-        RunUnwritableError: the file is none of the run's own, or nothing can be written there.
-    """
-    try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NO_FOLLOW, 0o644)
-        try:
-            _refuse_shared(file, os.fstat(descriptor))
-            while content:
-                content = content[os.write(descriptor, content) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except RunUnwritableError:
-        raise
-    except OSError as error:
-        raise unwritable(file, error) from error
-
-
-def unwritable(path: Path, error: OSError) -> RunUnwritableError:
-    """What to say of a file or folder that cannot be written.
-
-    Args:
-        path: of it, as the user knows it.
-        error: of the system.
-    """
-    return RunUnwritableError(
-        f"{path} cannot be written: {error.strerror or error}. Make room, or choose a folder that you may write"
-    )
-
-
-# Of Windows, and of Python since 3.12.
-_is_junction: Callable[[Path], bool] = getattr(os.path, "isjunction", lambda _: False)
-_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-
-
-def _refuse_shared(file: Path, state: os.stat_result) -> None:
-    """Refuse a pipe or a device, and a file that has another name elsewhere: writing it would change that too."""
-    if not stat.S_ISREG(state.st_mode) or state.st_nlink > 1:
-        kind = "is another file too (a hard link)" if stat.S_ISREG(state.st_mode) else "is no regular file"
-        raise RunUnwritableError(f"{file} {kind}, and a run writes files of its own alone: delete it")
 
 
 def _hold_with(folder: Path) -> Callable[[int], None]:

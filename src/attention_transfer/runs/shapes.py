@@ -2,8 +2,7 @@
 
 from typing import Any, cast
 
-from attention_transfer.runs.fields import Fields, is_number, is_object
-from attention_transfer.runs.trees import Json
+from attention_transfer.runs.fields import Fields, Json, is_number, is_object
 
 _SPLITS = ("train", "test", "validation", "unseen", "neighbours")
 _UNAVERAGED = "unaveraged"

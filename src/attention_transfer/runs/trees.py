@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, cast
 
-Json = dict[str, Any]
+from attention_transfer.runs.fields import Json
 
 
 def flatten(tree: Mapping[str, Any]) -> Json:

@@ -20,7 +20,7 @@ from attention_transfer.models.weights import fit_weights
 from attention_transfer.runs import PARTS_WEIGHTS, STUDENT_CONFIG, STUDENT_WEIGHTS, make_folder, whole_file
 from attention_transfer.runs.fields import Fields, is_list, is_object
 from attention_transfer.runs.inside import own_part
-from attention_transfer.runs.locking import to_write
+from attention_transfer.runs.writing import to_write
 
 USED_WITH = "used_with"
 _TEACHER = "teacher"
