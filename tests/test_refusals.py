@@ -17,8 +17,8 @@ import torch
 import attention_transfer
 from attention_transfer.cli import main
 from attention_transfer.errors import InputError
+from attention_transfer.files.atomic import make_folder, whole_folder
 from attention_transfer.runs import RunUnwritableError, whole_file
-from attention_transfer.runs.whole import make_folder, whole_folder
 from tests.commands.hostile import run_folder
 
 SOURCE = Path(attention_transfer.__file__).parent

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from attention_transfer.files.env_paths import expand
 from attention_transfer.runs import (
     NotARunError,
     RunExistsError,
@@ -15,7 +16,6 @@ from attention_transfer.runs import (
     locking,
     whole_file,
 )
-from attention_transfer.runs.places import expand
 
 EXPERIMENT = {
     "recipe": "small",

@@ -13,10 +13,10 @@ import torch
 from attention_transfer.cli import main
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import from_json
+from attention_transfer.files.untrusted import LARGEST_JSON, read_object
 from attention_transfer.models import open_model
 from attention_transfer.models.student_file import read_student_file
 from attention_transfer.runs import STUDENT_CONFIG, STUDENT_WEIGHTS, RunFolder
-from attention_transfer.runs.reading import LARGEST_JSON, read_object
 from tests.commands.hostile import rewrite, run_folder
 
 ROW = {"epoch": 1, "test": {"top1": 1.0, "loss": 2.0}, "terms": {"ce": {"raw": 1.0, "weight": 1.0, "weighted": 1.0}}}

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from attention_transfer.data.draws import hashed, integers, uniform
+from attention_transfer.counter_rng import hashed, integers, uniform
 
 MASK = 2**64 - 1
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attention_transfer import Distiller, InputError, Method, SoftTargets, Term
-from attention_transfer.data.batch import Batch
+from attention_transfer.batch import Batch
 from attention_transfer.distiller import batch_checks
 from attention_transfer.methods import Observed, Reads
 

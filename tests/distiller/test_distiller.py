@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attention_transfer import AttentionTransfer, Distiller, Input, Schedule, SoftTargets
+from attention_transfer.batch import Batch
 from attention_transfer.capture import CaptureError, Replacement, Tap
-from attention_transfer.data.batch import Batch
 from attention_transfer.methods import GradientLimit, Method, Observed, Phase, Reads, Term
 from attention_transfer.models import Description
 

@@ -22,7 +22,7 @@ from attention_transfer import (
     SoftTargets,
     Term,
 )
-from attention_transfer.data.batch import Batch
+from attention_transfer.batch import Batch
 from attention_transfer.methods import Observed, Phase, Reads
 from attention_transfer.models import Description
 

@@ -20,7 +20,7 @@ from attention_transfer import (
     Term,
     build,
 )
-from attention_transfer.data.batch import Batch
+from attention_transfer.batch import Batch
 from attention_transfer.methods import Observed, Phase, Reads
 from attention_transfer.models import Description
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from attention_transfer import AttentionDistillation, AttentionTransfer, Distiller, SoftTargets, build
+from attention_transfer.batch import Batch
 from attention_transfer.capture import CaptureError
-from attention_transfer.data.batch import Batch
 from attention_transfer.methods import Observed, Term
 
 EXAMPLE = torch.empty(2, 3, 16, 16)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attention_transfer import Distiller, Method, Term
-from attention_transfer.data.batch import Batch
+from attention_transfer.batch import Batch
 from attention_transfer.methods import Observed, Reads
 
 EXAMPLE = torch.empty(2, 3, 16, 16)

@@ -11,8 +11,8 @@ from tests.trained import as_trained
 from torch import Tensor, nn
 
 from attention_transfer import Distiller
+from attention_transfer.batch import Batch
 from attention_transfer.capture import Attention
-from attention_transfer.data.batch import Batch
 from attention_transfer.methods import METHODS, Observed
 from attention_transfer.methods.attention_averages import only_map
 from attention_transfer.methods.attention_cross_entropy import attention_cross_entropy

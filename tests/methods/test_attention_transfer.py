@@ -7,7 +7,7 @@ import torch
 from tests.closeness import assert_near
 from torch import Tensor
 
-from attention_transfer.data.batch import Batch
+from attention_transfer.batch import Batch
 from attention_transfer.methods import AttentionTransfer, Observed
 from attention_transfer.methods.attention_transfer import map_distance
 from attention_transfer.methods.maps import attention_map, same_size

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attention_transfer import AttentionTransfer, Distiller, GradientAttention, SoftTargets, build
-from attention_transfer.data.batch import Batch
+from attention_transfer.batch import Batch
 from attention_transfer.methods import ClassAttention, Head, Observed
 from attention_transfer.methods.class_attention import class_map_distance
 from attention_transfer.methods.maps import binarised, class_maps

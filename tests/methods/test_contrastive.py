@@ -9,7 +9,7 @@ from tests.compiling import compiled_whole
 from torch import Tensor, nn
 
 from attention_transfer import Contrastive, Distiller
-from attention_transfer.data.batch import Batch
+from attention_transfer.batch import Batch
 from attention_transfer.methods import contrast_memory
 from attention_transfer.methods.contrast_memory import Bank, Others, Queue, draws_needed
 from attention_transfer.methods.contrastive import Contrast, contrastive_loss

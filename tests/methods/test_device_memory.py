@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from attention_transfer import Contrastive, Distiller
+from attention_transfer.memory_budget import ChecksMemory, memory_of
 from attention_transfer.methods import contrast_memory
-from attention_transfer.methods.device_memory import ChecksMemory, memory_of
 
 
 @pytest.mark.skipif(not hasattr(os, "sysconf_names"), reason="this system does not say how much memory it has")

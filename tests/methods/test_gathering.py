@@ -8,7 +8,7 @@ from tests.two_processes import TwoProcesses
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from attention_transfer.methods.gathering import gathered
+from attention_transfer.parallel import gathered
 
 # Rows of the first process; the second has the rest.
 SHARES = (3, 5)

@@ -13,7 +13,7 @@ from tests.trained import as_trained
 from torch import Tensor
 
 from attention_transfer import DecoupledSoftTargets, Distiller, MultiHeadGraph, SoftTargets, build
-from attention_transfer.data.batch import Batch
+from attention_transfer.batch import Batch
 from attention_transfer.methods import GradientLimit, Observed, Phase, Schedule
 from attention_transfer.methods.batch_graphs import graph_divergence, squashed_graph
 from attention_transfer.methods.graph_heads import GraphParts

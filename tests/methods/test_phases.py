@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from attention_transfer.methods import Phase
-from attention_transfer.methods.phases import Stretch, num_epochs, said, stretch_of, stretches
+from attention_transfer.phases import Stretch, num_epochs, said, stretch_of, stretches
 
 BEFORE, MAIN, AFTER = Phase("before", epochs=3, title="hints"), Phase("main"), Phase("after", epochs=2)
 

@@ -31,7 +31,7 @@ from attention_transfer import (
     SoftTargets,
     Term,
 )
-from attention_transfer.data.batch import Batch
+from attention_transfer.batch import Batch
 from attention_transfer.experiment import Experiment, from_json, to_json
 from attention_transfer.methods import Observed, Reads
 from attention_transfer.methods.layer_choice import Layers

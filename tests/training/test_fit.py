@@ -25,8 +25,8 @@ from attention_transfer import (
     Term,
     build,
 )
+from attention_transfer.batch import Batch
 from attention_transfer.data import Split
-from attention_transfer.data.batch import Batch
 from attention_transfer.methods import Observed, Phase, Reads
 from attention_transfer.models import Description, open_model
 from attention_transfer.runs import RunExistsError, RunFolder

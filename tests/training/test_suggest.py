@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn import functional
 
 from attention_transfer import AttentionTransfer, SoftTargets
+from attention_transfer.batch import Batch
 from attention_transfer.cli import main
 from attention_transfer.commands.suggest_weight import to_text
-from attention_transfer.data.batch import Batch
 from attention_transfer.methods import METHODS, Method, Observed, Reads, Schedule, Term
 from attention_transfer.models import Description
 from attention_transfer.training.fit import fit

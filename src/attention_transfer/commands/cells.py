@@ -154,7 +154,7 @@ def own_images(cells: Iterable[PlannedCell]) -> tuple[str, ...]:
 
 def _network_of(teacher: str | None) -> str | None:
     """Name of the network that a teacher is, without its arguments; None where nothing is known of it yet."""
-    from attention_transfer.runs.places import expand
+    from attention_transfer.files.env_paths import expand
 
     if teacher is None:
         return None

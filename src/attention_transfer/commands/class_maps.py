@@ -17,10 +17,10 @@ from attention_transfer.commands.titles import titles
 from attention_transfer.data import DataSet, Split
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, Training
+from attention_transfer.files.env_paths import expand
 from attention_transfer.report.class_maps import MapColumns, class_maps_figure
 from attention_transfer.report.pictures import check_picture
 from attention_transfer.runs import RunFolder, is_run
-from attention_transfer.runs.places import expand
 
 _TOP = 4
 

@@ -12,10 +12,10 @@ from attention_transfer.analysis.cost import Candidate, measure_costs
 from attention_transfer.data import OWN_SIDES
 from attention_transfer.errors import InputError, printable
 from attention_transfer.experiment import Training, read_experiment
+from attention_transfer.files.env_paths import expand
 from attention_transfer.models import MODELS, OpenedModel, check_channels, open_model
 from attention_transfer.report.cost import cost_markdown
 from attention_transfer.runs import RunFolder, is_run
-from attention_transfer.runs.places import expand
 from attention_transfer.training.device import choose_place, environment
 
 # Of what our own networks are made for, and of what those of other libraries are.

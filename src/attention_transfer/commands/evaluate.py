@@ -13,9 +13,9 @@ import tyro
 from attention_transfer.commands.own_data import downloads, own_data
 from attention_transfer.errors import InputError, printable
 from attention_transfer.experiment import Data, Training
+from attention_transfer.files.env_paths import expand
 from attention_transfer.runs import RunFolder, is_run, make_folder
 from attention_transfer.runs.downloads import Downloads
-from attention_transfer.runs.places import expand
 from attention_transfer.runs.writing import unwritable
 from attention_transfer.training.evaluate import Score
 

@@ -16,10 +16,10 @@ from attention_transfer.commands.own_data import downloads, for_test_images, own
 from attention_transfer.data import DataSet
 from attention_transfer.errors import printable
 from attention_transfer.experiment import Data, Training
+from attention_transfer.files.env_paths import expand
 from attention_transfer.report.localisation import localisation_figure, localisation_markdown
 from attention_transfer.report.pictures import check_picture
 from attention_transfer.runs import RunFolder, is_run
-from attention_transfer.runs.places import expand
 from attention_transfer.training.prepare import load_data
 
 # The settings that each kind of map depends on.

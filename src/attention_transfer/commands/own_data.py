@@ -7,9 +7,9 @@ from typing import Any, TextIO
 
 from attention_transfer.errors import InputError, printable
 from attention_transfer.experiment import Data, read_experiment
+from attention_transfer.files.env_paths import expand
 from attention_transfer.runs import RunFolder, is_run
 from attention_transfer.runs.downloads import Downloads
-from attention_transfer.runs.places import expand
 
 # What decides which images a command reads, and how: of the test split, and of the others beyond that.
 _OF_TEST = ("name", "root", "image_size", "test_limit", "split_seed", "decoding", "background")

@@ -13,10 +13,10 @@ from attention_transfer.analysis.subject import open_subjects
 from attention_transfer.data import DataSet
 from attention_transfer.errors import InputError, printable
 from attention_transfer.experiment import Data, Training
+from attention_transfer.files.env_paths import expand
 from attention_transfer.report.compare import spread
 from attention_transfer.report.table import duration, markdown_table, percent
 from attention_transfer.runs import RunFolder, is_run
-from attention_transfer.runs.places import expand
 from attention_transfer.training.prepare import load_data
 
 _SIDE = 32  # of CIFAR's images, as Guo et al. resize those of STL-10 and Tiny-ImageNet

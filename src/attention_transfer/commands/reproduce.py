@@ -21,10 +21,10 @@ from attention_transfer.commands.side_by_side import (
     run_all,
 )
 from attention_transfer.errors import InputError, printable
+from attention_transfer.files.json_fields import Fields
+from attention_transfer.files.untrusted import read_object
 from attention_transfer.recipes.tables import TABLES, Table
 from attention_transfer.runs import RunFolder, is_run, write_whole
-from attention_transfer.runs.fields import Fields
-from attention_transfer.runs.reading import read_object
 
 if TYPE_CHECKING:
     from attention_transfer.report.reproduction import Reproduction

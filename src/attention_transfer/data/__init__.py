@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from attention_transfer.batch import Batch
 from attention_transfer.data.arrays import npz
-from attention_transfer.data.batch import Batch
 from attention_transfer.data.cifar import SIDE as CIFAR_SIDE
 from attention_transfer.data.cifar import cifar10, cifar100
 from attention_transfer.data.cluttered_digits import SIDE as DIGITS_SIDE

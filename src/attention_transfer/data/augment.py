@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from attention_transfer.data.draws import uniform
+from attention_transfer.counter_rng import uniform
 
 SCALE = (0.08, 1.0)  # area of a random resized crop, as a share of the image's
 LOG_RATIO = math.log(4 / 3)  # largest |log| of its width over its height

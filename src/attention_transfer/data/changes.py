@@ -15,7 +15,7 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torchvision.transforms import ColorJitter
 
-from attention_transfer.data.draws import hashed
+from attention_transfer.counter_rng import hashed
 from attention_transfer.data.forks import forked, seed_generators
 from attention_transfer.errors import InputError
 

@@ -8,8 +8,8 @@ from jaxtyping import Float32, Int32, Int64, UInt8
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from attention_transfer.counter_rng import hashed, integers
 from attention_transfer.data.dataset import DataSet, Split, scaled_boxes
-from attention_transfer.data.draws import hashed, integers
 from attention_transfer.data.request import Request
 
 # Fixed after short runs of networks alone (6 epochs, batches of 64, two seeds: ResNet-8 65 and 66 % of the test

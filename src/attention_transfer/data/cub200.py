@@ -9,7 +9,7 @@ from attention_transfer.data.files import Listing, photographs
 from attention_transfer.data.names import shown
 from attention_transfer.data.request import Request
 from attention_transfer.errors import InputError
-from attention_transfer.runs.reading import read_text
+from attention_transfer.files.untrusted import read_text
 
 SIDE = 224
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int64
 
+from attention_transfer.counter_rng import uniform
 from attention_transfer.data.dataset import IMAGENET_MEAN, IMAGENET_STD, PHOTOGRAPH_SIDE, DataSet, Split, interleaved
-from attention_transfer.data.draws import uniform
 from attention_transfer.data.files import Form, Listing, delivered, read, stored
 from attention_transfer.data.names import is_text, listed, shown
 from attention_transfer.data.request import Request

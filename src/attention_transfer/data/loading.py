@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from attention_transfer.data.batch import Batch
+from attention_transfer.batch import Batch
 from attention_transfer.data.changes import Changes
 from attention_transfer.data.dataset import DataSet, Split
 from attention_transfer.data.files import delivered, stored

@@ -8,7 +8,7 @@ from jaxtyping import Float32, Int64
 from timm.data.mixup import Mixup, mixup_target
 from torch import Tensor
 
-from attention_transfer.data.draws import hashed
+from attention_transfer.counter_rng import hashed
 from attention_transfer.data.forks import forked, seed_generators
 from attention_transfer.errors import InputError
 

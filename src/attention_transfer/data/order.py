@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from attention_transfer.data.draws import hashed
+from attention_transfer.counter_rng import hashed
 
 _ORDER = 2  # the stream of the hash that orders images
 

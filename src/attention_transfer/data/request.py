@@ -8,8 +8,8 @@ from attention_transfer.data.decoding import AS_SHOWN, Decoding
 from attention_transfer.data.names import shown
 from attention_transfer.data.selection import Selection
 from attention_transfer.errors import InputError
+from attention_transfer.files.env_paths import at_home
 from attention_transfer.models.bounds import LARGEST_SIDE
-from attention_transfer.runs.places import at_home
 
 SMALLEST_SIDE = 8
 

@@ -8,7 +8,7 @@ from attention_transfer.data.dataset import DataSet, interleaved
 from attention_transfer.data.files import Listing, photographs
 from attention_transfer.data.request import Request
 from attention_transfer.errors import InputError
-from attention_transfer.runs.reading import read_text
+from attention_transfer.files.untrusted import read_text
 
 SIDE = 224
 SOURCE = "https://web.mit.edu/torralba/www/indoor.html"

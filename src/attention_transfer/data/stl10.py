@@ -9,7 +9,7 @@ from torchvision.datasets import STL10
 from attention_transfer.data.dataset import IMAGENET_MEAN, IMAGENET_STD, DataSet, Split
 from attention_transfer.data.request import Request
 from attention_transfer.errors import InputError
-from attention_transfer.runs.reading import read_text
+from attention_transfer.files.untrusted import read_text
 
 SIDE = 96
 NUM_CLASSES = 10

@@ -16,7 +16,7 @@ from attention_transfer.data.decoding import AS_STORED
 from attention_transfer.data.files import Form, Listing, read
 from attention_transfer.data.request import Request
 from attention_transfer.errors import InputError
-from attention_transfer.runs.reading import read_text
+from attention_transfer.files.untrusted import read_text
 
 SIDE = 64
 

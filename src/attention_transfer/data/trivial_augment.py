@@ -9,7 +9,7 @@ from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from attention_transfer.data.draws import integers
+from attention_transfer.counter_rng import integers
 
 NUM_STRENGTHS = 31
 

@@ -12,8 +12,8 @@ from attention_transfer.distiller.label_checks import training_labels
 from attention_transfer.distiller.reached import check_phases
 from attention_transfer.errors import InputError
 from attention_transfer.methods import METHODS, Method, Phase, SettingError
-from attention_transfer.methods.settings import fit
 from attention_transfer.models import Input, check_pair
+from attention_transfer.settings import fit
 
 _METHODS = "methods must be a list of methods such as [AttentionTransfer(weight=1000.0)]"
 

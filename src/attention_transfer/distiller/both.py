@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from attention_transfer.batch import UNLABELLED, Batch
 from attention_transfer.capture import Replacement, Tap
-from attention_transfer.data.batch import UNLABELLED, Batch
 from attention_transfer.distiller.bound import Bound, part, task_logits
 from attention_transfer.distiller.network import Network, Role, Seen
 from attention_transfer.distiller.output import TASK

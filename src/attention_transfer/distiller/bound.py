@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attention_transfer.batch import Batch
 from attention_transfer.capture import Reading, Tap
-from attention_transfer.data.batch import Batch
 from attention_transfer.distiller.network import Role, Wanted
 from attention_transfer.errors import InputError
+from attention_transfer.memory_budget import ChecksMemory
 from attention_transfer.methods import Method, Observed, Phase, Reads, Term
-from attention_transfer.methods.device_memory import ChecksMemory
 from attention_transfer.methods.maps import at_least_float32
 from attention_transfer.models import Description, describe, with_attention, with_places
 

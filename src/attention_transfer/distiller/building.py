@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from attention_transfer.batch import Batch
 from attention_transfer.capture import CaptureError, apart, closed_in, noise, set_mode, uncompiled, undisturbed
-from attention_transfer.data.batch import Batch
 from attention_transfer.distiller.both import Both
 from attention_transfer.distiller.bound import Bound, bind, described, task_logits
 from attention_transfer.distiller.explaining import explained

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from attention_transfer.batch import Batch
 from attention_transfer.capture import set_mode
 from attention_transfer.capture.private_names import Move, TakesAlong
-from attention_transfer.data.batch import Batch
 from attention_transfer.distiller.arguments import check_phase, checked
 from attention_transfer.distiller.batch_checks import BatchChecks
 from attention_transfer.distiller.building import hooked, prove
@@ -30,8 +30,8 @@ from attention_transfer.errors import InputError
 from attention_transfer.methods import Method, Phase, Reads
 from attention_transfer.methods.limits import Limits
 from attention_transfer.methods.maps import never_halved
-from attention_transfer.methods.phases import num_epochs, stretch_of
 from attention_transfer.models import Input, Renormalise
+from attention_transfer.phases import num_epochs, stretch_of
 
 
 class Distiller(TakesAlong):

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from attention_transfer.data.batch import UNLABELLED
+from attention_transfer.batch import UNLABELLED
 from attention_transfer.distiller.image_checks import require_dense
 from attention_transfer.errors import InputError
 

@@ -10,9 +10,9 @@ from attention_transfer.experiment.optimisation import Optimisation
 from attention_transfer.experiment.requirement import require
 from attention_transfer.experiment.training import Training
 from attention_transfer.methods import ClassAttention, Method, Phase
-from attention_transfer.methods.phases import num_epochs
 from attention_transfer.models.naming import split_weights
 from attention_transfer.models.smaller import smaller
+from attention_transfer.phases import num_epochs
 from attention_transfer.pretraining import MaskedAutoencoding
 
 

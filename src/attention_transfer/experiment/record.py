@@ -8,10 +8,10 @@ from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
 from attention_transfer.errors import InputError
 from attention_transfer.experiment.experiment import Experiment
+from attention_transfer.files.json_fields import Fields, is_text
 from attention_transfer.methods import METHODS, Method
-from attention_transfer.methods.settings import fit
 from attention_transfer.runs import RunFolder
-from attention_transfer.runs.fields import Fields, is_text
+from attention_transfer.settings import fit
 
 
 def to_json(experiment: Experiment) -> dict[str, Any]:

@@ -27,10 +27,10 @@ from attention_transfer.methods.multi_head_graph import MultiHeadGraph
 from attention_transfer.methods.overhaul import Overhaul
 from attention_transfer.methods.relational import Relational
 from attention_transfer.methods.review import Review
-from attention_transfer.methods.schedule import Schedule
-from attention_transfer.methods.settings import SettingError
 from attention_transfer.methods.similarity_preserving import SimilarityPreserving
 from attention_transfer.methods.soft_targets import SoftTargets
+from attention_transfer.schedule import Schedule
+from attention_transfer.settings import SettingError
 
 METHODS: dict[str, type[Method]] = {
     "at": AttentionTransfer,

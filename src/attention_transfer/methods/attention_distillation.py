@@ -9,8 +9,8 @@ from typing import ClassVar, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from attention_transfer.batch import Batch
 from attention_transfer.capture import Attention
-from attention_transfer.data.batch import Batch
 from attention_transfer.errors import InputError
 from attention_transfer.methods.attention_averages import Axis, averaged, check_same_in_all_layers, only_map
 from attention_transfer.methods.attention_cross_entropy import Form, attention_cross_entropy, tempered

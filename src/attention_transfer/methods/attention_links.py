@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attention_transfer.batch import Batch
 from attention_transfer.capture import Attention, Tap
-from attention_transfer.data.batch import Batch
 from attention_transfer.errors import InputError
 from attention_transfer.methods.bicubic import resized
 from attention_transfer.methods.link_choice import chosen_links
@@ -18,11 +18,11 @@ from attention_transfer.methods.link_memory import bytes_of_links
 from attention_transfer.methods.links import Links, Places
 from attention_transfer.methods.method import Method, Observed, Reads, Term
 from attention_transfer.methods.patch_attention import Softmax, finest, on_one_grid, patch_attention
-from attention_transfer.methods.schedule import Schedule
 from attention_transfer.methods.stage_choice import stage_taps
 from attention_transfer.models.attention import attention_layers
 from attention_transfer.models.description import Description
 from attention_transfer.models.layouts import such_as
+from attention_transfer.schedule import Schedule
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attention_transfer.data.batch import Batch
+from attention_transfer.batch import Batch
 from attention_transfer.errors import InputError
 from attention_transfer.methods.maps import MapKind, attention_map, same_size
 from attention_transfer.methods.method import Method, Observed, Reads, Term

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attention_transfer.methods.gathering import agreed
+from attention_transfer.parallel import agreed
 
 Direction = Literal["student-first", "teacher-first"]
 Reduction = Literal["sum", "mean"]

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attention_transfer.data.batch import Batch
+from attention_transfer.batch import Batch
 from attention_transfer.errors import InputError
 from attention_transfer.methods.maps import at_least_float32, binarised, class_maps, unit
 from attention_transfer.methods.method import Head, Method, Observed, Reads, Term, require_same_classes

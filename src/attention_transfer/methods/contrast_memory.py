@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from attention_transfer.data.batch import UNLABELLED, Batch
-from attention_transfer.data.draws import uniform
+from attention_transfer.batch import UNLABELLED, Batch
+from attention_transfer.counter_rng import uniform
 from attention_transfer.errors import InputError
-from attention_transfer.methods.device_memory import memory_of
-from attention_transfer.methods.gathering import agreed, gathered
+from attention_transfer.memory_budget import memory_of
 from attention_transfer.methods.maps import unit
+from attention_transfer.parallel import agreed, gathered
 
 Role = Literal["student", "teacher"]
 ROLES: tuple[Role, Role] = ("student", "teacher")

@@ -8,15 +8,15 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from attention_transfer.data.batch import Batch
+from attention_transfer.batch import Batch
 from attention_transfer.errors import InputError
 from attention_transfer.methods.contrast_memory import Bank, Others, Queue, Role, check_classes
 from attention_transfer.methods.embedding import embedding, embedding_tap
-from attention_transfer.methods.gathering import gathered
 from attention_transfer.methods.maps import unit
 from attention_transfer.methods.method import Method, Observed, Reads, Term
 from attention_transfer.methods.temperature import check_temperature
 from attention_transfer.models.description import Description
+from attention_transfer.parallel import gathered
 
 _LEAST = 1e-7  # added to denominators, as in the authors' code
 

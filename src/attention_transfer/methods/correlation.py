@@ -8,14 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attention_transfer.data.batch import Batch
+from attention_transfer.batch import Batch
 from attention_transfer.errors import InputError
 from attention_transfer.methods.embedding import embedding, embedding_tap
-from attention_transfer.methods.gathering import gathered
 from attention_transfer.methods.maps import unit
 from attention_transfer.methods.method import Method, Observed, Reads, Term
 from attention_transfer.methods.relational import require_several
 from attention_transfer.models.description import Description
+from attention_transfer.parallel import gathered
 
 # Added to probabilities, as in the authors' code.
 _LEAST = 1e-7

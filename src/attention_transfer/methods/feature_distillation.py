@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from attention_transfer.batch import Batch
 from attention_transfer.capture import Tap
-from attention_transfer.data.batch import Batch
 from attention_transfer.errors import InputError
 from attention_transfer.methods.layer_choice import Layers
 from attention_transfer.methods.maps import at_least_float32

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from attention_transfer.batch import Batch
 from attention_transfer.capture import Tap
-from attention_transfer.data.batch import Batch
 from attention_transfer.errors import InputError
 from attention_transfer.methods.maps import at_least_float32
 from attention_transfer.methods.method import Method, Observed, Phase, Reads, Term

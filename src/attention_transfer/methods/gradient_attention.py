@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attention_transfer.data.batch import UNLABELLED, Batch
+from attention_transfer.batch import UNLABELLED, Batch
 from attention_transfer.errors import InputError
 from attention_transfer.methods.maps import at_least_float32, unit
 from attention_transfer.methods.method import Method, Observed, Reads, Term, require_same_classes

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attention_transfer.methods.gathering import agreed
 from attention_transfer.methods.maps import at_least_float32, unit
+from attention_transfer.parallel import agreed
 
 
 class GraphHeads(nn.Module):

@@ -7,7 +7,7 @@ from typing import Literal
 from attention_transfer.capture import Tap
 from attention_transfer.errors import InputError
 from attention_transfer.methods.method import spread
-from attention_transfer.methods.settings import Settings
+from attention_transfer.settings import Settings
 
 
 @dataclass(frozen=True)

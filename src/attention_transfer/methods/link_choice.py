@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from attention_transfer.errors import InputError
-from attention_transfer.runs.places import at_home, expand
-from attention_transfer.runs.reading import read_text
+from attention_transfer.files.env_paths import at_home, expand
+from attention_transfer.files.untrusted import read_text
 
 FILE_KIND = "attention links"
 # Table 1 of Jin & Choi (arXiv:2211.13852): EfficientNet-B3 and twelve layers.

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attention_transfer.errors import InputError
-from attention_transfer.methods.device_memory import memory_of
+from attention_transfer.memory_budget import memory_of
 
 # Of each channel over the student's patches: in float32, as they are resized and as they are put together for it.
 _COPIES = 2

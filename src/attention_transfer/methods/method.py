@@ -8,13 +8,13 @@ from typing import ClassVar, Literal
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from attention_transfer.batch import Batch
 from attention_transfer.capture import Attention, Replacement, Tap
-from attention_transfer.data.batch import Batch
 from attention_transfer.errors import InputError
-from attention_transfer.methods.phases import Phase
-from attention_transfer.methods.schedule import Schedule
-from attention_transfer.methods.settings import Settings
 from attention_transfer.models.description import Description
+from attention_transfer.phases import Phase
+from attention_transfer.schedule import Schedule
+from attention_transfer.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attention_transfer.data.batch import Batch
+from attention_transfer.batch import Batch
 from attention_transfer.errors import InputError
 from attention_transfer.methods.batch_graphs import (
     Direction,
@@ -22,7 +22,6 @@ from attention_transfer.methods.batch_graphs import (
     similarity_scores,
     squashed_graph,
 )
-from attention_transfer.methods.gathering import gathered
 from attention_transfer.methods.graph_file import load_heads
 from attention_transfer.methods.graph_heads import Adapter, GraphHeads, GraphParts
 from attention_transfer.methods.method import GradientLimit, Method, Observed, Phase, Reads, Term
@@ -30,6 +29,7 @@ from attention_transfer.methods.relational import require_several
 from attention_transfer.methods.singular_vectors import aligned, oriented, singular_vectors
 from attention_transfer.methods.stage_choice import Activation, check_stages, paired_layers
 from attention_transfer.models.description import Description
+from attention_transfer.parallel import gathered
 
 HEADS_TERM = "mhgd-heads"
 

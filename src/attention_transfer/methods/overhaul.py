@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attention_transfer.data.batch import Batch
+from attention_transfer.batch import Batch
 from attention_transfer.errors import InputError
-from attention_transfer.methods.gathering import gathered
 from attention_transfer.methods.maps import at_least_float32, same_size
 from attention_transfer.methods.method import Method, Norm, Observed, Reads, Term
 from attention_transfer.methods.stage_choice import check_stages, paired_layers
 from attention_transfer.models.description import Description
+from attention_transfer.parallel import gathered
 
 # Where fewer values than this share are negative, their mean says nothing.
 _FEWEST_NEGATIVE = 0.001

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from attention_transfer.data.batch import Batch
+from attention_transfer.batch import Batch
 from attention_transfer.errors import InputError
 from attention_transfer.methods.embedding import embedding, embedding_tap
-from attention_transfer.methods.gathering import gathered
 from attention_transfer.methods.maps import unit
 from attention_transfer.methods.method import Method, Observed, Reads, Term
 from attention_transfer.models.description import Description
+from attention_transfer.parallel import gathered
 
 Form = Literal["code", "paper"]
 

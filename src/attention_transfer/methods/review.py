@@ -9,14 +9,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attention_transfer.data.batch import Batch
+from attention_transfer.batch import Batch
 from attention_transfer.errors import InputError
 from attention_transfer.methods.embedding import embedding, embedding_tap
 from attention_transfer.methods.maps import at_least_float32
 from attention_transfer.methods.method import Method, Observed, Reads, Term
-from attention_transfer.methods.schedule import Schedule
 from attention_transfer.methods.stage_choice import Activation, check_stages, paired_layers
 from attention_transfer.models.description import Description
+from attention_transfer.schedule import Schedule
 
 _POOLED_SIZES = (4, 2, 1)
 _WIDEST = 512  # of the fusion modules, in the authors' settings

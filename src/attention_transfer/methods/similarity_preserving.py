@@ -9,14 +9,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attention_transfer.data.batch import Batch
+from attention_transfer.batch import Batch
 from attention_transfer.errors import InputError
-from attention_transfer.methods.gathering import gathered
 from attention_transfer.methods.maps import at_least_float32
 from attention_transfer.methods.method import Method, Observed, Reads, Term
 from attention_transfer.methods.relational import require_several
 from attention_transfer.methods.stage_choice import check_stages, paired_layers
 from attention_transfer.models.description import Description
+from attention_transfer.parallel import gathered
 
 
 def similarity_distance(student: Float[Tensor, "b ..."], teacher: Float[Tensor, "b ..."]) -> Float[Tensor, ""]:

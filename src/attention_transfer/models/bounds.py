@@ -20,7 +20,7 @@ from torch.nn.modules.module import (
 )
 
 from attention_transfer.errors import InputError
-from attention_transfer.runs.fields import is_whole
+from attention_transfer.files.json_fields import is_whole
 
 LARGEST_SIDE = 16_384  # pixels; larger squares fill any memory
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from attention_transfer.errors import InputError
+from attention_transfer.files.env_paths import at_home
 from attention_transfer.models.arguments import check_arguments
-from attention_transfer.runs.places import at_home
 
 _LONGEST = 10_000  # letters; arguments included
 _SHOWN = 200  # letters of a name in a message

@@ -7,8 +7,8 @@ nothing, unless the user allows it.
 from pathlib import Path
 
 from attention_transfer.errors import InputError
+from attention_transfer.files.env_paths import at_home
 from attention_transfer.models.naming import Name, parse_name, split_weights
-from attention_transfer.runs.places import at_home
 
 PRETRAINED = "pretrained"
 """What stands behind the @ of published weights."""

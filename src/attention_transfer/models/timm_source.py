@@ -12,12 +12,12 @@ from typing import Any, cast
 from torch import Tensor
 
 from attention_transfer.errors import InputError, first_line
+from attention_transfer.files.untrusted import read_object
 from attention_transfer.models.choosing import only_state_dict
 from attention_transfer.models.naming import Name
 from attention_transfer.models.recorded import READ_FROM, is_source
 from attention_transfer.models.transformers_config import check_timm
 from attention_transfer.models.weight_files import WeightsError, read_content
-from attention_transfer.runs.reading import read_object
 
 _DESCRIPTION = "config.json"
 # As timm prefers them; what it writes itself comes first.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from attention_transfer.errors import InputError, first_line
-from attention_transfer.runs.archives import unpacks_to
+from attention_transfer.files.archives import unpacks_to
 from attention_transfer.runs.bare_student import STUDENT_WEIGHTS
 
 _SAVE = "where it was trained, write torch.save(model.state_dict(), FILE)"

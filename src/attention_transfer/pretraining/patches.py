@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from attention_transfer.data.draws import hashed
+from attention_transfer.counter_rng import hashed
 
 _MASK = 16  # the stream of the hash that orders patches; the data room has the low numbers
 

@@ -14,14 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from attention_transfer.errors import InputError
-from attention_transfer.runs.bare_student import PARTS_WEIGHTS, STUDENT_CONFIG, STUDENT_WEIGHTS
-from attention_transfer.runs.fields import Json
-from attention_transfer.runs.inside import SNAPSHOTS as _SNAPSHOTS
-from attention_transfer.runs.locking import LOCK, RunLockedError, lock
-from attention_transfer.runs.reading import parse_object, read_object, read_regular
-from attention_transfer.runs.shapes import check_environment, check_experiment, check_row, check_summary
-from attention_transfer.runs.trees import differing_fields, flatten
-from attention_transfer.runs.whole import (
+from attention_transfer.files.atomic import (
     TEMPORARY,
     make_folder,
     remove_leftovers,
@@ -30,6 +23,13 @@ from attention_transfer.runs.whole import (
     whole_folder,
     write_whole,
 )
+from attention_transfer.files.json_fields import Json
+from attention_transfer.files.untrusted import parse_object, read_object, read_regular
+from attention_transfer.runs.bare_student import PARTS_WEIGHTS, STUDENT_CONFIG, STUDENT_WEIGHTS
+from attention_transfer.runs.inside import SNAPSHOTS as _SNAPSHOTS
+from attention_transfer.runs.locking import LOCK, RunLockedError, lock
+from attention_transfer.runs.shapes import check_environment, check_experiment, check_row, check_summary
+from attention_transfer.runs.trees import differing_fields, flatten
 from attention_transfer.runs.writing import RunUnwritableError, append, to_write
 
 __all__ = [

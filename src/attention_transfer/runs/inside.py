@@ -4,7 +4,7 @@ import re
 from pathlib import Path, PurePosixPath
 
 from attention_transfer.errors import InputError
-from attention_transfer.runs.fields import is_text
+from attention_transfer.files.json_fields import is_text
 
 SNAPSHOTS = "snapshots"
 _UP_TO_THE_RUN = "../../"

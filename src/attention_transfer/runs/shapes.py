@@ -2,7 +2,7 @@
 
 from typing import Any, cast
 
-from attention_transfer.runs.fields import Fields, Json, is_number, is_object
+from attention_transfer.files.json_fields import Fields, Json, is_number, is_object
 
 _SPLITS = ("train", "test", "validation", "unseen", "neighbours")
 _UNAVERAGED = "unaveraged"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, cast
 
-from attention_transfer.runs.fields import Json
+from attention_transfer.files.json_fields import Json
 
 
 def flatten(tree: Mapping[str, Any]) -> Json:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from attention_transfer.errors import InputError
+from attention_transfer.files.archives import unpacks_to
+from attention_transfer.files.json_fields import is_number, is_whole
+from attention_transfer.files.untrusted import refuse_irregular
 from attention_transfer.models.weight_files import UNPACKED_BYTES, UNPACKED_TIMES
-from attention_transfer.runs.archives import unpacks_to
-from attention_transfer.runs.fields import is_number, is_whole
-from attention_transfer.runs.reading import refuse_irregular
 
 # Of these an optimiser keeps as many numbers as a parameter has.
 _LIKE_PARAMETERS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "exp_inf", "sum")

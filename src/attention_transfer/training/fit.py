@@ -20,7 +20,7 @@ from attention_transfer.data import Loader
 from attention_transfer.distiller import Distiller, Output
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Experiment, from_json, to_json
-from attention_transfer.methods.phases import Stretch, said, stretches
+from attention_transfer.phases import Stretch, said, stretches
 from attention_transfer.pretraining import MaskedAutoencoder
 from attention_transfer.runs import RunFolder, is_run, whole_file
 from attention_transfer.training.averaging import WeightAverage

@@ -14,11 +14,11 @@ from attention_transfer.distiller import Distiller
 from attention_transfer.distiller.notes import unwarned
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, Experiment
+from attention_transfer.files.env_paths import expand
 from attention_transfer.models import Input, OpenedModel, WeightsError, check_channels, check_spec, open_model
 from attention_transfer.models.class_order import with_classes_of
 from attention_transfer.models.untrained import settle_norms
 from attention_transfer.pretraining import MaskedAutoencoder
-from attention_transfer.runs.places import expand
 from attention_transfer.training.device import Place, choose_place
 from attention_transfer.training.distributed import Process
 from attention_transfer.training.optim import make_optimizer

@@ -6,9 +6,9 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from attention_transfer.experiment import Experiment
+from attention_transfer.files.env_paths import expand
 from attention_transfer.models import check_channels, describe, open_model
 from attention_transfer.pretraining import MaskedAutoencoder
-from attention_transfer.runs.places import expand
 from attention_transfer.training.device import choose_place
 from attention_transfer.training.distributed import Process
 from attention_transfer.training.optim import make_optimizer

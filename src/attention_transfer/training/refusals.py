@@ -9,7 +9,7 @@ from attention_transfer.distiller import Distiller
 from attention_transfer.distiller.compiling import COMPILES_FROM, compiles
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Experiment
-from attention_transfer.methods.device_memory import ChecksMemory
+from attention_transfer.memory_budget import ChecksMemory
 from attention_transfer.methods.method import Reads
 from attention_transfer.models import OpenedModel
 from attention_transfer.models.class_names import pair_classes

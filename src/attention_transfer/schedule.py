@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from attention_transfer.errors import InputError
-from attention_transfer.methods.settings import Settings
+from attention_transfer.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from attention_transfer.errors import InputError
-from attention_transfer.runs.fields import Json
+from attention_transfer.files.json_fields import Json
 
 LARGEST_JSON = 64 * 2**20
 """Bytes; no run comes near to it."""
