@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from attention_transfer.capture import folding, private_names
-from attention_transfer.capture.folding import Folding
+from attention_transfer.capture import batch_norm_folding, private_names
+from attention_transfer.capture.batch_norm_folding import Folding
 
 
 def again() -> ModuleType:
@@ -90,7 +90,7 @@ def test_without_sight_of_operations_nothing_is_folded(monkeypatch: pytest.Monke
     blind = again().DispatchMode
     with pytest.raises(NotImplementedError, match="does not show which operations run"):
         blind().__enter__()
-    monkeypatch.setattr(folding._Watch, "__enter__", lambda _: blind().__enter__())
+    monkeypatch.setattr(batch_norm_folding._Watch, "__enter__", lambda _: blind().__enter__())
     assert not Folding.found(network, lambda: network(images), 1).pairs
 
 

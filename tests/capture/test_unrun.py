@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from attention_transfer import AttentionTransfer, Distiller
 from attention_transfer.capture import Capture, CaptureError, Tap
-from attention_transfer.capture.unrun import stand_ins
+from attention_transfer.capture.uncalled_modules import stand_ins
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 

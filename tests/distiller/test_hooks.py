@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from attention_transfer import AttentionCopy, AttentionTransfer, Distiller, Method, SoftTargets
-from attention_transfer.capture import attached, backward_pass
+from attention_transfer.capture import backward_pass, scoped_hooks
 
 EXAMPLE = torch.empty(2, 3, 16, 16)
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -275,7 +275,7 @@ def test_a_student_that_is_compiled_in_pieces_is_read_each_time(small_pair: Pair
 def test_a_torch_that_keeps_its_hooks_elsewhere_reads_apart_from_compilers(
     small_pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attached, "TABLES", ("_of_another_version", "_forward_hooks"))
+    monkeypatch.setattr(scoped_hooks, "TABLES", ("_of_another_version", "_forward_hooks"))
     distiller = attached_to(small_pair)
     wanted = distiller(IMAGES, LABELS).loss
     torch.compiler.reset()

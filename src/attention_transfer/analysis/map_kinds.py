@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from attention_transfer.analysis.subject import Subject
-from attention_transfer.capture import Capture, Reading, Tap, input_gradient, noise, spatial, undisturbed
+from attention_transfer.capture import Capture, Reading, Tap, input_gradient, isolation, noise, spatial
 from attention_transfer.errors import InputError
 from attention_transfer.methods.maps import attention_map, class_maps
 from attention_transfer.methods.patch_attention import finest, on_one_grid, patch_attention

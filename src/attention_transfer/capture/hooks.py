@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from attention_transfer.capture.attached import Hook
 from attention_transfer.capture.attention import Attention
-from attention_transfer.capture.outputs import tensor_in
-from attention_transfer.capture.patches import patch_grid
+from attention_transfer.capture.output_tensors import tensor_in
+from attention_transfer.capture.patch_grid import patch_grid
 from attention_transfer.capture.recorder import Recorder
+from attention_transfer.capture.scoped_hooks import Hook
 from attention_transfer.capture.tap import CaptureError, Tap
 
 SOFTMAXES = (torch.softmax, Tensor.softmax, functional.softmax)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from attention_transfer.capture.attached import Attached
 from attention_transfer.capture.attention import Attention
 from attention_transfer.capture.backward_pass import at_the_end_of_it, current_backward_pass
+from attention_transfer.capture.scoped_hooks import Attached
 from attention_transfer.capture.tap import Tap
 
 Replacement = Tensor | Callable[[Attention], Attention]

@@ -7,8 +7,8 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from attention_transfer.capture.outputs import Item
-from attention_transfer.capture.patches import Grid, Patch, patch_grid
+from attention_transfer.capture.output_tensors import Item
+from attention_transfer.capture.patch_grid import Grid, Patch, patch_grid
 from attention_transfer.errors import InputError
 
 Site = Literal["output", "input", "attention", "softmax", "map"]

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attention_transfer.capture.patches import Grid
+from attention_transfer.capture.patch_grid import Grid
 
 # Patches that overlap see their neighbours too, most of all where these alternate.
 _AGREE, _AGREE_ALTERNATING = 0.9, 0.7

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from attention_transfer.capture.attached import Attached, Hook
+from attention_transfer.capture.scoped_hooks import Attached, Hook
 
 _Result = TypeVar("_Result")
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from attention_transfer.capture.places import find_places
+from attention_transfer.capture.output_layouts import find_places
 from attention_transfer.capture.tap import CaptureError, Tap
 
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from attention_transfer.capture.closed import uncompiled, why_closed
 from attention_transfer.capture.hooks import SOFTMAXES, fused_call, open_multi_head_attention
+from attention_transfer.capture.isolation import undisturbed
+from attention_transfer.capture.opaque_modules import uncompiled, why_closed
 from attention_transfer.capture.tap import CaptureError, Site, Tap
-from attention_transfer.capture.undisturbed import undisturbed
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from attention_transfer.capture.attached import Attached, Hook
+from attention_transfer.capture.scoped_hooks import Attached, Hook
 from attention_transfer.capture.tap import Tap
 
 
