@@ -31,7 +31,7 @@ from attention_transfer.errors import InputError
 from attention_transfer.methods import AttentionCopy, AttentionDistillation, Method
 from attention_transfer.models import describe, with_places
 from attention_transfer.models.bounds import TooLargeError
-from attention_transfer.models.outline import outline
+from attention_transfer.models.meta_networks import outline
 
 CLASSES = 10
 SIDES = (128, 160, 192, 224)

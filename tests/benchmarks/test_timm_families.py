@@ -11,7 +11,7 @@ import timm
 import torch
 from timm.models.pit import PoolingVisionTransformer
 
-from attention_transfer.models.outline import outline
+from attention_transfer.models.meta_networks import outline
 
 PAGE = Path(__file__).parents[2] / "docs" / "timm-families.md"
 

@@ -10,7 +10,7 @@ from torch import nn
 from attention_transfer.experiment import Data, Experiment, from_json, to_json
 from attention_transfer.methods import METHODS, AttentionTransfer
 from attention_transfer.models import MODELS, build
-from attention_transfer.models.outline import outline
+from attention_transfer.models.meta_networks import outline
 from attention_transfer.recipes import RECIPES
 from attention_transfer.runs import RunFolder
 from attention_transfer.training.fit import fit

@@ -11,7 +11,7 @@ from attention_transfer.batch import Batch
 from attention_transfer.methods import AttentionTransfer, Observed
 from attention_transfer.methods.attention_transfer import map_distance
 from attention_transfer.methods.maps import attention_map, same_size
-from attention_transfer.models.description import Description
+from attention_transfer.models.introspection.description import Description
 
 
 def loss(method: AttentionTransfer, student: list[Tensor], teacher: list[Tensor]) -> Tensor:

@@ -22,8 +22,8 @@ from attention_transfer import (
 from attention_transfer.methods import Observed, Reads
 from attention_transfer.methods.distillation_token import hard_target_loss
 from attention_transfer.models import describe
-from attention_transfer.models.description import Description
-from attention_transfer.models.outline import outline
+from attention_transfer.models.introspection.description import Description
+from attention_transfer.models.meta_networks import outline
 
 SIZES = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 6}
 EXAMPLE = torch.empty(2, 3, 16, 16)

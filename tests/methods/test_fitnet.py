@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from attention_transfer import Distiller, FitNet, SoftTargets, build, describe
 from attention_transfer.methods.fitnet import Regressor, hint_distance
-from attention_transfer.models.outline import outline
+from attention_transfer.models.meta_networks import outline
 
 EXAMPLE = torch.empty(2, 3, 16, 16)
 Form = Literal["code", "paper"]

@@ -10,7 +10,7 @@ from torch import Tensor
 from attention_transfer.errors import InputError
 from attention_transfer.methods import Contrastive, DecoupledSoftTargets, DistillationToken, Method, SoftTargets
 from attention_transfer.methods.soft_targets import soft_target_divergence
-from attention_transfer.models.description import Description
+from attention_transfer.models.introspection.description import Description
 
 
 def test_value_and_gradient_are_those_of_the_authors(golden: dict[str, Tensor]) -> None:

@@ -14,7 +14,7 @@ from attention_transfer.cli import main
 from attention_transfer.errors import InputError
 from attention_transfer.models import bounds, build, open_model
 from attention_transfer.models.bounds import TooLargeError, bounded, built_within_bounds
-from attention_transfer.models.outline import outline
+from attention_transfer.models.meta_networks import outline
 from attention_transfer.runs import STUDENT_CONFIG
 
 VIT = "timm:vit_tiny_patch16_224"

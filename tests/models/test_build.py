@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from attention_transfer.models import TransformersClassifier, bare, build, describe
-from attention_transfer.models.outline import outline
-from attention_transfer.models.resnet import ResNet
+from attention_transfer.models.meta_networks import outline
+from attention_transfer.models.zoo.resnet import ResNet
 
 TINY_VIT = {
     "model_type": "vit",

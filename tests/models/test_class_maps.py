@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from attention_transfer.capture import CaptureError, Tap, spatial
 from attention_transfer.models import MODELS, Description, build, describe
-from attention_transfer.models.class_maps import class_map_tap, prove_class_maps
-from attention_transfer.models.outline import outline
+from attention_transfer.models.introspection.class_maps import class_map_tap, prove_class_maps
+from attention_transfer.models.meta_networks import outline
 
 CLASSES = 7
 

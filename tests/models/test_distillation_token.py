@@ -18,10 +18,10 @@ import attention_transfer
 from attention_transfer import DistillationToken, Distiller
 from attention_transfer.models import build, describe, open_model, save_model
 from attention_transfer.models.distillation_token import with_token, written_plainly
+from attention_transfer.models.meta_networks import outline
 from attention_transfer.models.naming import parse_name
-from attention_transfer.models.outline import outline
-from attention_transfer.models.second_token import DistilledVisionTransformer
 from attention_transfer.models.smaller import smaller
+from attention_transfer.models.two_token_transformer import DistilledVisionTransformer
 from attention_transfer.runs import STUDENT_CONFIG, STUDENT_WEIGHTS
 
 SIZES = "img_size=16, patch_size=4, embed_dim=24, depth=2, num_heads=2"

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from attention_transfer.capture import Tap, spatial
 from attention_transfer.models import Input, Stage, TransformersClassifier, build, describe
-from attention_transfer.models.outline import outline
+from attention_transfer.models.meta_networks import outline
 
 # Image side; layout, prefix tokens and number of stages; (channels, side) of the first and of the last; where the value
 # before the activation is (i: input of an activation, =: the output itself, -: unknown); path of the head.

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attention_transfer.models.outline import outline
+from attention_transfer.models.meta_networks import outline
 
 
 class Rates(nn.Module):

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from attention_transfer.capture import Tap
 from attention_transfer.models import build, describe
-from attention_transfer.models.outline import outline
-from attention_transfer.models.pooling import average_over, between
+from attention_transfer.models.introspection.pooling import average_over, between
+from attention_transfer.models.meta_networks import outline
 
 # Where it is read; layout; prefix tokens. None where nobody knows.
 POOLED = {
@@ -124,7 +124,7 @@ def test_models_of_transformers_are_read_alike_with_and_without_the_wrapper(
 
 def test_an_architecture_is_the_same_for_networks_that_differ_in_size_only() -> None:
     names = ("resnet8", "resnet56", "resnet32x4")
-    assert {describe(build(name, 10)).architecture for name in names} == {"attention_transfer.models.resnet.ResNet"}
+    assert {describe(build(name, 10)).architecture for name in names} == {"attention_transfer.models.zoo.resnet.ResNet"}
     assert describe(outline(lambda: build("timm:resnet18", 10))).architecture == "timm.models.resnet.ResNet"
 
 

@@ -5,8 +5,8 @@ import torch
 from timm.models import VisionTransformer
 
 from attention_transfer.models import build
+from attention_transfer.models.meta_networks import outline
 from attention_transfer.models.naming import parse_name
-from attention_transfer.models.outline import outline
 from attention_transfer.models.smaller import smaller
 
 

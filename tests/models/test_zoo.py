@@ -10,12 +10,12 @@ from torch.func import functional_call
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, batch_norm, conv2d, linear, max_pool2d, relu
 
 from attention_transfer.models import build
-from attention_transfer.models.deep_resnet import Basic, DeepResNet
-from attention_transfer.models.mobilenet_v2 import MobileNetV2
-from attention_transfer.models.shufflenet_v1 import ShuffleNetV1
-from attention_transfer.models.shufflenet_v2 import ShuffleNetV2
-from attention_transfer.models.vgg import VGG
-from attention_transfer.models.wide_resnet import WideResNet
+from attention_transfer.models.zoo.deep_resnet import Basic, DeepResNet
+from attention_transfer.models.zoo.mobilenet_v2 import MobileNetV2
+from attention_transfer.models.zoo.shufflenet_v1 import ShuffleNetV1
+from attention_transfer.models.zoo.shufflenet_v2 import ShuffleNetV2
+from attention_transfer.models.zoo.vgg import VGG
+from attention_transfer.models.zoo.wide_resnet import WideResNet
 
 
 class Written:

@@ -9,8 +9,8 @@ from torch import nn
 
 from attention_transfer.experiment import Experiment
 from attention_transfer.methods import AttentionLinks, DistillationToken
+from attention_transfer.models.meta_networks import outline
 from attention_transfer.models.naming import parse_name, split_weights
-from attention_transfer.models.outline import outline
 from attention_transfer.recipes import RECIPES, attention_links, links_in_small
 
 PAPER = [experiment for experiment, _ in attention_links.recipes()]

@@ -10,7 +10,7 @@ from PIL import Image
 from attention_transfer.experiment import Experiment
 from attention_transfer.methods import AttentionTransfer, ClassAttention
 from attention_transfer.models import MODELS, build, describe
-from attention_transfer.models.outline import outline
+from attention_transfer.models.meta_networks import outline
 from attention_transfer.recipes import RECIPES, attention_transfer, class_attention, class_attention_distillation
 from attention_transfer.recipes.imagenet import IMAGENET
 from attention_transfer.training.prepare import load_data

@@ -17,7 +17,7 @@ from attention_transfer.experiment import Experiment, Training, read_experiment
 from attention_transfer.methods import Fingerprint, MultiHeadGraph, Observed
 from attention_transfer.methods.graph_heads import GraphParts
 from attention_transfer.methods.multi_head_graph import teacher_embedding
-from attention_transfer.models.recorded import check_recorded
+from attention_transfer.models.recorded_names import check_recorded
 from attention_transfer.models.weight_files import read_tensors
 from attention_transfer.models.weights import fit_weights
 from attention_transfer.runs import PARTS_WEIGHTS, RunFolder

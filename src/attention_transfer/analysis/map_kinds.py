@@ -14,9 +14,9 @@ from attention_transfer.capture import Capture, Reading, Tap, input_gradient, is
 from attention_transfer.errors import InputError
 from attention_transfer.methods.maps import attention_map, class_maps
 from attention_transfer.methods.patch_attention import finest, on_one_grid, patch_attention
-from attention_transfer.models.attention import attention_layers, with_attention
-from attention_transfer.models.class_maps import class_map_tap, prove_class_maps
-from attention_transfer.models.description import Description
+from attention_transfer.models.introspection.attention_layers import attention_layers, with_attention
+from attention_transfer.models.introspection.class_maps import class_map_tap, prove_class_maps
+from attention_transfer.models.introspection.description import Description
 
 MapKind = Literal["activation", "class", "gradient", "gradient-cam", "attention"]
 _OF_WHOLE_NETWORK = ("gradient", "attention")

@@ -26,8 +26,8 @@ from attention_transfer.distiller.fingerprint import fingerprint, fingerprint_of
 from attention_transfer.distiller.given import Given
 from attention_transfer.errors import InputError
 from attention_transfer.methods import Fingerprint, Head, Norm, Observed
-from attention_transfer.models.class_maps import prove_class_maps
-from attention_transfer.models.norms import batch_norm_before
+from attention_transfer.models.introspection.batch_norms import batch_norm_before
+from attention_transfer.models.introspection.class_maps import prove_class_maps
 from attention_transfer.models.renormalise import Renormalise
 
 Role = Literal["teacher", "student"]

@@ -24,8 +24,8 @@ from attention_transfer.methods.attention_resampling import (
 from attention_transfer.methods.head_choice import check_heads, chosen_heads
 from attention_transfer.methods.layer_choice import Layers
 from attention_transfer.methods.method import Method, Observed, Reads, Term
-from attention_transfer.models.attention import attention_layers
-from attention_transfer.models.description import Description
+from attention_transfer.models.introspection.attention_layers import attention_layers
+from attention_transfer.models.introspection.description import Description
 
 
 @dataclass(frozen=True)

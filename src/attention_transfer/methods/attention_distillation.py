@@ -27,8 +27,8 @@ from attention_transfer.methods.layer_choice import Layers
 from attention_transfer.methods.maps import at_least_float32
 from attention_transfer.methods.method import Method, Observed, Reads, Term
 from attention_transfer.methods.temperature import check_temperature
-from attention_transfer.models.attention import attention_layers
-from attention_transfer.models.description import Description
+from attention_transfer.models.introspection.attention_layers import attention_layers
+from attention_transfer.models.introspection.description import Description
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from attention_transfer.methods.links import Links, Places
 from attention_transfer.methods.method import Method, Observed, Reads, Term
 from attention_transfer.methods.patch_attention import Softmax, finest, on_one_grid, patch_attention
 from attention_transfer.methods.stage_choice import stage_taps
-from attention_transfer.models.attention import attention_layers
-from attention_transfer.models.description import Description
-from attention_transfer.models.layouts import such_as
+from attention_transfer.models.introspection.attention_layers import attention_layers
+from attention_transfer.models.introspection.description import Description
+from attention_transfer.models.introspection.layouts import such_as
 from attention_transfer.schedule import Schedule
 
 

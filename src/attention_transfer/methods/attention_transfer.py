@@ -13,7 +13,7 @@ from attention_transfer.errors import InputError
 from attention_transfer.methods.maps import MapKind, attention_map, same_size
 from attention_transfer.methods.method import Method, Observed, Reads, Term
 from attention_transfer.methods.stage_choice import Activation, check_stages, paired_layers
-from attention_transfer.models.description import Description
+from attention_transfer.models.introspection.description import Description
 
 
 def map_distance(

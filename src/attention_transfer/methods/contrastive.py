@@ -15,7 +15,7 @@ from attention_transfer.methods.embedding import embedding, embedding_tap
 from attention_transfer.methods.maps import unit
 from attention_transfer.methods.method import Method, Observed, Reads, Term
 from attention_transfer.methods.temperature import check_temperature
-from attention_transfer.models.description import Description
+from attention_transfer.models.introspection.description import Description
 from attention_transfer.parallel import gathered
 
 _LEAST = 1e-7  # added to denominators, as in the authors' code

@@ -14,7 +14,7 @@ from attention_transfer.methods.embedding import embedding, embedding_tap
 from attention_transfer.methods.maps import unit
 from attention_transfer.methods.method import Method, Observed, Reads, Term
 from attention_transfer.methods.relational import require_several
-from attention_transfer.models.description import Description
+from attention_transfer.models.introspection.description import Description
 from attention_transfer.parallel import gathered
 
 # Added to probabilities, as in the authors' code.

@@ -16,7 +16,7 @@ from attention_transfer.methods.maps import at_least_float32
 from attention_transfer.methods.method import Method, Observed, Reads, Term, require_same_classes
 from attention_transfer.methods.soft_targets import soft_target_divergence
 from attention_transfer.methods.temperature import check_temperature
-from attention_transfer.models.description import Description
+from attention_transfer.models.introspection.description import Description
 
 _HOW = (
     "take a distilled network such as timm:deit_tiny_distilled_patch16_224, or give a vision transformer of timm that "

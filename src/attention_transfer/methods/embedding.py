@@ -6,7 +6,7 @@ from torch import Tensor
 from attention_transfer.capture import Tap
 from attention_transfer.errors import InputError
 from attention_transfer.methods.maps import at_least_float32
-from attention_transfer.models.description import Description
+from attention_transfer.models.introspection.description import Description
 
 
 def embedding_tap(network: Description, role: str, layer: str | None = None) -> Tap:

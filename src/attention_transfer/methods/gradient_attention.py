@@ -12,7 +12,7 @@ from attention_transfer.batch import UNLABELLED, Batch
 from attention_transfer.errors import InputError
 from attention_transfer.methods.maps import at_least_float32, unit
 from attention_transfer.methods.method import Method, Observed, Reads, Term, require_same_classes
-from attention_transfer.models.description import Description
+from attention_transfer.models.introspection.description import Description
 
 
 def gradient_distance(

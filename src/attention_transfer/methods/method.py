@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from attention_transfer.batch import Batch
 from attention_transfer.capture import Attention, Replacement, Tap
 from attention_transfer.errors import InputError
-from attention_transfer.models.description import Description
+from attention_transfer.models.introspection.description import Description
 from attention_transfer.phases import Phase
 from attention_transfer.schedule import Schedule
 from attention_transfer.settings import Settings

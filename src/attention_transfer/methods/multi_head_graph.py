@@ -28,7 +28,7 @@ from attention_transfer.methods.method import GradientLimit, Method, Observed, P
 from attention_transfer.methods.relational import require_several
 from attention_transfer.methods.singular_vectors import aligned, oriented, singular_vectors
 from attention_transfer.methods.stage_choice import Activation, check_stages, paired_layers
-from attention_transfer.models.description import Description
+from attention_transfer.models.introspection.description import Description
 from attention_transfer.parallel import gathered
 
 HEADS_TERM = "mhgd-heads"

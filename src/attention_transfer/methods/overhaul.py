@@ -13,7 +13,7 @@ from attention_transfer.errors import InputError
 from attention_transfer.methods.maps import at_least_float32, same_size
 from attention_transfer.methods.method import Method, Norm, Observed, Reads, Term
 from attention_transfer.methods.stage_choice import check_stages, paired_layers
-from attention_transfer.models.description import Description
+from attention_transfer.models.introspection.description import Description
 from attention_transfer.parallel import gathered
 
 # Where fewer values than this share are negative, their mean says nothing.

@@ -15,7 +15,7 @@ from attention_transfer.methods.embedding import embedding, embedding_tap
 from attention_transfer.methods.maps import at_least_float32
 from attention_transfer.methods.method import Method, Observed, Reads, Term
 from attention_transfer.methods.stage_choice import Activation, check_stages, paired_layers
-from attention_transfer.models.description import Description
+from attention_transfer.models.introspection.description import Description
 from attention_transfer.schedule import Schedule
 
 _POOLED_SIZES = (4, 2, 1)

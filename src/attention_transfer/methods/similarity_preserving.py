@@ -15,7 +15,7 @@ from attention_transfer.methods.maps import at_least_float32
 from attention_transfer.methods.method import Method, Observed, Reads, Term
 from attention_transfer.methods.relational import require_several
 from attention_transfer.methods.stage_choice import check_stages, paired_layers
-from attention_transfer.models.description import Description
+from attention_transfer.models.introspection.description import Description
 from attention_transfer.parallel import gathered
 
 

@@ -6,8 +6,8 @@ from typing import Literal, Protocol
 from attention_transfer.capture import Tap
 from attention_transfer.errors import InputError
 from attention_transfer.methods.method import spread
-from attention_transfer.models.description import Description
-from attention_transfer.models.layouts import such_as
+from attention_transfer.models.introspection.description import Description
+from attention_transfer.models.introspection.layouts import such_as
 
 Activation = Literal["post", "pre"]
 _SITE: dict[Activation, Literal["output", "input"]] = {"post": "output", "pre": "input"}

@@ -1,18 +1,18 @@
 """Networks: ours by name, everybody's by library and name, and what can be read from any of them."""
 
-from attention_transfer.models.attention import attention_layers, with_attention
 from attention_transfer.models.build import TransformersClassifier, bare, build
-from attention_transfer.models.channels import check_channels
-from attention_transfer.models.description import Description, Input, Stage
-from attention_transfer.models.external import describe
+from attention_transfer.models.introspection.attention_layers import attention_layers, with_attention
+from attention_transfer.models.introspection.channels import check_channels
+from attention_transfer.models.introspection.describe import describe
+from attention_transfer.models.introspection.description import Description, Input, Stage
+from attention_transfer.models.introspection.observed_layouts import with_places
 from attention_transfer.models.opening import OpenedModel, check_spec, open_model
 from attention_transfer.models.pair import check_pair
 from attention_transfer.models.renormalise import Renormalise
 from attention_transfer.models.saving import save_model
-from attention_transfer.models.seen import with_places
 from attention_transfer.models.weight_files import WeightsError
 from attention_transfer.models.weights import load_weights, read_weights
-from attention_transfer.models.zoo import MODELS
+from attention_transfer.models.zoo.registry import MODELS
 
 __all__ = [
     "MODELS",

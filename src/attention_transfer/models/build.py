@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from attention_transfer.errors import InputError, first_line
 from attention_transfer.models.bounds import built_within_bounds, check_classes, check_side
-from attention_transfer.models.description import Input
 from attention_transfer.models.distillation_token import asks_for_token, plain_name, with_token, without_argument
-from attention_transfer.models.external import describe
+from attention_transfer.models.introspection.describe import describe
+from attention_transfer.models.introspection.description import Input
 from attention_transfer.models.known_names import check_name
+from attention_transfer.models.meta_networks import outline
 from attention_transfer.models.naming import Name, parse_name, quoted
-from attention_transfer.models.outline import outline
 from attention_transfer.models.preprocessing import preprocessing
-from attention_transfer.models.refused import refused, unsafe, was_unpickled
+from attention_transfer.models.refusals import refused, unsafe, was_unpickled
 from attention_transfer.models.timm_source import (
     WEIGHTS_ELSEWHERE,
     unpickled_safely,
@@ -27,7 +27,7 @@ from attention_transfer.models.timm_source import (
     without_source,
 )
 from attention_transfer.models.transformers_config import check_configuration, check_hf_arguments, configuration
-from attention_transfer.models.zoo import MODELS
+from attention_transfer.models.zoo.registry import MODELS
 
 IMAGENET_CLASSES = 1000
 # Their auxiliary heads turn the logits of training into a tuple.
@@ -131,7 +131,7 @@ def _build_timm(name: Name, num_classes: int | None, image_size: int | None, pre
             model.load_state_dict(with_token(published.state_dict(), of=name))
             return model
         if asks_for_token(plain):
-            from attention_transfer.models.second_token import DistilledVisionTransformer
+            from attention_transfer.models.two_token_transformer import DistilledVisionTransformer
 
             network = _build_timm(bare_name, num_classes, image_size, pretrained)
             return DistilledVisionTransformer.of(cast(Any, network))

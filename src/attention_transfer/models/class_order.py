@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from attention_transfer.capture import isolation, noise
 from attention_transfer.errors import InputError
 from attention_transfer.models.build import bare, build, from_transformers_config
-from attention_transfer.models.channels import COLOURS
 from attention_transfer.models.class_names import pair_classes
 from attention_transfer.models.heads import class_tensors
+from attention_transfer.models.introspection.channels import COLOURS
 from attention_transfer.models.opening import OpenedModel
 
 # Rounding of a product may depend on the order of its rows.

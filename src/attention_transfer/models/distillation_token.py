@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from attention_transfer.errors import InputError
+from attention_transfer.models.meta_networks import outline
 from attention_transfer.models.naming import Name, parse_name, written
-from attention_transfer.models.outline import outline
 from attention_transfer.models.timm_source import without_source
 
 ARGUMENT = "distillation_token"

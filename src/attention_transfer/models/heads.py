@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from attention_transfer.models.build import IMAGENET_CLASSES, bare, build
-from attention_transfer.models.external import describe
+from attention_transfer.models.introspection.describe import describe
+from attention_transfer.models.meta_networks import outline
 from attention_transfer.models.naming import parse_name
-from attention_transfer.models.outline import outline
 
 
 def class_tensors(make: Callable[[int], nn.Module]) -> dict[str, int]:

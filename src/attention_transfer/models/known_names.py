@@ -5,9 +5,9 @@ from collections.abc import Iterable
 
 from attention_transfer.errors import InputError
 from attention_transfer.models.naming import parse_name, quoted
-from attention_transfer.models.recorded import is_source
+from attention_transfer.models.recorded_names import is_source
 from attention_transfer.models.timm_source import WEIGHTS_ELSEWHERE
-from attention_transfer.models.zoo import MODELS
+from attention_transfer.models.zoo.registry import MODELS
 
 LIBRARIES = ("timm", "torchvision", "hf")
 """What stands before the colon of other libraries' networks."""

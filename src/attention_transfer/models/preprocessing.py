@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, cast
 
-from attention_transfer.models.description import Input
+from attention_transfer.models.introspection.description import Input
 
 _COLOURS = 3
 _BYTES = 255.0

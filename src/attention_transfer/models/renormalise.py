@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attention_transfer.errors import InputError
-from attention_transfer.models.description import Input
+from attention_transfer.models.introspection.description import Input
 
 
 class Renormalise(nn.Module):

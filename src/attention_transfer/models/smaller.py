@@ -5,8 +5,8 @@ from functools import cache
 from typing import Any, cast
 
 from attention_transfer.models.build import build
+from attention_transfer.models.meta_networks import outline
 from attention_transfer.models.naming import parse_name, split_weights, written
-from attention_transfer.models.outline import outline
 
 # Where timm keeps networks of blocks that are all alike, over patches that are cut out once.
 _MODULES = ("vision_transformer", "deit")

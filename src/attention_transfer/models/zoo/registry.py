@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 from torch import nn
 
-from attention_transfer.models.deep_resnet import Basic, Bottleneck, DeepResNet
-from attention_transfer.models.mobilenet_v2 import MobileNetV2
-from attention_transfer.models.resnet import ResNet
-from attention_transfer.models.shufflenet_v1 import ShuffleNetV1
-from attention_transfer.models.shufflenet_v2 import ShuffleNetV2
-from attention_transfer.models.vgg import VGG
-from attention_transfer.models.wide_resnet import WideResNet
+from attention_transfer.models.zoo.deep_resnet import Basic, Bottleneck, DeepResNet
+from attention_transfer.models.zoo.mobilenet_v2 import MobileNetV2
+from attention_transfer.models.zoo.resnet import ResNet
+from attention_transfer.models.zoo.shufflenet_v1 import ShuffleNetV1
+from attention_transfer.models.zoo.shufflenet_v2 import ShuffleNetV2
+from attention_transfer.models.zoo.vgg import VGG
+from attention_transfer.models.zoo.wide_resnet import WideResNet
 
 _NARROW = (16, 16, 32, 64)
 _WIDE = (32, 64, 128, 256)

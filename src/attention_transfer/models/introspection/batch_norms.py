@@ -3,8 +3,8 @@
 from torch import nn
 
 from attention_transfer.capture import Tap
-from attention_transfer.models.activations import is_activation, main_branch
-from attention_transfer.models.structure import join
+from attention_transfer.models.introspection.pre_activations import is_activation, main_branch
+from attention_transfer.models.introspection.stages import join
 
 
 def batch_norm_before(model: nn.Module, tap: Tap) -> str | None:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attention_transfer.errors import InputError
-from attention_transfer.models.initialisation import draw_convolutions
+from attention_transfer.models.zoo.initialisation import draw_convolutions
 
 
 class BasicBlock(nn.Module):

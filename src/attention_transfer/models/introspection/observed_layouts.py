@@ -6,8 +6,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attention_transfer.capture import Places, find_places
-from attention_transfer.models.description import Description, Stage
-from attention_transfer.models.layouts import suggested_layers, tap_seen
+from attention_transfer.models.introspection.description import Description, Stage
+from attention_transfer.models.introspection.layouts import suggested_layers, tap_seen
 
 
 def with_places(description: Description, model: nn.Module, image: Float[Tensor, "b c h w"]) -> Description:

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from attention_transfer.capture import Tap
 from attention_transfer.errors import InputError
-from attention_transfer.models.description import Stage
-from attention_transfer.models.initialisation import draw_convolutions, draw_small_linear
+from attention_transfer.models.introspection.description import Stage
+from attention_transfer.models.zoo.initialisation import draw_convolutions, draw_small_linear
 
 
 class _Group(NamedTuple):

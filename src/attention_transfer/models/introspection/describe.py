@@ -12,11 +12,10 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from attention_transfer.capture import Layout, Tap
-from attention_transfer.models.activations import before_activation
-from attention_transfer.models.description import Description, Input, Stage
-from attention_transfer.models.pooling import find_pooled
-from attention_transfer.models.preprocessing import normalised
-from attention_transfer.models.structure import (
+from attention_transfer.models.introspection.description import Description, Input, Stage
+from attention_transfer.models.introspection.pooling import find_pooled
+from attention_transfer.models.introspection.pre_activations import before_activation
+from attention_transfer.models.introspection.stages import (
     FoundStages,
     find_stages,
     gives_several,
@@ -24,7 +23,8 @@ from attention_transfer.models.structure import (
     join,
     takes_tokens,
 )
-from attention_transfer.models.tokens import attention_grid, pair_of, patch_size, prefix_tokens
+from attention_transfer.models.introspection.tokens import attention_grid, pair_of, patch_size, prefix_tokens
+from attention_transfer.models.preprocessing import normalised
 
 IMAGENET = Input(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 _HEAD_NAMES = ("fc", "classifier", "head", "heads", "linear")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import nn
 
 from attention_transfer.capture import Tap
-from attention_transfer.models.structure import join, members
+from attention_transfer.models.introspection.stages import join, members
 
 _KNOWN = {"attention_transfer", "timm", "torchvision", "transformers"}
 _SHORTCUTS = ("downsample", "shortcut", "proj")

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from attention_transfer.capture import Capture, CaptureError, Reading, Tap, isolation, noise
 from attention_transfer.errors import InputError
-from attention_transfer.models.description import Description
-from attention_transfer.models.pooling import between
+from attention_transfer.models.introspection.description import Description
+from attention_transfer.models.introspection.pooling import between
 
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
 _HALF_TOLERANCE = 2e-2

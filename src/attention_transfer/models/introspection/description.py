@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from attention_transfer.capture import CaptureError, Places, Tap
-from attention_transfer.models.layouts import such_as, tap_seen
+from attention_transfer.models.introspection.layouts import such_as, tap_seen
 
 
 @dataclass(frozen=True)

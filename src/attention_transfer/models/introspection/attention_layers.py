@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from attention_transfer.capture import FoundAttention, Places, Tap, find_attention, noise
 from attention_transfer.errors import InputError
-from attention_transfer.models.description import Description
-from attention_transfer.models.external import network_of
-from attention_transfer.models.layouts import such_as, tokens_seen
-from attention_transfer.models.structure import has_attention
-from attention_transfer.models.tokens import attention_grid, pair_of, patch_size, prefix_tokens
+from attention_transfer.models.introspection.describe import network_of
+from attention_transfer.models.introspection.description import Description
+from attention_transfer.models.introspection.layouts import such_as, tokens_seen
+from attention_transfer.models.introspection.stages import has_attention
+from attention_transfer.models.introspection.tokens import attention_grid, pair_of, patch_size, prefix_tokens
 
 _NUMBERED = re.compile(r"(.*?)(\d+)")
 # What says most about a layer comes first: query and key, the map as it is used, a softmax on the way to it.

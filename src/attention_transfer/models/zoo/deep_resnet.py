@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attention_transfer.errors import InputError
-from attention_transfer.models.initialisation import draw_convolutions
+from attention_transfer.models.zoo.initialisation import draw_convolutions
 
 _WIDTHS = (64, 128, 256, 512)
 _STEM = 64

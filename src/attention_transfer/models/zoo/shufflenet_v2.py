@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from attention_transfer.capture import Tap
 from attention_transfer.errors import InputError
-from attention_transfer.models.description import Stage
+from attention_transfer.models.introspection.description import Stage
 
 _STEM = 24
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from torch import nn
 
 from attention_transfer.capture import Layout, Tap
-from attention_transfer.models.structure import has_attention, join
+from attention_transfer.models.introspection.stages import has_attention, join
 
 _SILENT = re.compile("Identity|Drop|StochasticDepth|Flatten")
 # timm's norm between the mean over tokens and the head.
