@@ -26,8 +26,8 @@ from attention_transfer.capture import Attention
 from attention_transfer.distiller import Distiller
 from attention_transfer.distiller.notes import unwarned
 from attention_transfer.methods import AttentionDistillation, FeatureDistillation, Method
-from attention_transfer.methods.attention_cross_entropy import Form, attention_cross_entropy
-from attention_transfer.methods.layer_choice import Layers
+from attention_transfer.methods.attention_maps.cross_entropy import Form, attention_cross_entropy
+from attention_transfer.methods.layers.layer_selection import Layers
 
 FORMS: tuple[Form, ...] = ("chunked", "fused", "explicit")
 

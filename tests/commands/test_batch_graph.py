@@ -13,7 +13,7 @@ from attention_transfer import Distiller, Experiment, MultiHeadGraph, build
 from attention_transfer.analysis.batch_graph import batch_graphs, images_of_classes
 from attention_transfer.commands.batch_graph import command
 from attention_transfer.data import DataSet
-from attention_transfer.methods.batch_graphs import squashed_graph
+from attention_transfer.methods.multi_head_graph.graphs import squashed_graph
 from attention_transfer.models import open_model
 from attention_transfer.runs import RunFolder
 from attention_transfer.training.fit import fit
@@ -72,7 +72,7 @@ def test_graphs_are_those_that_the_run_transferred(
         scores.append(each.detach())
         return squashed_graph(each)
 
-    monkeypatch.setattr("attention_transfer.methods.multi_head_graph.squashed_graph", remembering)
+    monkeypatch.setattr("attention_transfer.methods.multi_head_graph.method.squashed_graph", remembering)
     pixels = torch.from_numpy(np.asarray(shown.images)).permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(values)[:, None, None] for values in (dataset.mean, dataset.std))
     distiller((pixels - mean) / std, torch.from_numpy(shown.labels))

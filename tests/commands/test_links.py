@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from attention_transfer import AttentionLinks, Data, Input
 from attention_transfer.cli import main
 from attention_transfer.commands import links
-from attention_transfer.methods.link_choice import read_links
+from attention_transfer.methods.attention_links.selection import read_links
 from attention_transfer.models import save_model
 from attention_transfer.report.link_maps import link_maps_figure, link_table
 from attention_transfer.runs import RunFolder

@@ -17,7 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from attention_transfer import AttentionCopy, AttentionDistillation, AttentionTransfer, Distiller, Method
-from attention_transfer.methods.layer_choice import Layers
+from attention_transfer.methods.layers.layer_selection import Layers
 from attention_transfer.models.build import from_transformers_config
 
 EXAMPLE = torch.empty(2, 3, 16, 16)

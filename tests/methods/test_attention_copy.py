@@ -19,8 +19,8 @@ from attention_transfer.capture import Attention, Tap
 from attention_transfer.methods import Observed, Reads
 from attention_transfer.methods.attention_copy import AttentionCopy
 from attention_transfer.methods.attention_distillation import AttentionDistillation
-from attention_transfer.methods.attention_resampling import resampled_map
-from attention_transfer.methods.layer_choice import Layers
+from attention_transfer.methods.attention_maps.resampling import resampled_map
+from attention_transfer.methods.layers.layer_selection import Layers
 from attention_transfer.training.holding import held_without_gradient
 
 EXAMPLE = torch.empty(2, 3, 16, 16)

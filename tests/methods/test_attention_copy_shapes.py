@@ -11,8 +11,8 @@ from torch import Tensor
 
 from attention_transfer import Distiller
 from attention_transfer.methods.attention_copy import AttentionCopy
-from attention_transfer.methods.attention_resampling import resampled_map
-from attention_transfer.methods.layer_choice import Layers
+from attention_transfer.methods.attention_maps.resampling import resampled_map
+from attention_transfer.methods.layers.layer_selection import Layers
 
 MIXED = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9], [0.1, 0.9]])
 

@@ -14,9 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from attention_transfer.capture import Attention
-from attention_transfer.methods import attention_chunks
-from attention_transfer.methods.attention_chunks import Softmax, chunked_cross_entropy
-from attention_transfer.methods.attention_cross_entropy import attention_cross_entropy
+from attention_transfer.methods.attention_maps import chunks
+from attention_transfer.methods.attention_maps.chunks import Softmax, chunked_cross_entropy
+from attention_transfer.methods.attention_maps.cross_entropy import attention_cross_entropy
 
 FORMS = ["auto", "explicit", "chunked", "fused"]
 
@@ -95,7 +95,7 @@ def test_forms_agree_with_the_explicit_one(
     wanted = value_and_gradients(student, teacher, form="explicit", temperature=0.7)
     # One piece; some heads; some queries; a single row.
     for size in (10**6, 3000, 400, 10):
-        monkeypatch.setattr(attention_chunks, "_CPU_PIECE", size)
+        monkeypatch.setattr(chunks, "_CPU_PIECE", size)
         close(value_and_gradients(student, teacher, form=form, temperature=0.7), wanted, tolerance)
 
 
@@ -118,7 +118,7 @@ def test_many_tokens_agree_too() -> None:
 
 @pytest.mark.parametrize("shape", [(9, 9), (3, 9, 9), (1, 3, 9, 9), (2, 1, 9, 9), (2, 3, 9, 9), (1, 1, 1, 9)])
 def test_biases_count_and_are_learned(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention_chunks, "_CPU_PIECE", 30)
+    monkeypatch.setattr(chunks, "_CPU_PIECE", 30)
     student, teacher = attentions()
     generator = torch.Generator().manual_seed(1)
     ours = torch.randn(shape, dtype=torch.float64, generator=generator, requires_grad=True)
@@ -211,14 +211,14 @@ def largest(student: Attention, teacher: Attention, form: str) -> int:
 @pytest.mark.parametrize("tokens", [300, 600])
 def test_no_map_is_ever_made(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     bound = tokens * tokens // 3
-    monkeypatch.setattr(attention_chunks, "_CPU_PIECE", bound)
+    monkeypatch.setattr(chunks, "_CPU_PIECE", bound)
     student, teacher = attentions(tokens, kind=torch.float32)
     # Query and key of all heads, as their layer gave them.
     inputs = 2 * student.query.numel()
     assert inputs < bound
     assert largest(student, teacher, "explicit") >= 2 * 3 * tokens * tokens
     assert largest(student, teacher, "chunked") <= bound
-    monkeypatch.setattr(attention_chunks, "_CPU_PIECE", tokens)
+    monkeypatch.setattr(chunks, "_CPU_PIECE", tokens)
     assert largest(student, teacher, "fused") <= inputs
 
 

@@ -14,12 +14,12 @@ from attention_transfer import Distiller
 from attention_transfer.batch import Batch
 from attention_transfer.capture import Attention
 from attention_transfer.methods import METHODS, Observed
-from attention_transfer.methods.attention_averages import only_map
-from attention_transfer.methods.attention_cross_entropy import attention_cross_entropy
 from attention_transfer.methods.attention_distillation import AttentionDistillation
-from attention_transfer.methods.attention_matching import Matching
-from attention_transfer.methods.attention_resampling import resampled_map
-from attention_transfer.methods.layer_choice import Layers
+from attention_transfer.methods.attention_maps.averages import only_map
+from attention_transfer.methods.attention_maps.cross_entropy import attention_cross_entropy
+from attention_transfer.methods.attention_maps.head_matching import Matching
+from attention_transfer.methods.attention_maps.resampling import resampled_map
+from attention_transfer.methods.layers.layer_selection import Layers
 
 BATCH = Batch(torch.zeros(2, 3, 1, 1))
 IMAGES, LABELS = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1])

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from attention_transfer import Distiller
 from attention_transfer.analysis.memory import peak_bytes
-from attention_transfer.methods.attention_cross_entropy import Form
 from attention_transfer.methods.attention_distillation import AttentionDistillation
+from attention_transfer.methods.attention_maps.cross_entropy import Form
 
 CAUSAL = torch.ones(17, 17).tril() > 0
 

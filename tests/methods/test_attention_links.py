@@ -24,8 +24,8 @@ from attention_transfer import (
     SoftTargets,
     build,
 )
-from attention_transfer.methods.link_choice import LinkChoice, LinkGroup, links_to_json
-from attention_transfer.methods.links import Links
+from attention_transfer.methods.attention_links.link_weights import Links
+from attention_transfer.methods.attention_links.selection import LinkChoice, LinkGroup, links_to_json
 from attention_transfer.training.optim import make_optimizer
 
 EXAMPLE = torch.empty(2, 3, 16, 16)

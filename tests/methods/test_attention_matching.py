@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from attention_transfer.capture import Attention
-from attention_transfer.methods.attention_averages import averaged
-from attention_transfer.methods.attention_matching import (
+from attention_transfer.methods.attention_maps.averages import averaged
+from attention_transfer.methods.attention_maps.head_matching import (
     HeadMatching,
     LayerMixing,
     best_heads,

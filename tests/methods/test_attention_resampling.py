@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from attention_transfer.capture import Attention
-from attention_transfer.methods.attention_averages import check_same_in_all_layers
-from attention_transfer.methods.attention_resampling import (
+from attention_transfer.methods.attention_maps.averages import check_same_in_all_layers
+from attention_transfer.methods.attention_maps.resampling import (
     check_same_tokens,
     check_same_windows,
     keep_prefix,

@@ -10,7 +10,7 @@ from torch import Tensor
 from attention_transfer.batch import Batch
 from attention_transfer.methods import AttentionTransfer, Observed
 from attention_transfer.methods.attention_transfer import map_distance
-from attention_transfer.methods.maps import attention_map, same_size
+from attention_transfer.methods.layers.maps import attention_map, same_size
 from attention_transfer.models.introspection.description import Description
 
 

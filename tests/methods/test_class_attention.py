@@ -14,7 +14,7 @@ from attention_transfer import AttentionTransfer, Distiller, GradientAttention, 
 from attention_transfer.batch import Batch
 from attention_transfer.methods import ClassAttention, Head, Observed
 from attention_transfer.methods.class_attention import class_map_distance
-from attention_transfer.methods.maps import binarised, class_maps
+from attention_transfer.methods.layers.maps import binarised, class_maps
 
 
 def loss(method: ClassAttention, student: Observed, teacher: Observed) -> Tensor:

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from attention_transfer import Contrastive, Distiller
 from attention_transfer.batch import Batch
-from attention_transfer.methods import contrast_memory
-from attention_transfer.methods.contrast_memory import Bank, Others, Queue, draws_needed
-from attention_transfer.methods.contrastive import Contrast, contrastive_loss
-from attention_transfer.methods.maps import unit
+from attention_transfer.methods.contrastive.memory_bank import Bank, Others, Queue, draws_needed
+from attention_transfer.methods.contrastive.method import Contrast, contrastive_loss, memory_bank
+from attention_transfer.methods.layers.maps import unit
 
 EXAMPLE = torch.empty(2, 3, 16, 16)
 LABELS = torch.arange(24) % 3
@@ -280,7 +279,7 @@ def test_what_cannot_be_contrasted_is_refused_when_it_is_built(
     for memory in ("bank", "queue"):
         with pytest.raises(ValueError, match="all 5 training images are of class 2, which has no negatives"):
             Distiller(*small_pair, [Contrastive(memory=memory)], example=EXAMPLE, train_labels=torch.full((5,), 2))
-    monkeypatch.setattr(contrast_memory, "memory_of", lambda device: 20_000)
+    monkeypatch.setattr(memory_bank, "memory_of", lambda device: 20_000)
     with pytest.raises(ValueError, match=r"0\.0234 MiB, twice that while it is built, and cpu has 0\.0191 MiB in"):
         Distiller(*small_pair, [Contrastive()], example=EXAMPLE, train_labels=LABELS)
     assert Distiller(*small_pair, [Contrastive(memory="queue")], example=EXAMPLE).parts["crd"].memory is not None

@@ -8,7 +8,7 @@ from torch import nn
 
 from attention_transfer import Contrastive, Distiller
 from attention_transfer.memory_budget import ChecksMemory, memory_of
-from attention_transfer.methods import contrast_memory
+from attention_transfer.methods.contrastive.method import memory_bank
 
 
 @pytest.mark.skipif(not hasattr(os, "sysconf_names"), reason="this system does not say how much memory it has")
@@ -27,7 +27,7 @@ def test_a_bank_asks_for_the_memory_of_the_device_that_it_moves_to(
     bank = built.parts["crd"]
     assert isinstance(bank, ChecksMemory)
     small = torch.device("meta")
-    monkeypatch.setattr(contrast_memory, "memory_of", lambda device: 20_000 if device == small else 2**40)
+    monkeypatch.setattr(memory_bank, "memory_of", lambda device: 20_000 if device == small else 2**40)
     bank.check_memory(64, torch.device("cpu"))
     with pytest.raises(ValueError, match=r"meta has 0\.0191 MiB in all: use memory='queue'"):
         bank.check_memory(64, small)

@@ -8,7 +8,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from attention_transfer import Distiller, build
 from attention_transfer.methods.feature_distillation import FeatureDistillation
-from attention_transfer.methods.layer_choice import Layers
+from attention_transfer.methods.layers.layer_selection import Layers
 
 EXAMPLE = torch.empty(2, 3, 16, 16)
 IMAGES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))

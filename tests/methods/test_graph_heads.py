@@ -7,13 +7,13 @@ import torch
 from tests.closeness import assert_near
 from torch import Tensor
 
-from attention_transfer.methods.batch_graphs import (
+from attention_transfer.methods.multi_head_graph.graphs import (
     control_scores,
     graph_divergence,
     similarity_scores,
     squashed_graph,
 )
-from attention_transfer.methods.graph_heads import GraphHeads, kept_heads
+from attention_transfer.methods.multi_head_graph.heads import GraphHeads, kept_heads
 
 
 def authors_heads(golden: dict[str, Tensor], number: int) -> GraphHeads:
@@ -186,7 +186,7 @@ def test_a_dropped_head_adds_nothing_and_the_others_are_not_enlarged(
     front, back = vectors(4, 7)
     scores = heads.eval().scores(front, back)
     kept = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)[:, None, None].expand(3, 5, 1)
-    monkeypatch.setattr("attention_transfer.methods.graph_heads.kept_heads", lambda *args: kept)
+    monkeypatch.setattr("attention_transfer.methods.multi_head_graph.heads.kept_heads", lambda *args: kept)
     found = heads.estimated(front, scores, drop=True)
     silenced = heads.estimate.weight.detach().clone()
     silenced[:, 5:10] = 0

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from attention_transfer.capture import Tap
-from attention_transfer.methods.layer_choice import Layers
+from attention_transfer.methods.layers.layer_selection import Layers
 
 SIX = tuple(Tap(f"six.{i}") for i in range(6))
 THREE = tuple(Tap(f"three.{i}") for i in range(3))

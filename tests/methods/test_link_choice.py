@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from attention_transfer.methods.link_choice import (
+from attention_transfer.methods.attention_links.selection import (
     LinkChoice,
     LinkGroup,
     LinksError,

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from attention_transfer.methods.link_choice import LinkChoice, LinkGroup, LinksError, chosen_links
-from attention_transfer.methods.link_extraction import (
+from attention_transfer.methods.attention_links.extraction import (
     LinkWeights,
     TrainedLinks,
     count_links,
@@ -13,7 +12,8 @@ from attention_transfer.methods.link_extraction import (
     threshold_that_keeps,
     trained_links,
 )
-from attention_transfer.methods.links import Links
+from attention_transfer.methods.attention_links.link_weights import Links
+from attention_transfer.methods.attention_links.selection import LinkChoice, LinkGroup, LinksError, chosen_links
 
 CHANNELS, HEADS = (4, 6), (2, 2, 3)
 

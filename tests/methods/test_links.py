@@ -11,8 +11,8 @@ from tests.trained import as_trained
 from torch import Tensor
 
 from attention_transfer import AttentionLinks, Distiller, build
-from attention_transfer.methods.link_choice import LinkChoice, LinkGroup, links_to_json
-from attention_transfer.methods.link_extraction import extracted, trained_links
+from attention_transfer.methods.attention_links.extraction import extracted, trained_links
+from attention_transfer.methods.attention_links.selection import LinkChoice, LinkGroup, links_to_json
 
 
 def gradients(distiller: Distiller, compiled: bool) -> tuple[float, dict[str, Tensor]]:

@@ -15,10 +15,10 @@ from torch import Tensor
 from attention_transfer import DecoupledSoftTargets, Distiller, MultiHeadGraph, SoftTargets, build
 from attention_transfer.batch import Batch
 from attention_transfer.methods import GradientLimit, Observed, Phase, Schedule
-from attention_transfer.methods.batch_graphs import graph_divergence, squashed_graph
-from attention_transfer.methods.graph_heads import GraphParts
-from attention_transfer.methods.multi_head_graph import share_of_task, teacher_embedding
-from attention_transfer.methods.singular_vectors import singular_vectors
+from attention_transfer.methods.multi_head_graph.graphs import graph_divergence, squashed_graph
+from attention_transfer.methods.multi_head_graph.heads import GraphParts
+from attention_transfer.methods.multi_head_graph.method import share_of_task, teacher_embedding
+from attention_transfer.methods.multi_head_graph.singular_vectors import singular_vectors
 
 EXAMPLE = torch.empty(2, 3, 16, 16)
 
@@ -78,7 +78,7 @@ def test_both_losses_are_those_of_the_authors_from_their_features(
         own = [singular_vectors(layer, 1)[:, :, 0] for layer in features]
         return [v * (v * w).sum(1, keepdim=True).sign() for v, w in zip(own, signed, strict=True)]
 
-    monkeypatch.setattr("attention_transfer.methods.multi_head_graph.teacher_embedding", their_signs)
+    monkeypatch.setattr("attention_transfer.methods.multi_head_graph.method.teacher_embedding", their_signs)
     method = MultiHeadGraph(head_drop=False)
     images = Batch(torch.empty(6, 3, 8, 8), torch.zeros(6, dtype=torch.int64), torch.arange(6))
     heads_alone = method.terms(images, teacher, Observed(None), copy.deepcopy(parts))

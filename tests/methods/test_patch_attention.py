@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models.swin_transformer import SwinTransformer
 
 from attention_transfer.capture import Attention, Capture
-from attention_transfer.methods.patch_attention import Softmax, finest, on_one_grid, patch_attention
+from attention_transfer.methods.attention_maps.patch_attention import Softmax, finest, on_one_grid, patch_attention
 from attention_transfer.models import describe, with_attention
 
 

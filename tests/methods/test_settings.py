@@ -34,7 +34,7 @@ from attention_transfer import (
 from attention_transfer.batch import Batch
 from attention_transfer.experiment import Experiment, from_json, to_json
 from attention_transfer.methods import Observed, Reads
-from attention_transfer.methods.layer_choice import Layers
+from attention_transfer.methods.layers.layer_selection import Layers
 
 
 @pytest.mark.parametrize("key", METHODS)

@@ -5,7 +5,7 @@ import torch
 from tests.closeness import assert_near
 from torch import Tensor
 
-from attention_transfer.methods.singular_vectors import aligned, oriented, singular_vectors
+from attention_transfer.methods.multi_head_graph.singular_vectors import aligned, oriented, singular_vectors
 
 SHAPES = [(3, 5, 4, 3), (3, 12, 2, 3), (2, 6, 2, 3)]
 """More positions than channels, fewer, and as many."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from attention_transfer import Description, Stage, Tap
-from attention_transfer.methods.stage_choice import check_stages, paired_layers
+from attention_transfer.methods.layers.stage_selection import check_stages, paired_layers
 
 
 @dataclass(frozen=True)

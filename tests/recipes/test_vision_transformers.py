@@ -10,7 +10,7 @@ from timm.models import VisionTransformer
 
 from attention_transfer.experiment import Experiment
 from attention_transfer.methods import AttentionCopy, AttentionDistillation
-from attention_transfer.methods.layer_choice import Layers
+from attention_transfer.methods.layers.layer_selection import Layers
 from attention_transfer.models.meta_networks import outline
 from attention_transfer.models.naming import parse_name, split_weights
 from attention_transfer.models.timm_source import without_source

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from attention_transfer.methods.link_choice import LinksError
-from attention_transfer.methods.link_extraction import TrainedLinks, trained_links
+from attention_transfer.methods.attention_links.extraction import TrainedLinks, trained_links
+from attention_transfer.methods.attention_links.selection import LinksError
 from attention_transfer.models.weight_files import read_tensors
 from attention_transfer.runs import PARTS_WEIGHTS, RunFolder
 

@@ -8,7 +8,7 @@ from torch import nn
 from attention_transfer.capture import Capture
 from attention_transfer.data import DataSet, Split, loader
 from attention_transfer.errors import InputError
-from attention_transfer.methods.maps import attention_map
+from attention_transfer.methods.layers.maps import attention_map
 from attention_transfer.models import describe
 
 

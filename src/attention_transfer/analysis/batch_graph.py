@@ -15,8 +15,8 @@ from attention_transfer.distiller.fingerprint import fingerprint, fingerprint_of
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Experiment, Training, read_experiment
 from attention_transfer.methods import Fingerprint, MultiHeadGraph, Observed
-from attention_transfer.methods.graph_heads import GraphParts
-from attention_transfer.methods.multi_head_graph import teacher_embedding
+from attention_transfer.methods.multi_head_graph.heads import GraphParts
+from attention_transfer.methods.multi_head_graph.method import teacher_embedding
 from attention_transfer.models.recorded_names import check_recorded
 from attention_transfer.models.weight_files import read_tensors
 from attention_transfer.models.weights import fit_weights

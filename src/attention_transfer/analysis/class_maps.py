@@ -14,7 +14,7 @@ from attention_transfer.analysis.subject import Subject
 from attention_transfer.capture import Capture, isolation
 from attention_transfer.data import DataSet, Split, loader
 from attention_transfer.errors import InputError
-from attention_transfer.methods.maps import binarised, class_maps
+from attention_transfer.methods.layers.maps import binarised, class_maps
 from attention_transfer.models.introspection.class_maps import class_map_tap, prove_class_maps
 
 _IMAGES_AT_A_TIME = 16

@@ -12,8 +12,8 @@ from torch import Tensor
 from attention_transfer.analysis.subject import Subject
 from attention_transfer.capture import Capture, Reading, Tap, input_gradient, isolation, noise, spatial
 from attention_transfer.errors import InputError
-from attention_transfer.methods.maps import attention_map, class_maps
-from attention_transfer.methods.patch_attention import finest, on_one_grid, patch_attention
+from attention_transfer.methods.attention_maps.patch_attention import finest, on_one_grid, patch_attention
+from attention_transfer.methods.layers.maps import attention_map, class_maps
 from attention_transfer.models.introspection.attention_layers import attention_layers, with_attention
 from attention_transfer.models.introspection.class_maps import class_map_tap, prove_class_maps
 from attention_transfer.models.introspection.description import Description

@@ -14,8 +14,7 @@ from attention_transfer.analysis.attention_links import links_along_training, li
 from attention_transfer.commands.titles import titles
 from attention_transfer.errors import InputError, printable
 from attention_transfer.files.env_paths import expand
-from attention_transfer.methods.link_choice import LinkChoice, links_to_json
-from attention_transfer.methods.link_extraction import (
+from attention_transfer.methods.attention_links.extraction import (
     PAPERS_THRESHOLD,
     NothingLeftError,
     TrainedLinks,
@@ -23,6 +22,7 @@ from attention_transfer.methods.link_extraction import (
     extracted,
     threshold_that_keeps,
 )
+from attention_transfer.methods.attention_links.selection import LinkChoice, links_to_json
 from attention_transfer.report.link_maps import link_maps_figure, link_table
 from attention_transfer.report.pictures import check_picture
 from attention_transfer.runs import RunFolder, make_folder, write_whole

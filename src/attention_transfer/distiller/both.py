@@ -15,7 +15,7 @@ from attention_transfer.distiller.output import TASK
 from attention_transfer.distiller.teacher import Teacher
 from attention_transfer.errors import InputError
 from attention_transfer.methods import Observed, Term
-from attention_transfer.methods.maps import at_least_float32
+from attention_transfer.methods.layers.maps import at_least_float32
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from attention_transfer.distiller.network import Role, Wanted
 from attention_transfer.errors import InputError
 from attention_transfer.memory_budget import ChecksMemory
 from attention_transfer.methods import Method, Observed, Phase, Reads, Term
-from attention_transfer.methods.maps import at_least_float32
+from attention_transfer.methods.layers.maps import at_least_float32
 from attention_transfer.models import Description, describe, with_attention, with_places
 
 

@@ -28,8 +28,8 @@ from attention_transfer.distiller.summary import in_a_line, summary
 from attention_transfer.distiller.unusual import unusual
 from attention_transfer.errors import InputError
 from attention_transfer.methods import Method, Phase, Reads
+from attention_transfer.methods.layers.maps import never_halved
 from attention_transfer.methods.limits import Limits
-from attention_transfer.methods.maps import never_halved
 from attention_transfer.models import Input, Renormalise
 from attention_transfer.phases import num_epochs, stretch_of
 

@@ -2,10 +2,10 @@
 
 from attention_transfer.methods.attention_copy import AttentionCopy
 from attention_transfer.methods.attention_distillation import AttentionDistillation
-from attention_transfer.methods.attention_links import AttentionLinks
+from attention_transfer.methods.attention_links.method import AttentionLinks
 from attention_transfer.methods.attention_transfer import AttentionTransfer
 from attention_transfer.methods.class_attention import ClassAttention
-from attention_transfer.methods.contrastive import Contrastive
+from attention_transfer.methods.contrastive.method import Contrastive
 from attention_transfer.methods.correlation import Correlation
 from attention_transfer.methods.decoupled_soft_targets import DecoupledSoftTargets
 from attention_transfer.methods.distillation_token import DistillationToken
@@ -23,7 +23,7 @@ from attention_transfer.methods.method import (
     Reads,
     Term,
 )
-from attention_transfer.methods.multi_head_graph import MultiHeadGraph
+from attention_transfer.methods.multi_head_graph.method import MultiHeadGraph
 from attention_transfer.methods.overhaul import Overhaul
 from attention_transfer.methods.relational import Relational
 from attention_transfer.methods.review import Review

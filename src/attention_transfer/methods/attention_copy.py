@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from attention_transfer.batch import Batch
 from attention_transfer.capture import Attention, Replacement, Tap
 from attention_transfer.errors import InputError
-from attention_transfer.methods.attention_averages import Axis, averaged, check_same_in_all_layers, only_map
-from attention_transfer.methods.attention_matching import HeadMatching, in_turn, select_heads
-from attention_transfer.methods.attention_resampling import (
+from attention_transfer.methods.attention_maps.averages import Axis, averaged, check_same_in_all_layers, only_map
+from attention_transfer.methods.attention_maps.head_matching import HeadMatching, in_turn, select_heads
+from attention_transfer.methods.attention_maps.head_selection import check_heads, chosen_heads
+from attention_transfer.methods.attention_maps.resampling import (
     check_same_tokens,
     check_same_windows,
     class_tokens,
@@ -21,8 +22,7 @@ from attention_transfer.methods.attention_resampling import (
     resampled,
     same_prefix,
 )
-from attention_transfer.methods.head_choice import check_heads, chosen_heads
-from attention_transfer.methods.layer_choice import Layers
+from attention_transfer.methods.layers.layer_selection import Layers
 from attention_transfer.methods.method import Method, Observed, Reads, Term
 from attention_transfer.models.introspection.attention_layers import attention_layers
 from attention_transfer.models.introspection.description import Description

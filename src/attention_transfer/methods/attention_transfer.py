@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from attention_transfer.batch import Batch
 from attention_transfer.errors import InputError
-from attention_transfer.methods.maps import MapKind, attention_map, same_size
+from attention_transfer.methods.layers.maps import MapKind, attention_map, same_size
+from attention_transfer.methods.layers.stage_selection import Activation, check_stages, paired_layers
 from attention_transfer.methods.method import Method, Observed, Reads, Term
-from attention_transfer.methods.stage_choice import Activation, check_stages, paired_layers
 from attention_transfer.models.introspection.description import Description
 
 

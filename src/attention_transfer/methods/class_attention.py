@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from attention_transfer.batch import Batch
 from attention_transfer.errors import InputError
-from attention_transfer.methods.maps import at_least_float32, binarised, class_maps, unit
+from attention_transfer.methods.layers.maps import at_least_float32, binarised, class_maps, unit
 from attention_transfer.methods.method import Head, Method, Observed, Reads, Term, require_same_classes
 from attention_transfer.models.introspection.class_maps import class_map_tap
 from attention_transfer.models.introspection.description import Description

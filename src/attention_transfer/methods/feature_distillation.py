@@ -11,8 +11,8 @@ from torch.nn import functional
 from attention_transfer.batch import Batch
 from attention_transfer.capture import Tap
 from attention_transfer.errors import InputError
-from attention_transfer.methods.layer_choice import Layers
-from attention_transfer.methods.maps import at_least_float32
+from attention_transfer.methods.layers.layer_selection import Layers
+from attention_transfer.methods.layers.maps import at_least_float32
 from attention_transfer.methods.method import Method, Observed, Reads, Term
 from attention_transfer.models.introspection.description import Description
 

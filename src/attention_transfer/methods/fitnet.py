@@ -12,9 +12,9 @@ from torch.nn import functional
 from attention_transfer.batch import Batch
 from attention_transfer.capture import Tap
 from attention_transfer.errors import InputError
-from attention_transfer.methods.maps import at_least_float32
+from attention_transfer.methods.layers.maps import at_least_float32
+from attention_transfer.methods.layers.stage_selection import check_stages, paired_layers
 from attention_transfer.methods.method import Method, Observed, Phase, Reads, Term
-from attention_transfer.methods.stage_choice import check_stages, paired_layers
 from attention_transfer.models.introspection.description import Description
 
 _Size = tuple[int, int]

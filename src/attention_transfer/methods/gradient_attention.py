@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attention_transfer.batch import UNLABELLED, Batch
 from attention_transfer.errors import InputError
-from attention_transfer.methods.maps import at_least_float32, unit
+from attention_transfer.methods.layers.maps import at_least_float32, unit
 from attention_transfer.methods.method import Method, Observed, Reads, Term, require_same_classes
 from attention_transfer.models.introspection.description import Description
 

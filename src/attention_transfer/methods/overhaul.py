@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from attention_transfer.batch import Batch
 from attention_transfer.errors import InputError
-from attention_transfer.methods.maps import at_least_float32, same_size
+from attention_transfer.methods.layers.maps import at_least_float32, same_size
+from attention_transfer.methods.layers.stage_selection import check_stages, paired_layers
 from attention_transfer.methods.method import Method, Norm, Observed, Reads, Term
-from attention_transfer.methods.stage_choice import check_stages, paired_layers
 from attention_transfer.models.introspection.description import Description
 from attention_transfer.parallel import gathered
 

@@ -11,10 +11,10 @@ from torch.nn import functional
 
 from attention_transfer.batch import Batch
 from attention_transfer.errors import InputError
-from attention_transfer.methods.embedding import embedding, embedding_tap
-from attention_transfer.methods.maps import at_least_float32
+from attention_transfer.methods.layers.embedding import embedding, embedding_tap
+from attention_transfer.methods.layers.maps import at_least_float32
+from attention_transfer.methods.layers.stage_selection import Activation, check_stages, paired_layers
 from attention_transfer.methods.method import Method, Observed, Reads, Term
-from attention_transfer.methods.stage_choice import Activation, check_stages, paired_layers
 from attention_transfer.models.introspection.description import Description
 from attention_transfer.schedule import Schedule
 

@@ -11,10 +11,10 @@ from torch.nn import functional
 
 from attention_transfer.batch import Batch
 from attention_transfer.errors import InputError
-from attention_transfer.methods.maps import at_least_float32
+from attention_transfer.methods.layers.maps import at_least_float32
+from attention_transfer.methods.layers.stage_selection import check_stages, paired_layers
 from attention_transfer.methods.method import Method, Observed, Reads, Term
 from attention_transfer.methods.relational import require_several
-from attention_transfer.methods.stage_choice import check_stages, paired_layers
 from attention_transfer.models.introspection.description import Description
 from attention_transfer.parallel import gathered
 

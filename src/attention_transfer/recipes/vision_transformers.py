@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from attention_transfer.experiment import Data
 from attention_transfer.methods import AttentionCopy, AttentionDistillation, FeatureDistillation
-from attention_transfer.methods.layer_choice import Layers
+from attention_transfer.methods.layers.layer_selection import Layers
 from attention_transfer.recipes.described import Described
 from attention_transfer.recipes.vision_transformer_training import (
     BASE,

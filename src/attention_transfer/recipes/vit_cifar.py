@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from attention_transfer.experiment import Data, Experiment, Optimisation, Training
 from attention_transfer.methods import AttentionCopy, AttentionDistillation, Method
-from attention_transfer.methods.layer_choice import Layers
+from attention_transfer.methods.layers.layer_selection import Layers
 from attention_transfer.recipes.described import Described
 
 # 0.47 million parameters, 64 patches; the mean of the patches is classified, as the paper does it.

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attention_transfer.methods.maps import unit
+from attention_transfer.methods.layers.maps import unit
 
 # How often a matrix is squared before it is applied, in the first attempt and, where that was not enough, in the next.
 _SQUARINGS = (0, 3)

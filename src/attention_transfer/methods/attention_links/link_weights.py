@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from attention_transfer.methods.link_choice import LinkChoice, LinkGroup, LinksError
-from attention_transfer.methods.link_distance import Form, link_distance
-from attention_transfer.methods.link_memory import check_memory
+from attention_transfer.methods.attention_links.loss import Form, link_distance
+from attention_transfer.methods.attention_links.memory import check_memory
+from attention_transfer.methods.attention_links.selection import LinkChoice, LinkGroup, LinksError
 
 Places = tuple[tuple[str, ...], tuple[str, ...]]
 """Where stages of a teacher, and where layers of a student, are read, in words."""

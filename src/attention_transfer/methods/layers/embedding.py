@@ -5,7 +5,7 @@ from torch import Tensor
 
 from attention_transfer.capture import Tap
 from attention_transfer.errors import InputError
-from attention_transfer.methods.maps import at_least_float32
+from attention_transfer.methods.layers.maps import at_least_float32
 from attention_transfer.models.introspection.description import Description
 
 

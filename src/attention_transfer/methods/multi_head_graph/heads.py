@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attention_transfer.methods.maps import at_least_float32, unit
+from attention_transfer.methods.layers.maps import at_least_float32, unit
 from attention_transfer.parallel import agreed
 
 

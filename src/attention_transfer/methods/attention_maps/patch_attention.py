@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from attention_transfer.capture import Attention
 from attention_transfer.errors import InputError
-from attention_transfer.methods.attention_resampling import class_tokens
-from attention_transfer.methods.maps import at_least_float32
+from attention_transfer.methods.attention_maps.resampling import class_tokens
+from attention_transfer.methods.layers.maps import at_least_float32
 
 Softmax = Literal["patches", "all"]
 

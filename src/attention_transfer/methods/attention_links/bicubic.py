@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from attention_transfer.methods.maps import at_least_float32
+from attention_transfer.methods.layers.maps import at_least_float32
 
 Grid = tuple[int, int]
 

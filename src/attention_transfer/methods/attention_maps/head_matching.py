@@ -10,8 +10,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, distributed, nn
 
 from attention_transfer.capture import Attention
-from attention_transfer.methods.attention_averages import only_map
-from attention_transfer.methods.attention_cross_entropy import log_map
+from attention_transfer.methods.attention_maps.averages import only_map
+from attention_transfer.methods.attention_maps.cross_entropy import log_map
 
 # Share of the partner in a learned mixture when it starts: nearly all, and still on the slope of the softmax.
 _START = 0.9

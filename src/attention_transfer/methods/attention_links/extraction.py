@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from attention_transfer.errors import first_line
-from attention_transfer.methods.link_choice import LinkChoice, LinkGroup, LinksError
-from attention_transfer.methods.links import Places, places_of
+from attention_transfer.methods.attention_links.link_weights import Places, places_of
+from attention_transfer.methods.attention_links.selection import LinkChoice, LinkGroup, LinksError
 
 PAPERS_THRESHOLD = 0.05
 

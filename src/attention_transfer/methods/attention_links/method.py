@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from attention_transfer.batch import Batch
 from attention_transfer.capture import Attention, Tap
 from attention_transfer.errors import InputError
-from attention_transfer.methods.bicubic import resized
-from attention_transfer.methods.link_choice import chosen_links
-from attention_transfer.methods.link_distance import Form
-from attention_transfer.methods.link_memory import bytes_of_links
-from attention_transfer.methods.links import Links, Places
+from attention_transfer.methods.attention_links.bicubic import resized
+from attention_transfer.methods.attention_links.link_weights import Links, Places
+from attention_transfer.methods.attention_links.loss import Form
+from attention_transfer.methods.attention_links.memory import bytes_of_links
+from attention_transfer.methods.attention_links.selection import chosen_links
+from attention_transfer.methods.attention_maps.patch_attention import Softmax, finest, on_one_grid, patch_attention
+from attention_transfer.methods.layers.stage_selection import stage_taps
 from attention_transfer.methods.method import Method, Observed, Reads, Term
-from attention_transfer.methods.patch_attention import Softmax, finest, on_one_grid, patch_attention
-from attention_transfer.methods.stage_choice import stage_taps
 from attention_transfer.models.introspection.attention_layers import attention_layers
 from attention_transfer.models.introspection.description import Description
 from attention_transfer.models.introspection.layouts import such_as

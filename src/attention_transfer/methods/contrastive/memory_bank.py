@@ -12,7 +12,7 @@ from attention_transfer.batch import UNLABELLED, Batch
 from attention_transfer.counter_rng import uniform
 from attention_transfer.errors import InputError
 from attention_transfer.memory_budget import memory_of
-from attention_transfer.methods.maps import unit
+from attention_transfer.methods.layers.maps import unit
 from attention_transfer.parallel import agreed, gathered
 
 Role = Literal["student", "teacher"]

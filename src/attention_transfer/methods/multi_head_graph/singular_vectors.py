@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from attention_transfer.methods.first_eigenvector import first_eigenvector
-from attention_transfer.methods.maps import at_least_float32, unit
+from attention_transfer.methods.layers.maps import at_least_float32, unit
+from attention_transfer.methods.multi_head_graph.first_eigenvector import first_eigenvector
 
 # Eigenvalues of a Gram matrix that differ by less than this many roundings of the largest one are not told apart.
 _ROUNDINGS = 100

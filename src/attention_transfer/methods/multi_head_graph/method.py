@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from attention_transfer.batch import Batch
 from attention_transfer.errors import InputError
-from attention_transfer.methods.batch_graphs import (
+from attention_transfer.methods.layers.stage_selection import Activation, check_stages, paired_layers
+from attention_transfer.methods.method import GradientLimit, Method, Observed, Phase, Reads, Term
+from attention_transfer.methods.multi_head_graph.graphs import (
     Direction,
     Reduction,
     control_scores,
@@ -22,12 +24,10 @@ from attention_transfer.methods.batch_graphs import (
     similarity_scores,
     squashed_graph,
 )
-from attention_transfer.methods.graph_file import load_heads
-from attention_transfer.methods.graph_heads import Adapter, GraphHeads, GraphParts
-from attention_transfer.methods.method import GradientLimit, Method, Observed, Phase, Reads, Term
+from attention_transfer.methods.multi_head_graph.heads import Adapter, GraphHeads, GraphParts
+from attention_transfer.methods.multi_head_graph.pretrained_heads import load_heads
+from attention_transfer.methods.multi_head_graph.singular_vectors import aligned, oriented, singular_vectors
 from attention_transfer.methods.relational import require_several
-from attention_transfer.methods.singular_vectors import aligned, oriented, singular_vectors
-from attention_transfer.methods.stage_choice import Activation, check_stages, paired_layers
 from attention_transfer.models.introspection.description import Description
 from attention_transfer.parallel import gathered
 
