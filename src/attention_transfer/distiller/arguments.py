@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from attention_transfer.distiller.image_checks import check_floating, require_dense
 from attention_transfer.distiller.label_checks import training_labels
-from attention_transfer.distiller.reached import check_phases
+from attention_transfer.distiller.proofs import check_phases
 from attention_transfer.errors import InputError
 from attention_transfer.methods import METHODS, Method, Phase, SettingError
 from attention_transfer.models import Input, check_pair

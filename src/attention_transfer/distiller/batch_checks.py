@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attention_transfer.distiller.deferred_values import Late
 from attention_transfer.distiller.image_checks import check_images
 from attention_transfer.distiller.label_checks import (
     class_labels,
@@ -15,7 +16,6 @@ from attention_transfer.distiller.label_checks import (
     judge_probabilities,
     measured,
 )
-from attention_transfer.distiller.late import Late
 from attention_transfer.errors import InputError
 from attention_transfer.methods import Reads
 

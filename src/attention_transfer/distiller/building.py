@@ -12,14 +12,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from attention_transfer.batch import Batch
 from attention_transfer.capture import CaptureError, apart, closed_in, isolation, noise, set_mode, uncompiled
-from attention_transfer.distiller.both import Both
-from attention_transfer.distiller.bound import Bound, bind, described, task_logits
-from attention_transfer.distiller.explaining import explained
-from attention_transfer.distiller.given import cast_for
+from attention_transfer.distiller.binding import Bound, bind, described, task_logits
+from attention_transfer.distiller.error_context import explained
 from attention_transfer.distiller.label_checks import check_classes
-from attention_transfer.distiller.network import Network, Seen, Wanted
+from attention_transfer.distiller.network_pair import Both
+from attention_transfer.distiller.observed_network import Network, Seen, Wanted
 from attention_transfer.distiller.output_checks import check_logits, readers_of_logits
-from attention_transfer.distiller.reached import check_finite, check_phases, parameters_reached, reached_by
+from attention_transfer.distiller.proofs import check_finite, check_phases, parameters_reached, reached_by
+from attention_transfer.distiller.received_images import cast_for
 from attention_transfer.distiller.summary import Shapes
 from attention_transfer.distiller.teacher import Teacher
 from attention_transfer.errors import InputError

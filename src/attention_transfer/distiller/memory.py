@@ -5,7 +5,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from attention_transfer.distiller.network import Seen
+from attention_transfer.distiller.observed_network import Seen
 
 
 class TeacherMemory(Protocol):

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from attention_transfer.distiller.gradient_limits import Limits, sum_of
 from attention_transfer.distiller.notes import Notes
 from attention_transfer.methods import Term
-from attention_transfer.methods.limits import Limits, sum_of
 
 TASK = "ce"
 

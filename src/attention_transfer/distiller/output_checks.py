@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from attention_transfer.capture import squashed_by
-from attention_transfer.distiller.bound import Bound
-from attention_transfer.distiller.network import Role
+from attention_transfer.distiller.binding import Bound
+from attention_transfer.distiller.observed_network import Role
 from attention_transfer.errors import InputError
 
 # Probabilities sum to 1 within this much, or within a few rounding errors of a coarser type.

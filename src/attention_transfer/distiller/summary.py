@@ -7,9 +7,9 @@ from itertools import zip_longest
 from torch import nn
 
 from attention_transfer.capture import Attention, Tap
-from attention_transfer.distiller.both import Both
-from attention_transfer.distiller.bound import Bound
-from attention_transfer.distiller.network import Seen
+from attention_transfer.distiller.binding import Bound
+from attention_transfer.distiller.network_pair import Both
+from attention_transfer.distiller.observed_network import Seen
 from attention_transfer.distiller.output import TASK
 from attention_transfer.methods import Phase
 

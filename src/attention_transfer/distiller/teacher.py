@@ -21,10 +21,10 @@ from attention_transfer.capture import (
     kept,
     set_mode,
 )
-from attention_transfer.distiller.frozen import Frozen
-from attention_transfer.distiller.given import cast_for
+from attention_transfer.distiller.freezing import Frozen
 from attention_transfer.distiller.memory import TeacherMemory
-from attention_transfer.distiller.network import Network, Seen, Wanted
+from attention_transfer.distiller.observed_network import Network, Seen, Wanted
+from attention_transfer.distiller.received_images import cast_for
 from attention_transfer.errors import InputError
 from attention_transfer.methods import Observed
 

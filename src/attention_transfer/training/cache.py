@@ -20,7 +20,7 @@ from torch import Tensor
 from attention_transfer.capture import Reading, Tap
 from attention_transfer.distiller import Distiller
 from attention_transfer.distiller.fingerprint import fingerprint
-from attention_transfer.distiller.network import Seen
+from attention_transfer.distiller.observed_network import Seen
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, Experiment
 from attention_transfer.files.atomic import said_where, temporary_name

@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from attention_transfer.distiller.both import Both
-from attention_transfer.distiller.network import Wanted
+from attention_transfer.distiller.network_pair import Both
+from attention_transfer.distiller.observed_network import Wanted
 
 # Networks that are built alike differ by a few embeddings.
 _LARGER = 1.05

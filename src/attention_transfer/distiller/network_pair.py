@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from attention_transfer.batch import UNLABELLED, Batch
 from attention_transfer.capture import Replacement, Tap
-from attention_transfer.distiller.bound import Bound, part, task_logits
-from attention_transfer.distiller.network import Network, Role, Seen
+from attention_transfer.distiller.binding import Bound, part, task_logits
+from attention_transfer.distiller.observed_network import Network, Role, Seen
 from attention_transfer.distiller.output import TASK
 from attention_transfer.distiller.teacher import Teacher
 from attention_transfer.errors import InputError

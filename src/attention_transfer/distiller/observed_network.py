@@ -23,7 +23,7 @@ from attention_transfer.capture import (
 )
 from attention_transfer.capture.private_names import is_compiled, state_of
 from attention_transfer.distiller.fingerprint import fingerprint, fingerprint_of_reading
-from attention_transfer.distiller.given import Given
+from attention_transfer.distiller.received_images import Given
 from attention_transfer.errors import InputError
 from attention_transfer.methods import Fingerprint, Head, Norm, Observed
 from attention_transfer.models.introspection.batch_norms import batch_norm_before

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attention_transfer.batch import Batch
 from attention_transfer.capture import Reading, Tap
-from attention_transfer.distiller.network import Role, Wanted
+from attention_transfer.distiller.observed_network import Role, Wanted
 from attention_transfer.errors import InputError
 from attention_transfer.memory_budget import ChecksMemory
 from attention_transfer.methods import Method, Observed, Phase, Reads, Term
