@@ -1,0 +1,346 @@
+"""The run folder, the only interface between training, analysis and report; this file alone knows its file names.
+
+Standard library only. Metrics are one JSON line per epoch; every other file is written whole or not at all.
+"""
+
+import json
+import math
+import os
+import re
+import weakref
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from attention_transfer.errors import InputError
+from attention_transfer.files.atomic import (
+    TEMPORARY,
+    make_folder,
+    remove_leftovers,
+    remove_whole,
+    whole_file,
+    whole_folder,
+    write_whole,
+)
+from attention_transfer.files.json_fields import Json
+from attention_transfer.files.untrusted import parse_object, read_object, read_regular
+from attention_transfer.runs.bare_student import PARTS_WEIGHTS, STUDENT_CONFIG, STUDENT_WEIGHTS
+from attention_transfer.runs.inside import SNAPSHOTS as _SNAPSHOTS
+from attention_transfer.runs.json_diff import differing_fields, flatten
+from attention_transfer.runs.locking import LOCK, RunLockedError, lock
+from attention_transfer.runs.shapes import check_environment, check_experiment, check_row, check_summary
+from attention_transfer.runs.writing import RunUnwritableError, append, to_write
+
+__all__ = [
+    "PARTS_WEIGHTS",
+    "STUDENT_CONFIG",
+    "STUDENT_WEIGHTS",
+    "Json",
+    "NotARunError",
+    "RunExistsError",
+    "RunFolder",
+    "RunLockedError",
+    "RunUnwritableError",
+    "differing_fields",
+    "find_runs",
+    "flatten",
+    "is_run",
+    "make_folder",
+    "whole_file",
+    "write_whole",
+]
+
+_EXPERIMENT = "experiment.json"
+_ENVIRONMENT = "environment.json"
+_METRICS = "metrics.jsonl"
+_SUMMARY = "summary.json"
+_CHECKPOINT = Path("checkpoints", "last.pt")
+_SNAPSHOT = "epoch-"
+_FINDINGS = "findings"
+
+
+class NotARunError(InputError):
+    """A path that should be a run folder, or hold some, and does not."""
+
+
+class RunExistsError(InputError):
+    """The folder is taken: by a run of another experiment, or by files that are no run."""
+
+
+class RunFolder:
+    """One training run on disk.
+
+    Made by `create_or_resume` it may be written, and is locked until `close`, or the end of a `with` block or the
+    process. Made directly it reads, and may add findings.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        NotARunError: there is no run at `path`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not is_run(self.path):
+            raise NotARunError(f"{path} is no run folder: it has no {_EXPERIMENT}; give the folder that `train` wrote")
+        self._release: weakref.finalize[Any, Any] | None = None
+
+    @classmethod
+    def create_or_resume(cls, path: str | Path, experiment: Mapping[str, Any]) -> Self:
+        """Open a run for writing: a new one, or the one that the same experiment left here.
+
+        Args:
+            path: a folder that is absent, empty, or a run of the same experiment.
+            experiment: everything that determines the run, as JSON.
+
+        Raises:
+            RunExistsError: the folder holds another experiment (the error names the fields) or files that are no run.
+            RunLockedError: somebody else is writing the run.
+            RunUnwritableError: the folder cannot be made or written.
+        """
+        path = Path(path)
+        wanted: Json = json.loads(_encode(experiment, "the experiment"))
+        _refuse_foreign(path)
+        descriptor = lock(path)
+        try:
+            _refuse_foreign(path)
+            _ = _folders(path)
+            if is_run(path):
+                _refuse_other_experiment(path, wanted)
+            else:
+                _write_json(path / _EXPERIMENT, wanted)
+            for folder in (path, *_folders(path)):
+                remove_leftovers(folder)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        run = cls(path)
+        run._release = weakref.finalize(run, os.close, descriptor)
+        return run
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let others write the run. Safe to call twice."""
+        if self._release is not None:
+            self._release()
+
+    @property
+    def experiment(self) -> Json:
+        """What determines the run, as it was given."""
+        path = self.path / _EXPERIMENT
+        return check_experiment(read_object(path), str(path))
+
+    @property
+    def environment(self) -> Json | None:
+        """Versions, hardware and command of the last start; starts that differed are under `earlier`, oldest first."""
+        path = self.path / _ENVIRONMENT
+        return check_environment(read_object(path), str(path)) if path.exists() else None
+
+    @property
+    def summary(self) -> Json | None:
+        """What a finished run came to; None before that."""
+        path = self.path / _SUMMARY
+        return check_summary(read_object(path), str(path)) if path.exists() else None
+
+    @property
+    def finished(self) -> bool:
+        """Whether training reached its end: the summary is written last."""
+        return (self.path / _SUMMARY).exists()
+
+    @property
+    def parts(self) -> Path | None:
+        """What methods learned beside the student, as safetensors under the names of the distiller's `parts`; None
+        where they learned nothing, or training has not reached its end."""
+        path = self.path / PARTS_WEIGHTS
+        return path if path.exists() else None
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the last checkpoint is or will be; its folder exists. Write it through `whole_file`."""
+        path = self.path / _CHECKPOINT
+        if self._writable:
+            make_folder(path.parent)
+        return path
+
+    @property
+    def snapshots(self) -> dict[int, Path]:
+        """Folders of the students kept after so many finished epochs, ascending; each opens as a model."""
+        names = [path.name for path in (self.path / _SNAPSHOTS).glob(f"{_SNAPSHOT}*")]
+        epochs = sorted(
+            int(found[1]) for name in names if (found := re.fullmatch(rf"{_SNAPSHOT}(0|[1-9]\d{{0,8}})", name))
+        )
+        return {epoch: self.path / _SNAPSHOTS / f"{_SNAPSHOT}{epoch}" for epoch in epochs}
+
+    @contextmanager
+    def new_snapshot(self, epochs: int) -> Generator[Path]:
+        """A folder for the student after so many finished epochs; it is one of `snapshots` when the block has ended."""
+        self._require_lock()
+        with whole_folder(self.path / _SNAPSHOTS / f"{_SNAPSHOT}{epochs}") as folder:
+            yield folder
+
+    def write_environment(self, environment: Mapping[str, Any]) -> None:
+        """Keep versions, hardware and command of this start; a resumed run keeps those of its earlier starts too."""
+        self._require_lock()
+        now: Json = json.loads(_encode(environment, _ENVIRONMENT))
+        before = self.environment
+        if before is not None:
+            earlier: list[Json] = before.pop("earlier", [])
+            starts = [*earlier, *([] if before == now else [before])]
+            now |= {"earlier": starts} if starts else {}
+        _write_json(self.path / _ENVIRONMENT, now)
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Add one epoch's metrics.
+
+        Args:
+            row: has `epoch`, counted from 1.
+
+        Raises:
+            ValueError: a number is not finite, which JSON cannot hold.
+        """
+        self._require_lock()
+        line = _encode(row, _METRICS, indent=None).encode() + b"\n"
+        path = to_write(self.path, _METRICS)
+        if path.exists() and not read_regular(path).endswith(b"\n"):
+            # A process killed while it wrote leaves half a line, which must not swallow this one.
+            self._write_metrics(self.read_metrics())
+        append(path, line)
+
+    def read_metrics(self) -> list[Json]:
+        """Metrics by epoch, oldest first; half a line at the end, as a killed process leaves it, is not counted.
+
+        Raises:
+            ValueError: a line before the end is not JSON.
+        """
+        path = self.path / _METRICS
+        if not path.exists():
+            return []
+        lines = {f"line {number} of {path}": line for number, line in enumerate(read_regular(path).split(b"\n"), 1)}
+        return [check_row(parse_object(line, source), source) for source, line in list(lines.items())[:-1]]
+
+    def truncate(self, epochs: int) -> None:
+        """Forget metrics and snapshots after the first `epochs` epochs: a run that resumes there will write them."""
+        self._require_lock()
+        self._write_metrics([row for row in self.read_metrics() if row["epoch"] <= epochs])
+        for epoch, folder in self.snapshots.items():
+            if epoch > epochs:
+                remove_whole(folder)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Declare the run finished. Written last, when everything else is in place."""
+        self._require_lock()
+        _write_json(self.path / _SUMMARY, summary)
+
+    def write_finding(self, name: str, finding: Mapping[str, Any] | bytes) -> Path:
+        """Add what an analysis found.
+
+        Args:
+            name: file name; a mapping gets `.json` appended, bytes carry their own suffix (`maps.npz`).
+            finding: JSON, or the bytes of a file.
+
+        Returns:
+            Where it was written.
+        """
+        if not name or name.startswith(".") or Path(name).name != name:
+            raise InputError(f"a finding's name is a plain file name, got {name!r}")
+        folder = to_write(self.path, _FINDINGS)
+        make_folder(folder)
+        content = finding if isinstance(finding, bytes) else _encode(finding, name).encode()
+        path = folder / (name if isinstance(finding, bytes) else f"{name}.json")
+        write_whole(path, content)
+        return path
+
+    @property
+    def _writable(self) -> bool:
+        return self._release is not None and self._release.alive
+
+    def _require_lock(self) -> None:
+        if not self._writable:
+            raise InputError(f"{self.path} is open for reading only; open it with RunFolder.create_or_resume to write")
+
+    def _write_metrics(self, rows: Iterable[Json]) -> None:
+        text = "".join(_encode(row, _METRICS, indent=None) + "\n" for row in rows)
+        write_whole(self.path / _METRICS, text.encode())
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether a run folder is at `path`."""
+    return (Path(path) / _EXPERIMENT).is_file()
+
+
+def find_runs(paths: Iterable[str | Path]) -> list[RunFolder]:
+    """All runs at and below some paths, each once, in the order of the paths and then by name.
+
+    Args:
+        paths: run folders, or folders that hold run folders at any depth.
+
+    Raises:
+        NotARunError: a path does not exist or holds no run.
+    """
+    found: dict[Path, RunFolder] = {}
+    for path in map(Path, paths):
+        if not path.is_dir():
+            raise NotARunError(f"{path} is not a folder; give a run folder or a folder of runs")
+        runs = [RunFolder(folder) for folder in _run_folders(path)]
+        if not runs:
+            raise NotARunError(f"{path} holds no run: no {_EXPERIMENT} at or below it")
+        for run in runs:
+            found.setdefault(run.path.resolve(), run)
+    return list(found.values())
+
+
+def _run_folders(path: Path) -> Iterator[Path]:
+    if is_run(path):
+        yield path
+        return
+    for below in sorted(path.iterdir()):
+        if below.is_dir() and not below.is_symlink():
+            yield from _run_folders(below)
+
+
+def _refuse_foreign(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise RunExistsError(f"{path} is a file; a run needs a folder: choose another one")
+    if not path.is_dir() or is_run(path):
+        return
+    strangers = sorted(below.name for below in path.iterdir() if not below.name.startswith((LOCK, TEMPORARY)))
+    if strangers:
+        shown = ", ".join(strangers[:3]) + (", …" if len(strangers) > 3 else "")
+        raise RunExistsError(f"{path} is not empty and is no run (it holds {shown}); choose a new or an empty folder")
+
+
+def _refuse_other_experiment(path: Path, wanted: Json) -> None:
+    differing = differing_fields(read_object(path / _EXPERIMENT), wanted)
+    if differing:
+        listed = "; ".join(f"{field} is {there!r} there, {now!r} now" for field, (there, now) in differing.items())
+        raise RunExistsError(
+            f"{path} holds a run of another experiment: {listed}. Choose another folder "
+            "(--run-folder), or the same settings to resume"
+        )
+
+
+def _encode(content: Mapping[str, Any], what: str, indent: int | None = 2) -> str:
+    try:
+        return json.dumps(content, indent=indent, allow_nan=False, ensure_ascii=False)
+    except ValueError as error:
+        leaves = flatten(content).items()
+        bad = ", ".join(f"{path} = {leaf}" for path, leaf in leaves if leaf in (math.inf, -math.inf) or leaf != leaf)
+        raise InputError(f"{what} holds numbers that are not finite: {bad or error}") from error
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write_whole(path, (_encode(content, path.name) + "\n").encode())
+
+
+def _folders(path: Path) -> tuple[Path, ...]:
+    """The folders that a run writes in, none of which may lead out of it."""
+    for name in (_METRICS, _FINDINGS):
+        to_write(path, name)
+    return to_write(path, *_CHECKPOINT.parent.parts), to_write(path, _SNAPSHOTS)
