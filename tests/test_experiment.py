@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from attention_transfer import Data, Experiment, Optimisation, Training
-from attention_transfer.data.cluttered_digits import NUM_IMAGES
+from attention_transfer.data.sources.cluttered_digits import NUM_IMAGES
 from attention_transfer.experiment import from_json, to_json
 from attention_transfer.report.groups import MeasuredRun
 from attention_transfer.runs import RunFolder, find_runs

@@ -204,7 +204,7 @@ def test_a_run_downloads_no_data_unless_its_user_says_so(
         asked.append(root)
         raise InputError("it was asked for")
 
-    monkeypatch.setattr("attention_transfer.data.cifar._downloaded", fetched)
+    monkeypatch.setattr("attention_transfer.data.sources.cifar._downloaded", fetched)
     here = tmp_path / "here"
     run = run_folder(tmp_path / "run", {"data": {"name": "cifar10", "root": str(here)}})
     for command in ("evaluate", "localise"):
@@ -281,7 +281,7 @@ def test_a_run_may_start_only_so_many_processes(tmp_path: Path) -> None:
 
 
 def test_an_archive_that_unpacks_to_very_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attention_transfer.data.array_files._UNPACKED_BYTES", 2**20)
+    monkeypatch.setattr("attention_transfer.data.pipeline.array_files._UNPACKED_BYTES", 2**20)
     folder = images(tmp_path / "bomb")
     load_data(Data(f"npz:{folder}"), 0)
     pixels = np.zeros((1000, 32, 32, 3), np.uint8)

@@ -4,8 +4,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from attention_transfer.data import augment
-from attention_transfer.data.augment import mirrors, regions, resample, resize, shifts, window
+from attention_transfer.data.pipeline import augment
+from attention_transfer.data.pipeline.augment import mirrors, regions, resample, resize, shifts, window
 
 
 @pytest.fixture

@@ -5,16 +5,17 @@ import pytest
 from PIL import Image
 from tests.folders import CLEAN, RED, write_folder
 
-from attention_transfer.data import files, load
+from attention_transfer.data import load
+from attention_transfer.data.pipeline import image_files
 
 # ---------------------------------------------------------------- broken images
 
 
 def test_a_class_whose_images_are_all_broken_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     place = write_folder(tmp_path, {**CLEAN, "train/c/only.png": b"", "val/c/0.png": RED})
-    monkeypatch.setattr(files, "UNREADABLE_SHARE", 0.5)
-    for budget in (files.MEMORY_BUDGET, 0):
-        monkeypatch.setattr(files, "MEMORY_BUDGET", budget)
+    monkeypatch.setattr(image_files, "UNREADABLE_SHARE", 0.5)
+    for budget in (image_files.MEMORY_BUDGET, 0):
+        monkeypatch.setattr(image_files, "MEMORY_BUDGET", budget)
         with pytest.raises(ValueError, match=r"none of the images in .*train of class c can be decoded: .*c/only.png"):
             load(place, image_size=16)
 
@@ -42,9 +43,9 @@ def test_what_a_file_holds_that_is_called_an_image_is_said(tmp_path: Path, conte
 def test_unsuitable_images_are_refused_however_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     deep = Image.fromarray(np.full((16, 16), 1000, dtype=np.int32))
     place = write_folder(tmp_path, {**CLEAN, "train/a/1.tif": lambda path: deep.save(path)})
-    monkeypatch.setattr(files, "UNREADABLE_SHARE", 0.9)
-    for budget in (files.MEMORY_BUDGET, 0):
-        monkeypatch.setattr(files, "MEMORY_BUDGET", budget)
+    monkeypatch.setattr(image_files, "UNREADABLE_SHARE", 0.9)
+    for budget in (image_files.MEMORY_BUDGET, 0):
+        monkeypatch.setattr(image_files, "MEMORY_BUDGET", budget)
         with pytest.raises(ValueError, match=r"a/1.tif holds 32-bit integers from 1000 to 1000"):
             load(place, image_size=16)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)
@@ -68,8 +69,8 @@ def test_what_is_seen_does_not_depend_on_where_images_are_kept(tmp_path: Path, m
         },
     )
     delivered = []
-    for budget in (files.MEMORY_BUDGET, 0):
-        monkeypatch.setattr(files, "MEMORY_BUDGET", budget)
+    for budget in (image_files.MEMORY_BUDGET, 0):
+        monkeypatch.setattr(image_files, "MEMORY_BUDGET", budget)
         dataset = load(place, image_size=80, background="#102030")
         splits = ((dataset.train, True), (dataset.test, False))
         loaders = [loader(split, dataset, batch_size=3, train=train) for split, train in splits]

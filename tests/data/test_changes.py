@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attention_transfer import Data
 from attention_transfer.data import DataSet, load, loader
-from attention_transfer.data.changes import Changes
+from attention_transfer.data.pipeline.timm_augment import Changes
 
 POLICY = "rand-m9-mstd0.5-inc1"
 MEAN = (0.5, 0.4, 0.3)
@@ -81,7 +81,7 @@ def test_the_policy_is_timms_with_the_settings_of_its_training_pipeline(
         random.seed(number)
         np.random.seed(number & 0xFFFFFFFF)
 
-    monkeypatch.setattr("attention_transfer.data.changes.seed_generators", seed)
+    monkeypatch.setattr("attention_transfer.data.pipeline.timm_augment.seed_generators", seed)
     ours = changed(Changes(POLICY), images[:10], torch.arange(10))
     monkeypatch.undo()
     for image, number, out in zip(images[:10], seeds, ours, strict=True):
@@ -150,7 +150,7 @@ def test_files_become_the_same_samples_for_any_number_of_workers(
         for number in range(12):
             write_image(tmp_path / part / f"class{number % 2}" / f"{number}.png", 90 + number, 80, seed=number)
     dataset = load(f"folder:{tmp_path}", image_size=72)
-    monkeypatch.setattr("attention_transfer.data.files.MEMORY_BUDGET", 0)
+    monkeypatch.setattr("attention_transfer.data.pipeline.image_files.MEMORY_BUDGET", 0)
     as_files = load(f"folder:{tmp_path}", image_size=72)
     assert isinstance(as_files.train.images, tuple)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from attention_transfer.data import DataSet, load
-from attention_transfer.data.cluttered_digits import NUM_IMAGES, TEST_SHARE, _draw, _scans, draw
+from attention_transfer.data.sources.cluttered_digits import NUM_IMAGES, TEST_SHARE, _draw, _scans, draw
 
 FROZEN = {
     "train": "8271ad9fd84651fcee836f343d46471414eaa11d41f04b01fb74e26ebccf1150",

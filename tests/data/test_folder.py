@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attention_transfer.data import files, load
-from attention_transfer.data.files import Form, delivered, stored
+from attention_transfer.data import load
+from attention_transfer.data.pipeline import image_files
+from attention_transfer.data.pipeline.image_files import Form, delivered, stored
 
 
 def test_classes_take_turns_in_training_and_keep_their_order_in_test(photographs: Path):
@@ -60,12 +61,12 @@ def test_a_few_unreadable_images_are_named_and_left_out(
     broken.write_bytes(broken.read_bytes()[:-300])
     (photographs / "train" / "cat" / "3.png").write_text("no image")
     whole = 12
-    for budget in (files.MEMORY_BUDGET, 0):
-        monkeypatch.setattr(files, "MEMORY_BUDGET", budget)
+    for budget in (image_files.MEMORY_BUDGET, 0):
+        monkeypatch.setattr(image_files, "MEMORY_BUDGET", budget)
         with pytest.raises(ValueError, match=r"2 of 12 images in .*train cannot be decoded, more than 1%.*cat/1.jpg"):
             load(f"folder:{photographs}", image_size=80)
         with monkeypatch.context() as lenient:
-            lenient.setattr(files, "UNREADABLE_SHARE", 0.2)
+            lenient.setattr(image_files, "UNREADABLE_SHARE", 0.2)
             dataset = load(f"folder:{photographs}", image_size=80)
         assert len(dataset.train) == len(dataset.train.images) == whole - 2
         assert dataset.train.labels.tolist() == [0, 1, 1, 0, 1, 1, 0, 1, 0, 1]
@@ -86,7 +87,7 @@ def test_only_ten_of_many_unreadable_images_are_named(tmp_path: Path, write_imag
 def test_a_file_that_breaks_later_is_named(photographs: Path, monkeypatch: pytest.MonkeyPatch):
     from attention_transfer.data import loader
 
-    monkeypatch.setattr(files, "MEMORY_BUDGET", 0)
+    monkeypatch.setattr(image_files, "MEMORY_BUDGET", 0)
     dataset = load(f"folder:{photographs}", image_size=80)
     (photographs / "train" / "cat" / "0.png").write_text("")
     with pytest.raises(ValueError, match=r"cat/0.png is not a complete image"):

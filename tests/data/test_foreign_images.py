@@ -10,11 +10,11 @@ import pytest
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from attention_transfer.data import decoding as module
-from attention_transfer.data.decoding import Decoding
-from attention_transfer.data.files import Form, delivered, stored
-from attention_transfer.data.formats import endings
-from attention_transfer.data.refusals import IncompleteImageError, UnsuitableImageError
+from attention_transfer.data.pipeline import decoding as module
+from attention_transfer.data.pipeline.decoding import Decoding
+from attention_transfer.data.pipeline.formats import endings
+from attention_transfer.data.pipeline.image_files import Form, delivered, stored
+from attention_transfer.data.pipeline.refusals import IncompleteImageError, UnsuitableImageError
 
 ANIMATED = [".gif", ".webp", ".png", *[ending for ending in (".avif",) if ending in endings()]]
 XMP = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="{turn}"/></x:xmpmeta>'

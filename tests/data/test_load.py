@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from torchvision import datasets
 
-from attention_transfer.data import DATA, Split, cifar, load
+from attention_transfer.data import DATA, Split, load
+from attention_transfer.data.pipeline.pixels import cifar
 
 
 def same(first: Split, second: Split) -> bool:

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from attention_transfer.data import Batch, DataSet, files, load, loader
-from attention_transfer.data.augment import mirrors, regions, shifts
-from attention_transfer.data.loading import Loader
-from attention_transfer.data.preparation import Augmentation
+from attention_transfer.data import Batch, DataSet, load, loader
+from attention_transfer.data.pipeline import image_files
+from attention_transfer.data.pipeline.augment import mirrors, regions, shifts
+from attention_transfer.data.pipeline.loader import Loader
+from attention_transfer.data.pipeline.preparation import Augmentation
 
 
 def batches(loader: Loader, epoch: int = 0, start: int = 0) -> list[Batch]:
@@ -149,7 +150,7 @@ def test_files_give_the_same_batches_for_any_number_of_workers_and_in_memory(
 ):
     in_memory = load(f"folder:{photographs}", image_size=80)
     assert isinstance(in_memory.train.images, np.ndarray)
-    monkeypatch.setattr(files, "MEMORY_BUDGET", 0)
+    monkeypatch.setattr(image_files, "MEMORY_BUDGET", 0)
     on_disk = load(f"folder:{photographs}", image_size=80)
     assert isinstance(on_disk.train.images, tuple)
     expected = batches(loader(in_memory.train, in_memory, batch_size=5, train=True, augment=augment, seed=4), 2)
@@ -165,11 +166,11 @@ def test_evaluation_of_training_photographs_sees_their_centre(photographs: Path,
     """From the larger stored image, from the file, and by hand: the same pixels."""
     in_memory = load(f"folder:{photographs}", image_size=80)
     assert in_memory.train.sizes is not None
-    monkeypatch.setattr(files, "MEMORY_BUDGET", 0)
+    monkeypatch.setattr(image_files, "MEMORY_BUDGET", 0)
     on_disk = load(f"folder:{photographs}", image_size=80)
     first, second = (batches(loader(d.train, d, batch_size=5, train=False)) for d in (in_memory, on_disk))
     assert_same(first, second)
-    by_hand = files.delivered(80, photographs=True).read(on_disk.train.images[0])
+    by_hand = image_files.delivered(80, photographs=True).read(on_disk.train.images[0])
     mean, std = np.array(on_disk.mean), np.array(on_disk.std)
     np.testing.assert_allclose(first[0].image[0].permute(1, 2, 0), (by_hand / 255 - mean) / std, rtol=1e-5, atol=1e-5)
 

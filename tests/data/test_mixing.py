@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attention_transfer import Data
 from attention_transfer.data import Batch, DataSet, loader
-from attention_transfer.data.mixing import Mixing
+from attention_transfer.data.pipeline.mixing import Mixing
 
 RECIPE = Mixing(mixup=0.8, cutmix=1.0, label_smoothing=0.1)
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from tests.folders import CLEAN, RED, write_folder
 
-from attention_transfer.data import files, load
+from attention_transfer.data import load
 from attention_transfer.data.names import shown
+from attention_transfer.data.pipeline import image_files
 
 # ---------------------------------------------------------------- names of classes
 
@@ -38,7 +39,7 @@ def test_files_whose_names_are_no_text_are_read_and_can_be_named(
     except (OSError, UnicodeError):
         pytest.skip("this file system takes text only")
     (tmp_path / "train" / "a" / f"{strange}2.png").write_bytes(b"")
-    monkeypatch.setattr(files, "UNREADABLE_SHARE", 0.5)
+    monkeypatch.setattr(image_files, "UNREADABLE_SHARE", 0.5)
     assert len(load(place, image_size=16).train) == 3
     assert "caf\\udce92.png" in capsys.readouterr().err
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from attention_transfer.data.order import Plan, permutation
+from attention_transfer.data.pipeline.order import Plan, permutation
 
 
 def test_every_epoch_has_its_own_order_of_all_images():

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from attention_transfer.data import DATA, OWN_SIDES, DataSet, load, loader
-from attention_transfer.data.cluttered_digits import NUM_IMAGES
 from attention_transfer.data.selection import Selection
+from attention_transfer.data.sources.cluttered_digits import NUM_IMAGES
 
 SELECTIONS = [
     {},

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from tests.folders import CLEAN, RED, unsplit, write_folder
 
-from attention_transfer.data import files, load
+from attention_transfer.data import load
+from attention_transfer.data.pipeline import image_files
 from attention_transfer.experiment import Data
 from attention_transfer.training.prepare import load_data
 
@@ -82,7 +83,7 @@ def test_a_fifth_of_each_class_is_set_aside_where_nobody_did(
     assert any("chosen by split_seed 0" in note for note in dataset.notes)
     assert "no images are measured of 1 of 4 classes: c" in dataset.notes
 
-    def images(split: files.Split) -> set[tuple[int, int]]:
+    def images(split: image_files.Split) -> set[tuple[int, int]]:
         assert isinstance(split.images, np.ndarray)
         return set(zip(split.labels.tolist(), split.images[:, 0, 0, 0].tolist(), strict=True))
 

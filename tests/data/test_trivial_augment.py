@@ -10,8 +10,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import TrivialAugmentWide
 
 from attention_transfer.data import DataSet, loader
-from attention_transfer.data.augment import mirrors, shifts, window
-from attention_transfer.data.trivial_augment import NUM_STRENGTHS, OPERATIONS, choices, trivial_augment
+from attention_transfer.data.pipeline.augment import mirrors, shifts, window
+from attention_transfer.data.pipeline.trivial_augment import NUM_STRENGTHS, OPERATIONS, choices, trivial_augment
 
 THEIRS = TrivialAugmentWide()
 SPACE = THEIRS._AUGMENTATION_SPACE

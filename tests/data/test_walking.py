@@ -6,7 +6,7 @@ import pytest
 from tests.folders import CLEAN, RED, write_folder
 
 from attention_transfer.data import load
-from attention_transfer.data.formats import ENDINGS, endings, formats
+from attention_transfer.data.pipeline.formats import ENDINGS, endings, formats
 
 # ---------------------------------------------------------------- what is passed by, and what is named
 
@@ -60,7 +60,7 @@ def test_every_ending_of_an_image_is_read_in_any_case(tmp_path: Path, ending: st
 
 
 def test_formats_that_this_pillow_cannot_read_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from attention_transfer.data import formats as module
+    from attention_transfer.data.pipeline import formats as module
 
     monkeypatch.setattr(module.features, "check", lambda name: name != "avif")
     for cached in (formats, endings):

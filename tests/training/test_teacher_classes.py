@@ -12,7 +12,7 @@ import torch
 from attention_transfer import AttentionTransfer, ClassAttention, SoftTargets
 from attention_transfer.analysis.measure import measure
 from attention_transfer.analysis.subject import open_subjects
-from attention_transfer.data.cluttered_digits import NUM_IMAGES
+from attention_transfer.data.sources.cluttered_digits import NUM_IMAGES
 from attention_transfer.experiment import Data, Experiment, Training
 from attention_transfer.models import build, save_model
 from attention_transfer.training import fit as fit_module

@@ -13,7 +13,7 @@ from torch.nn import functional
 from attention_transfer.analysis.subject import Subject
 from attention_transfer.capture import Capture, CaptureError, Reading, Tap, isolation, noise
 from attention_transfer.data import Split
-from attention_transfer.data.order import permutation
+from attention_transfer.data.pipeline.order import permutation
 from attention_transfer.errors import InputError
 from attention_transfer.training.evaluate import Score
 from attention_transfer.training.metrics import NonFiniteLossError, scores

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float32, Int32, Int64, UInt8
 
 from attention_transfer.counter_rng import uniform
-from attention_transfer.data.decoding import AS_SHOWN, Decoding
+from attention_transfer.data.pipeline.decoding import AS_SHOWN, Decoding
 from attention_transfer.errors import InputError
 from attention_transfer.models.class_names import are_numbered
 

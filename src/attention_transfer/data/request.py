@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from attention_transfer.data.decoding import AS_SHOWN, Decoding
 from attention_transfer.data.names import shown
+from attention_transfer.data.pipeline.decoding import AS_SHOWN, Decoding
 from attention_transfer.data.selection import Selection
 from attention_transfer.errors import InputError
 from attention_transfer.files.env_paths import at_home

@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 import tyro
 
 from attention_transfer.data import OWN_SIDES
-from attention_transfer.data.changes import Changes
 from attention_transfer.data.dataset import check_validation_fraction
-from attention_transfer.data.decoding import colour
-from attention_transfer.data.mixing import Mixing
+from attention_transfer.data.pipeline.decoding import colour
+from attention_transfer.data.pipeline.mixing import Mixing
+from attention_transfer.data.pipeline.timm_augment import Changes
 from attention_transfer.data.request import Request
 from attention_transfer.data.selection import Selection
 from attention_transfer.experiment.requirement import require

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from attention_transfer.data import DataSet, Loader, Split, load, loader
-from attention_transfer.data.cifar import refuse_to_fetch
 from attention_transfer.data.selection import evenly as evenly
+from attention_transfer.data.sources.cifar import refuse_to_fetch
 from attention_transfer.distiller import Distiller
 from attention_transfer.distiller.notes import unwarned
 from attention_transfer.errors import InputError

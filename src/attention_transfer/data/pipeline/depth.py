@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from attention_transfer.data.formats import formats
 from attention_transfer.data.names import shown
-from attention_transfer.data.refusals import UnsuitableImageError
-from attention_transfer.data.tiff import BITS, PHOTOMETRIC, WHITE_IS_ZERO, tags
+from attention_transfer.data.pipeline.formats import formats
+from attention_transfer.data.pipeline.refusals import UnsuitableImageError
+from attention_transfer.data.pipeline.tiff import BITS, PHOTOMETRIC, WHITE_IS_ZERO, tags
 
 _SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N")
 # Where Pillow keeps the upper byte of two, the other order of bytes gives it the lower one.

@@ -12,8 +12,8 @@ from attention_transfer.data.dataset import (
     interleaved,
     scaled_boxes,
 )
-from attention_transfer.data.decoding import AS_STORED
-from attention_transfer.data.files import Form, Listing, read
+from attention_transfer.data.pipeline.decoding import AS_STORED
+from attention_transfer.data.pipeline.image_files import Form, Listing, read
 from attention_transfer.data.request import Request
 from attention_transfer.errors import InputError
 from attention_transfer.files.untrusted import read_text

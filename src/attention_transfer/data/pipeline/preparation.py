@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
-from attention_transfer.data.augment import mirrors, regions, resample, resize, shifts, window
-from attention_transfer.data.changes import Changes
-from attention_transfer.data.trivial_augment import trivial_augment
+from attention_transfer.data.pipeline.augment import mirrors, regions, resample, resize, shifts, window
+from attention_transfer.data.pipeline.timm_augment import Changes
+from attention_transfer.data.pipeline.trivial_augment import trivial_augment
 
 Augmentation = Literal["none", "crop", "crop-flip", "reflect-crop-flip", "trivial-augment", "random-resized-crop"]
 

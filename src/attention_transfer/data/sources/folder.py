@@ -9,11 +9,9 @@ from jaxtyping import Bool, Int64
 
 from attention_transfer.counter_rng import uniform
 from attention_transfer.data.dataset import IMAGENET_MEAN, IMAGENET_STD, PHOTOGRAPH_SIDE, DataSet, Split, interleaved
-from attention_transfer.data.files import Form, Listing, delivered, read, stored
 from attention_transfer.data.names import is_text, listed, shown
-from attention_transfer.data.request import Request
-from attention_transfer.data.selection import evenly
-from attention_transfer.data.split_folders import (
+from attention_transfer.data.pipeline.image_files import Form, Listing, delivered, read, stored
+from attention_transfer.data.pipeline.split_folders import (
     ClassFolders,
     Layout,
     class_folders,
@@ -23,7 +21,9 @@ from attention_transfer.data.split_folders import (
     matched,
     refuse_nested_splits,
 )
-from attention_transfer.data.walking import Others, entries, images_below
+from attention_transfer.data.pipeline.walking import Others, entries, images_below
+from attention_transfer.data.request import Request
+from attention_transfer.data.selection import evenly
 from attention_transfer.errors import InputError
 
 SIDE = 224

@@ -9,13 +9,13 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from attention_transfer.batch import Batch
-from attention_transfer.data.changes import Changes
 from attention_transfer.data.dataset import DataSet, Split
-from attention_transfer.data.files import delivered, stored
-from attention_transfer.data.mixing import Mixing
-from attention_transfer.data.order import Plan
-from attention_transfer.data.preparation import Augmentation, Cut, Preparation
-from attention_transfer.data.sources import Files, Memory
+from attention_transfer.data.pipeline.image_files import delivered, stored
+from attention_transfer.data.pipeline.mixing import Mixing
+from attention_transfer.data.pipeline.order import Plan
+from attention_transfer.data.pipeline.pixels import Files, Memory
+from attention_transfer.data.pipeline.preparation import Augmentation, Cut, Preparation
+from attention_transfer.data.pipeline.timm_augment import Changes
 from attention_transfer.errors import InputError
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from attention_transfer.data.dataset import DataSet, interleaved
-from attention_transfer.data.files import Listing, photographs
 from attention_transfer.data.names import shown
+from attention_transfer.data.pipeline.image_files import Listing, photographs
 from attention_transfer.data.request import Request
 from attention_transfer.errors import InputError
 from attention_transfer.files.untrusted import read_text

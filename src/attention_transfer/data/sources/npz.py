@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from attention_transfer.data.array_files import ArrayFile, read_arrays
 from attention_transfer.data.dataset import PHOTOGRAPH_SIDE, DataSet, scaled_boxes
 from attention_transfer.data.names import listed, shown
+from attention_transfer.data.pipeline.array_files import ArrayFile, read_arrays
+from attention_transfer.data.pipeline.split_folders import TEST, TRAIN, VALIDATION
 from attention_transfer.data.request import Request
-from attention_transfer.data.split_folders import TEST, TRAIN, VALIDATION
 from attention_transfer.errors import InputError
 
 _MOST_CLASSES = 1_000_000  # more are numbers of something else

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms import ColorJitter
 
 from attention_transfer.counter_rng import hashed
-from attention_transfer.data.forks import forked, seed_generators
+from attention_transfer.data.pipeline.library_rng import forked, seed_generators
 from attention_transfer.errors import InputError
 
 _COLOURS, _ERASING = 5, 6  # streams of the hash

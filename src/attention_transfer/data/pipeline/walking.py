@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from attention_transfer.data.formats import endings, is_leftover
 from attention_transfer.data.names import shown
+from attention_transfer.data.pipeline.formats import endings, is_leftover
 from attention_transfer.errors import InputError
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from attention_transfer.data.dataset import Split
-from attention_transfer.data.files import Form
+from attention_transfer.data.pipeline.image_files import Form
 from attention_transfer.errors import InputError
 
 Finish = Callable[[UInt8[Tensor, "b h w 3"], Int64[Tensor, "b 2"] | None, Int64[Tensor, " b"]], Tensor]

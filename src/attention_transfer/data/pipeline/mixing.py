@@ -9,7 +9,7 @@ from timm.data.mixup import Mixup, mixup_target
 from torch import Tensor
 
 from attention_transfer.counter_rng import hashed
-from attention_transfer.data.forks import forked, seed_generators
+from attention_transfer.data.pipeline.library_rng import forked, seed_generators
 from attention_transfer.errors import InputError
 
 _MIXING = 7  # the stream of the hash

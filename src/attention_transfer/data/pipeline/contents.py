@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from attention_transfer.data.formats import formats
+from attention_transfer.data.pipeline.formats import formats
 
 _READ = 64
 _SIGNATURES = (

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from attention_transfer.data.dataset import DataSet, interleaved
-from attention_transfer.data.files import Listing, photographs
+from attention_transfer.data.pipeline.image_files import Listing, photographs
 from attention_transfer.data.request import Request
 from attention_transfer.errors import InputError
 

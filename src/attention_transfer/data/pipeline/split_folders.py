@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from attention_transfer.data.names import alike, is_text, listed, same_text, shown
-from attention_transfer.data.walking import Entries, Identity, Others, entries, images_below
+from attention_transfer.data.pipeline.walking import Entries, Identity, Others, entries, images_below
 from attention_transfer.errors import InputError
 
 TRAIN = ("train", "training")
