@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attention_transfer.analysis.turns import seconds_in_turns
+from attention_transfer.analysis.timing import seconds_in_turns
 from attention_transfer.capture import WrittenOutAttention
 
 # Images, heads, tokens and width of a head.

@@ -158,7 +158,7 @@ def batch_graph(arguments: Sequence[str]) -> None:
 
 def list_(arguments: Sequence[str]) -> None:
     """Show methods, models, data sets and recipes."""
-    from attention_transfer.commands.catalogue import command
+    from attention_transfer.commands.list_ import command
 
     command(arguments)
 

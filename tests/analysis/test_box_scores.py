@@ -13,7 +13,7 @@ from attention_transfer.analysis.box_scores import (
     max_box_accuracy,
     pointing_game,
 )
-from attention_transfer.analysis.regions import NUM_THRESHOLDS
+from attention_transfer.analysis.connected_components import NUM_THRESHOLDS
 from tests.analysis.test_regions import flooded
 from tests.closeness import assert_near
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from attention_transfer.analysis.memory import LiveTensors, peak_bytes
+from attention_transfer.analysis.peak_memory import LiveTensors, peak_bytes
 
 CPU = torch.device("cpu")
 KILO = 1000  # bytes of 250 numbers

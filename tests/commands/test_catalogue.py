@@ -2,7 +2,7 @@
 
 import pytest
 
-from attention_transfer.commands.catalogue import command, grouped, lines
+from attention_transfer.commands.list_ import command, grouped, lines
 from attention_transfer.methods import METHODS
 from attention_transfer.recipes import RECIPES
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from attention_transfer import AttentionTransfer
-from attention_transfer.commands.grid import Cell, flag_kinds, grid
+from attention_transfer.commands.launching.sweep_grid import Cell, flag_kinds, grid
 from attention_transfer.commands.train import parse
 from attention_transfer.experiment import Experiment
 from attention_transfer.recipes import RECIPES

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from attention_transfer.cli import main
-from attention_transfer.commands.own_data import downloads
+from attention_transfer.commands.data_of_runs import downloads
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, read_experiment
 from attention_transfer.models import open_model
@@ -273,7 +273,7 @@ def test_a_description_of_timm_shapes_a_network_and_loads_nothing(tmp_path: Path
 
 
 def test_a_run_may_start_only_so_many_processes(tmp_path: Path) -> None:
-    from attention_transfer.commands.own_data import own_data
+    from attention_transfer.commands.data_of_runs import own_data
 
     run = run_folder(tmp_path / "run", {"data": {"num_workers": 100_000}})
     assert read_experiment(RunFolder(run)).data.num_workers == 100_000

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from attention_transfer import Data
-from attention_transfer.commands.own_data import own_data
+from attention_transfer.commands.data_of_runs import own_data
 from attention_transfer.experiment import to_json
 from attention_transfer.runs import RunFolder
 from tests.training.conftest import Make, images, make

@@ -9,8 +9,8 @@ import pytest
 
 from attention_transfer.cli import main
 from attention_transfer.commands import reproduce
-from attention_transfer.commands.cells import changes
-from attention_transfer.commands.side_by_side import FailedRunsError, PlannedRun, finished
+from attention_transfer.commands.launching.many_runs import FailedRunsError, PlannedRun, finished
+from attention_transfer.commands.launching.table_plan import changes
 from attention_transfer.methods import AttentionCopy
 from attention_transfer.recipes import RECIPES
 from attention_transfer.runs import RunFolder

@@ -8,7 +8,7 @@ from tests.methods.test_attention_distillation import IMAGES, LABELS, step, tran
 from torch import Tensor, nn
 
 from attention_transfer import Distiller
-from attention_transfer.analysis.memory import peak_bytes
+from attention_transfer.analysis.peak_memory import peak_bytes
 from attention_transfer.methods.attention_distillation import AttentionDistillation
 from attention_transfer.methods.attention_maps.cross_entropy import Form
 

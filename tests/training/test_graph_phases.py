@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import Tensor, distributed
 
 from attention_transfer import Distiller, Experiment, MultiHeadGraph, build
+from attention_transfer.analysis.term_sizes import measurable, term_sizes
 from attention_transfer.experiment import from_json, to_json
 from attention_transfer.models import open_model
 from attention_transfer.runs import PARTS_WEIGHTS, RunFolder
@@ -20,7 +21,6 @@ from attention_transfer.training.distributed import Process, wrap
 from attention_transfer.training.fit import fit
 from attention_transfer.training.prepare import prepare
 from attention_transfer.training.progress import Reporter
-from attention_transfer.training.term_sizes import measurable, term_sizes
 from tests.trained import as_trained
 from tests.training.conftest import Make
 from tests.training.test_distributed import data, gradients

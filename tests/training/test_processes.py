@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from attention_transfer.training import processes
-from attention_transfer.training.processes import Job, run_jobs, threads_for
+from attention_transfer.commands.launching import processes
+from attention_transfer.commands.launching.processes import Job, run_jobs, threads_for
 
 
 def job(folder: Path, name: str, script: str) -> Job:

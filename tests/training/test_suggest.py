@@ -14,6 +14,8 @@ from torch import nn
 from torch.nn import functional
 
 from attention_transfer import AttentionTransfer, SoftTargets
+from attention_transfer.analysis.term_sizes import measurable, term_sizes, train_for
+from attention_transfer.analysis.weight_suggestion import suggest_weights
 from attention_transfer.batch import Batch
 from attention_transfer.cli import main
 from attention_transfer.commands.suggest_weight import to_text
@@ -22,8 +24,6 @@ from attention_transfer.models import Description
 from attention_transfer.training.fit import fit
 from attention_transfer.training.prepare import Prepared, prepare
 from attention_transfer.training.progress import Reporter
-from attention_transfer.training.suggest import suggest_weights
-from attention_transfer.training.term_sizes import measurable, term_sizes, train_for
 from tests.training.conftest import Make, images, make
 
 __all__ = ["images", "make"]

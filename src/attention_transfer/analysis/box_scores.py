@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch.nn import functional
 
-from attention_transfer.analysis.regions import NUM_THRESHOLDS, Regions, level_regions
+from attention_transfer.analysis.connected_components import NUM_THRESHOLDS, Regions, level_regions
 from attention_transfer.errors import InputError
 
 OVERLAPS = (0.3, 0.5, 0.7)

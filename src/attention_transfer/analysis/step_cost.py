@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attention_transfer.analysis.memory import peak_bytes
-from attention_transfer.analysis.turns import seconds_in_turns
+from attention_transfer.analysis.peak_memory import peak_bytes
+from attention_transfer.analysis.timing import seconds_in_turns
 from attention_transfer.distiller import Distiller
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Experiment

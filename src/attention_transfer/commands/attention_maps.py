@@ -11,8 +11,8 @@ from jaxtyping import Float
 
 from attention_transfer.analysis.map_kinds import MapReader, MapRequest
 from attention_transfer.analysis.subject import Subject, open_subjects
-from attention_transfer.commands.drawn_images import DrawnImages, drawn_images
-from attention_transfer.commands.own_data import downloads, own_data
+from attention_transfer.commands.data_of_runs import downloads, own_data
+from attention_transfer.commands.image_selection import DrawnImages, drawn_images
 from attention_transfer.commands.titles import titles
 from attention_transfer.experiment import Data, Training
 from attention_transfer.report.pictures import check_picture

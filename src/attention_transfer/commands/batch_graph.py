@@ -10,7 +10,7 @@ import tyro
 from attention_transfer.analysis.batch_graph import batch_graphs, images_of_classes, learned_graphs, recorded_teacher
 from attention_transfer.analysis.class_maps import chosen_images, pictures
 from attention_transfer.analysis.measure import chosen_split
-from attention_transfer.commands.own_data import downloads, own_data
+from attention_transfer.commands.data_of_runs import downloads, own_data
 from attention_transfer.errors import InputError, printable
 from attention_transfer.experiment import Data, Training
 from attention_transfer.files.env_paths import expand

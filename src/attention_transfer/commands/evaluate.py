@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, cast
 
 import tyro
 
-from attention_transfer.commands.own_data import downloads, own_data
+from attention_transfer.commands.data_of_runs import downloads, own_data
 from attention_transfer.errors import InputError, printable
 from attention_transfer.experiment import Data, Training
 from attention_transfer.files.env_paths import expand

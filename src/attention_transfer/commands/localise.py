@@ -12,7 +12,7 @@ import tyro
 from attention_transfer.analysis.localisation import Localisation, centre_scores, check, correlations, localise
 from attention_transfer.analysis.map_kinds import MapKind, MapRequest
 from attention_transfer.analysis.subject import open_subjects
-from attention_transfer.commands.own_data import downloads, for_test_images, own_data
+from attention_transfer.commands.data_of_runs import downloads, for_test_images, own_data
 from attention_transfer.data import DataSet
 from attention_transfer.errors import printable
 from attention_transfer.experiment import Data, Training

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from attention_transfer.cli import PROGRAM
-from attention_transfer.commands.cells import PlannedCell, Wanted, changes, own_images, plan_cells
-from attention_transfer.commands.side_by_side import (
+from attention_transfer.commands.launching.many_runs import (
     FailedRunsError,
     PlannedRun,
     finished,
@@ -20,6 +19,7 @@ from attention_transfer.commands.side_by_side import (
     refuse_unfit_folder,
     run_all,
 )
+from attention_transfer.commands.launching.table_plan import PlannedCell, Wanted, changes, own_images, plan_cells
 from attention_transfer.errors import InputError, printable
 from attention_transfer.files.json_fields import Fields
 from attention_transfer.files.untrusted import read_object

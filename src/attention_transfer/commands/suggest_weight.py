@@ -14,7 +14,7 @@ from attention_transfer.errors import InputError
 from attention_transfer.report.table import markdown_table
 
 if TYPE_CHECKING:
-    from attention_transfer.training.suggest import Guide, TermWeight
+    from attention_transfer.analysis.weight_suggestion import Guide, TermWeight
 
 _DASH = "–"
 
@@ -49,8 +49,8 @@ def command(arguments: Sequence[str]) -> None:
     if any(word.replace("_", "-").startswith("--run-folder") for word in words):
         raise InputError("nothing is kept: leave --run-folder away")
     experiment, _ = parse(recipe, words)
+    from attention_transfer.analysis.weight_suggestion import suggest_weights
     from attention_transfer.training.progress import Reporter
-    from attention_transfer.training.suggest import suggest_weights
 
     guide = suggest_weights(experiment, flags.batches, flags.after_epochs, Reporter(Console(stderr=True)))
     print(json.dumps(asdict(guide), indent=2, ensure_ascii=False) if flags.json else to_text(guide))

@@ -9,8 +9,7 @@ from pathlib import Path
 import tyro
 
 from attention_transfer.cli import PROGRAM
-from attention_transfer.commands.grid import Cell, Grid, grid
-from attention_transfer.commands.side_by_side import (
+from attention_transfer.commands.launching.many_runs import (
     FailedRunsError,
     PlannedRun,
     refuse_other_experiment,
@@ -18,6 +17,7 @@ from attention_transfer.commands.side_by_side import (
     refuse_unfit_folder,
     run_all,
 )
+from attention_transfer.commands.launching.sweep_grid import Cell, Grid, grid
 from attention_transfer.commands.train import recipe_of
 from attention_transfer.errors import InputError, printable
 from attention_transfer.experiment import Experiment

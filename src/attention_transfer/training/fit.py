@@ -30,13 +30,13 @@ from attention_transfer.training.device import environment, given_back
 from attention_transfer.training.distributed import Process, joined, wrap
 from attention_transfer.training.evaluate import evaluate
 from attention_transfer.training.holding import held_without_gradient
-from attention_transfer.training.keeping import keep
+from attention_transfer.training.knn import measure_neighbours
 from attention_transfer.training.metrics import FiniteGuard, RunningMeans, check_scores
-from attention_transfer.training.neighbours import measure_neighbours
 from attention_transfer.training.optim import make_optimizer, make_scheduler, peak_learning_rate
 from attention_transfer.training.prepare import Prepared, check_networks, evenly, prepare
 from attention_transfer.training.prepare_pretraining import prepare_pretraining
 from attention_transfer.training.progress import Reporter, called
+from attention_transfer.training.saving import keep
 from attention_transfer.training.teacher_check import check_teacher
 
 # Loss on training images, of student and teacher, is measured on at most so many: as many as a usual test split has.

@@ -19,6 +19,7 @@ from attention_transfer.models import Input, OpenedModel, WeightsError, check_ch
 from attention_transfer.models.class_order import with_classes_of
 from attention_transfer.models.untrained import settle_norms
 from attention_transfer.pretraining import MaskedAutoencoder
+from attention_transfer.training.deployment import notes_on_its_own, together
 from attention_transfer.training.device import Place, choose_place
 from attention_transfer.training.distributed import Process
 from attention_transfer.training.optim import make_optimizer
@@ -31,7 +32,6 @@ from attention_transfer.training.refusals import (
     refuse_to_compile,
     refuse_to_mix,
 )
-from attention_transfer.training.together import notes_on_its_own, together
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from jaxtyping import Int64, UInt8
 from attention_transfer.analysis.class_maps import chosen_images, pictures
 from attention_transfer.analysis.measure import SplitName, chosen_split
 from attention_transfer.analysis.subject import Subject
-from attention_transfer.commands.own_data import for_test_images
+from attention_transfer.commands.data_of_runs import for_test_images
 from attention_transfer.data import DataSet, Split
 from attention_transfer.errors import printable
 from attention_transfer.experiment import Data

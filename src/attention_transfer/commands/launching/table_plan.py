@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from attention_transfer.commands.grid import method_of, without_flags_of_others
-from attention_transfer.commands.side_by_side import PlannedRun
+from attention_transfer.commands.launching.many_runs import PlannedRun
+from attention_transfer.commands.launching.sweep_grid import method_of, without_flags_of_others
 from attention_transfer.commands.train import parse
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Experiment, to_json

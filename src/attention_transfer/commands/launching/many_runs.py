@@ -97,7 +97,7 @@ def run_all(planned: Sequence[PlannedRun], folder: Path, processes: int) -> None
     Raises:
         FailedRunsError: after all have ended, if some failed.
     """
-    from attention_transfer.training.processes import Job, run_jobs, threads_for
+    from attention_transfer.commands.launching.processes import Job, run_jobs, threads_for
 
     done = [run for run in planned if finished(folder / run.name)]
     begun = [run for run in planned if is_run(folder / run.name) and run not in done]

@@ -8,6 +8,7 @@ from itertools import islice
 
 import torch
 
+from attention_transfer.analysis.term_sizes import Size, measurable, term_sizes, train_for
 from attention_transfer.distiller import TASK, Distiller
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Experiment
@@ -15,7 +16,6 @@ from attention_transfer.methods import Method
 from attention_transfer.training.metrics import likeliest
 from attention_transfer.training.prepare import Prepared, prepare
 from attention_transfer.training.progress import Reporter
-from attention_transfer.training.term_sizes import Size, measurable, term_sizes, train_for
 
 LOWEST, HIGHEST = 1.0, 50.0
 """Between these a weighted term should lie after the first epoch, say CAT-KD's authors (README of their code)."""

@@ -8,8 +8,8 @@ from attention_transfer.distiller import Distiller
 from attention_transfer.experiment import Experiment
 from attention_transfer.models import Input, save_model
 from attention_transfer.training.averaging import WeightAverage
+from attention_transfer.training.deployment import save_parts, save_teacher_beside
 from attention_transfer.training.prepare import Prepared
-from attention_transfer.training.together import save_parts, save_teacher_beside
 
 
 def keep(experiment: Experiment, prepared: Prepared, average: WeightAverage | None, run: Path, folder: Path) -> None:
