@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from attention_transfer.errors import InputError
-from attention_transfer.runs.writing import unwritable
+from attention_transfer.files.writing import unwritable
 
 _MORE = bytes(2**20)  # tried once more, where a library does not say why it could not write
 

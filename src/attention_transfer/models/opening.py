@@ -9,6 +9,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from attention_transfer.errors import InputError
+from attention_transfer.files.bare_student import STUDENT_CONFIG, STUDENT_WEIGHTS
 from attention_transfer.models.bounds import built_within_bounds, check_side
 from attention_transfer.models.build import (
     bare,
@@ -30,7 +31,6 @@ from attention_transfer.models.student_file import check_student_file, read_stud
 from attention_transfer.models.weight_files import WeightsError, read_content
 from attention_transfer.models.weights import fit_weights, read_weights
 from attention_transfer.models.zoo.registry import MODELS
-from attention_transfer.runs.bare_student import STUDENT_CONFIG, STUDENT_WEIGHTS
 
 # Where people keep the names of classes beside weights.
 _CLASS_NAMES = ("classes", "class_names", "class_to_idx", "idx_to_class", "id2label", "label_names")

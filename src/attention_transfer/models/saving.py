@@ -10,12 +10,12 @@ from torch import nn
 
 from attention_transfer.errors import InputError
 from attention_transfer.files.atomic import whole_file, write_whole
+from attention_transfer.files.bare_student import STUDENT_CONFIG, STUDENT_WEIGHTS
 from attention_transfer.models.build import bare, takes_image_size
 from attention_transfer.models.distillation_token import asks_for_token
 from attention_transfer.models.introspection.description import Input
 from attention_transfer.models.naming import parse_name, written
 from attention_transfer.models.state_dicts import without_wrappers
-from attention_transfer.runs.bare_student import STUDENT_CONFIG, STUDENT_WEIGHTS
 
 
 def save_model(

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from attention_transfer.errors import InputError
+from attention_transfer.files.bare_student import STUDENT_CONFIG
 from attention_transfer.files.json_fields import Fields, is_list, is_number, is_whole
 from attention_transfer.files.untrusted import read_object
 from attention_transfer.models.bounds import LARGEST_SIDE
 from attention_transfer.models.introspection.description import Input
 from attention_transfer.models.naming import Name, parse_name
 from attention_transfer.models.recorded_names import check_recorded, is_source
-from attention_transfer.runs.bare_student import STUDENT_CONFIG
 
 _COLOURS = 3
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from attention_transfer.errors import InputError, first_line
 from attention_transfer.files.archives import unpacks_to
-from attention_transfer.runs.bare_student import STUDENT_WEIGHTS
+from attention_transfer.files.bare_student import STUDENT_WEIGHTS
 
 _SAVE = "where it was trained, write torch.save(model.state_dict(), FILE)"
 # First bytes of what is often taken for a file of weights, with what it is and what to do.

@@ -1,0 +1,28 @@
+"""Run folders: the only interface between training, analysis and report."""
+
+from attention_transfer.files.atomic import make_folder, whole_file, write_whole
+from attention_transfer.files.bare_student import PARTS_WEIGHTS, STUDENT_CONFIG, STUDENT_WEIGHTS
+from attention_transfer.files.json_fields import Json
+from attention_transfer.files.writing import RunUnwritableError
+from attention_transfer.runs.folder import NotARunError, RunExistsError, RunFolder, find_runs, is_run
+from attention_transfer.runs.json_diff import differing_fields, flatten
+from attention_transfer.runs.locking import RunLockedError
+
+__all__ = [
+    "PARTS_WEIGHTS",
+    "STUDENT_CONFIG",
+    "STUDENT_WEIGHTS",
+    "Json",
+    "NotARunError",
+    "RunExistsError",
+    "RunFolder",
+    "RunLockedError",
+    "RunUnwritableError",
+    "differing_fields",
+    "find_runs",
+    "flatten",
+    "is_run",
+    "make_folder",
+    "whole_file",
+    "write_whole",
+]

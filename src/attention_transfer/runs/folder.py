@@ -19,37 +19,17 @@ from attention_transfer.files.atomic import (
     make_folder,
     remove_leftovers,
     remove_whole,
-    whole_file,
     whole_folder,
     write_whole,
 )
+from attention_transfer.files.bare_student import PARTS_WEIGHTS
 from attention_transfer.files.json_fields import Json
 from attention_transfer.files.untrusted import parse_object, read_object, read_regular
-from attention_transfer.runs.bare_student import PARTS_WEIGHTS, STUDENT_CONFIG, STUDENT_WEIGHTS
+from attention_transfer.files.writing import append, to_write
 from attention_transfer.runs.inside import SNAPSHOTS as _SNAPSHOTS
 from attention_transfer.runs.json_diff import differing_fields, flatten
-from attention_transfer.runs.locking import LOCK, RunLockedError, lock
+from attention_transfer.runs.locking import LOCK, lock
 from attention_transfer.runs.shapes import check_environment, check_experiment, check_row, check_summary
-from attention_transfer.runs.writing import RunUnwritableError, append, to_write
-
-__all__ = [
-    "PARTS_WEIGHTS",
-    "STUDENT_CONFIG",
-    "STUDENT_WEIGHTS",
-    "Json",
-    "NotARunError",
-    "RunExistsError",
-    "RunFolder",
-    "RunLockedError",
-    "RunUnwritableError",
-    "differing_fields",
-    "find_runs",
-    "flatten",
-    "is_run",
-    "make_folder",
-    "whole_file",
-    "write_whole",
-]
 
 _EXPERIMENT = "experiment.json"
 _ENVIRONMENT = "environment.json"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from attention_transfer.errors import InputError
-from attention_transfer.runs.writing import NO_FOLLOW, RunUnwritableError, refuse_shared, to_write
+from attention_transfer.files.writing import NO_FOLLOW, RunUnwritableError, refuse_shared, to_write
 
 LOCK = ".lock"
 

@@ -25,8 +25,8 @@ from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, Experiment
 from attention_transfer.files.atomic import said_where, temporary_name
 from attention_transfer.files.env_paths import expand
+from attention_transfer.files.writing import to_write
 from attention_transfer.runs import RunUnwritableError, make_folder, write_whole
-from attention_transfer.runs.writing import to_write
 from attention_transfer.training.device import Place, environment
 from attention_transfer.training.prepare import Prepared
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from attention_transfer.capture import isolation
+from attention_transfer.capture import undisturbed
 from attention_transfer.data import DataSet
 from attention_transfer.data.selection import evenly
 from attention_transfer.distiller import Distiller

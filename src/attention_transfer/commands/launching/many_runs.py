@@ -8,8 +8,8 @@ from pathlib import Path
 
 from attention_transfer.errors import InputError, printable
 from attention_transfer.experiment import Experiment, from_json, to_json
+from attention_transfer.files.writing import to_write
 from attention_transfer.runs import RunFolder, differing_fields, is_run, make_folder
-from attention_transfer.runs.writing import to_write
 
 _LOGS = "logs"
 

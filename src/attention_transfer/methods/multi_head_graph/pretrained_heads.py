@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from attention_transfer.errors import InputError
+from attention_transfer.files.bare_student import PARTS_WEIGHTS
 from attention_transfer.files.env_paths import expand
 from attention_transfer.methods.multi_head_graph.heads import GraphParts
 from attention_transfer.models.weight_files import WeightsError, read_tensors
-from attention_transfer.runs.bare_student import PARTS_WEIGHTS
 
 _MARKS = ("teacher", "reading")
 
