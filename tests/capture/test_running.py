@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from attention_transfer.capture import Capture, CaptureError, Tap, as_logits, noise, spatial
+from attention_transfer.capture import Capture, CaptureError, Tap, as_logits, noise, spatial, undisturbed
 
 
 def small(inplace: bool = False) -> nn.Module:

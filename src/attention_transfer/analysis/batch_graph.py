@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from attention_transfer.analysis.subject import Subject, open_subjects
-from attention_transfer.capture import Capture, Tap
+from attention_transfer.capture import Capture, Tap, undisturbed
 from attention_transfer.data import DataSet, Split
 from attention_transfer.distiller.fingerprint import fingerprint, fingerprint_of_reading
 from attention_transfer.errors import InputError

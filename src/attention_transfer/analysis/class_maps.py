@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from attention_transfer.analysis.subject import Subject
-from attention_transfer.capture import Capture
+from attention_transfer.capture import Capture, undisturbed
 from attention_transfer.data import DataSet, Split, loader
 from attention_transfer.errors import InputError
 from attention_transfer.methods.layers.maps import binarised, class_maps

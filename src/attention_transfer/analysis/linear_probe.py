@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attention_transfer.analysis.subject import Subject
-from attention_transfer.capture import Capture, CaptureError, Reading, Tap, noise
+from attention_transfer.capture import Capture, CaptureError, Reading, Tap, noise, undisturbed
 from attention_transfer.data import Split
 from attention_transfer.data.pipeline.order import permutation
 from attention_transfer.errors import InputError

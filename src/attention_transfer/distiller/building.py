@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from attention_transfer.batch import Batch
-from attention_transfer.capture import CaptureError, apart, closed_in, noise, set_mode, uncompiled
+from attention_transfer.capture import CaptureError, apart, closed_in, noise, set_mode, uncompiled, undisturbed
 from attention_transfer.distiller.binding import Bound, bind, described, task_logits
 from attention_transfer.distiller.error_context import explained
 from attention_transfer.distiller.label_checks import check_classes

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from attention_transfer.capture import noise
+from attention_transfer.capture import noise, undisturbed
 from attention_transfer.errors import InputError
 from attention_transfer.models.build import bare, build, from_transformers_config
 from attention_transfer.models.class_names import pair_classes

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from attention_transfer.capture import noise
+from attention_transfer.capture import noise, undisturbed
 from attention_transfer.errors import InputError
 from attention_transfer.models.build import bare
 

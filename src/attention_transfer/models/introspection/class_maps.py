@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attention_transfer.capture import Capture, CaptureError, Reading, Tap, noise
+from attention_transfer.capture import Capture, CaptureError, Reading, Tap, noise, undisturbed
 from attention_transfer.errors import InputError
 from attention_transfer.models.introspection.description import Description
 from attention_transfer.models.introspection.pooling import between
