@@ -5,9 +5,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from attention_transfer.commands import PROGRAM
 from attention_transfer.errors import InputError, printable
 
-PROGRAM = "attention-transfer"
 _SHOWN = 200  # letters of a name in a message
 # What a machine says no with whatever is asked of it: rights, room, devices that fail, names that it does not have.
 _OF_THE_MACHINE = (

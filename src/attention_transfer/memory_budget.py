@@ -1,10 +1,13 @@
 """How much memory there is for what methods learn and remember."""
 
+import os
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
 
-from attention_transfer.models.bounds import main_memory
+# Of version 2 and version 1 of control groups, as a container sees its own.
+_CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 @runtime_checkable
@@ -29,3 +32,15 @@ def memory_of(device: torch.device) -> int | None:
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return main_memory()
+
+
+def main_memory() -> int | None:
+    """Bytes of main memory, those that a container may use in one; None where nobody says."""
+    names = getattr(os, "sysconf_names", {})
+    known = {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= set(names)
+    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")] if known else []
+    for path in _CONTAINER_LIMITS:
+        text = path.read_text(encoding="ascii").strip() if path.is_file() else ""
+        # Without a limit one of them says `max`, the other a number larger than any memory.
+        found += [int(text)] if text.isdigit() else []
+    return min(found, default=None)

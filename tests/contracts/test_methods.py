@@ -107,7 +107,7 @@ def test_a_weight_that_is_no_weight_is_refused(key: str) -> None:
 
 def test_documentation_has_a_page_and_a_line(key: str) -> None:
     method = METHODS[key]
-    room = method.__module__.rpartition(".")[2]
+    room = method.__module__.split(".")[2]
     page = (ROOT / "docs" / "methods" / f"{room}.md").read_text()
     assert f"`{method.__name__}`" in page
     assert f"| `{key}` | `{method.__name__}` |" in (ROOT / "README.md").read_text()

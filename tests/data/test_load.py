@@ -7,7 +7,7 @@ import pytest
 from torchvision import datasets
 
 from attention_transfer.data import DATA, Split, load
-from attention_transfer.data.pipeline.pixels import cifar
+from attention_transfer.data.sources import cifar
 
 
 def same(first: Split, second: Split) -> bool:

@@ -10,7 +10,7 @@ from tests.methods.test_attention_links import EXAMPLE, linked, links_of, transf
 from torch import nn
 
 from attention_transfer import AttentionLinks, Distiller, build
-from attention_transfer.methods.attention_links.method import memory
+from attention_transfer.methods.attention_links import memory
 from attention_transfer.methods.attention_links.selection import LinkChoice, LinkGroup, links_to_json
 
 

@@ -8,8 +8,8 @@ from tests.closeness import assert_near
 from torch import Tensor
 from torch.nn import functional
 
+from attention_transfer.methods.attention_links import bicubic
 from attention_transfer.methods.attention_links.bicubic import resized
-from attention_transfer.methods.attention_links.method import bicubic
 
 SHAPES = ((3, 12, 9), (5, 2, 3), (2, 12, 9), (4, 6, 5), (1, 4, 4))
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from attention_transfer import Contrastive, Distiller
 from attention_transfer.batch import Batch
+from attention_transfer.methods.contrastive import memory_bank
 from attention_transfer.methods.contrastive.memory_bank import Bank, Others, Queue, draws_needed
-from attention_transfer.methods.contrastive.method import Contrast, contrastive_loss, memory_bank
+from attention_transfer.methods.contrastive.method import Contrast, contrastive_loss
 from attention_transfer.methods.layers.maps import unit
 
 EXAMPLE = torch.empty(2, 3, 16, 16)

@@ -8,7 +8,7 @@ from torch import nn
 
 from attention_transfer import Contrastive, Distiller
 from attention_transfer.memory_budget import ChecksMemory, memory_of
-from attention_transfer.methods.contrastive.method import memory_bank
+from attention_transfer.methods.contrastive import memory_bank
 
 
 @pytest.mark.skipif(not hasattr(os, "sysconf_names"), reason="this system does not say how much memory it has")

@@ -5,8 +5,8 @@ import torch
 from tests.closeness import assert_near
 from torch import Tensor
 
+from attention_transfer.methods.attention_links import loss as module
 from attention_transfer.methods.attention_links.loss import Form, link_distance
-from attention_transfer.methods.attention_links.method import loss as module
 
 
 def slow(maps: Tensor, weight: Tensor, bias: Tensor, target: Tensor, form: Form) -> Tensor:

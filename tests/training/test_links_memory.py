@@ -3,8 +3,8 @@
 import pytest
 
 from attention_transfer import AttentionLinks
+from attention_transfer.methods.attention_links import memory
 from attention_transfer.methods.attention_links.link_weights import Links
-from attention_transfer.methods.attention_links.method import memory
 from attention_transfer.training.prepare import prepare
 from tests.training.conftest import Make
 

@@ -7,7 +7,7 @@ from typing import Annotated, cast
 
 import tyro
 
-from attention_transfer.cli import PROGRAM
+from attention_transfer.commands import PROGRAM
 from attention_transfer.commands.train import names_data
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, Experiment, Optimisation, Training

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from attention_transfer.cli import PROGRAM
+from attention_transfer.commands import PROGRAM
 from attention_transfer.commands.launching.many_runs import (
     FailedRunsError,
     PlannedRun,

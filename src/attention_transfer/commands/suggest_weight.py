@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import tyro
 from rich.console import Console
 
-from attention_transfer.cli import PROGRAM
+from attention_transfer.commands import PROGRAM
 from attention_transfer.commands.train import parse, recipe_of
 from attention_transfer.errors import InputError
 from attention_transfer.report.table import markdown_table

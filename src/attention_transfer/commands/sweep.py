@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tyro
 
-from attention_transfer.cli import PROGRAM
+from attention_transfer.commands import PROGRAM
 from attention_transfer.commands.launching.many_runs import (
     FailedRunsError,
     PlannedRun,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, cast
 
 import tyro
 
-from attention_transfer.cli import PROGRAM
+from attention_transfer.commands import PROGRAM
 from attention_transfer.commands.list_ import first_line, grouped, lines
 from attention_transfer.errors import InputError, printable
 from attention_transfer.experiment import Data, Experiment, Optimisation, Training

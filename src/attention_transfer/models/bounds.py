@@ -4,11 +4,9 @@ Libraries build whatever their arguments say, layer by layer, until there is no 
 process. So what a network registers is counted while it is built.
 """
 
-import os
 import threading
 from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
@@ -21,6 +19,7 @@ from torch.nn.modules.module import (
 
 from attention_transfer.errors import InputError
 from attention_transfer.files.json_fields import is_whole
+from attention_transfer.memory_budget import main_memory
 
 LARGEST_SIDE = 16_384  # pixels; larger squares fill any memory
 
@@ -29,8 +28,6 @@ _SHOWN = 40  # letters of a number that is out of bounds
 _MOST_LAYERS = 100_000  # modules and tensors; the deepest known networks have some thousands
 _MOST_NUMBERS = 2**33  # where nobody says how much memory there is
 _USUAL = 1024  # sizes up to here need no look before the first tensor is made
-# Of version 2 and version 1 of control groups, as a container sees its own.
-_CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 _Network = TypeVar("_Network", bound=nn.Module)
 
@@ -76,18 +73,6 @@ def check_classes(num_classes: object, least: int) -> None:
         raise InputError(f"a classifier has at least one class, not {repr(num_classes)[:_SHOWN]}")
     if num_classes > MOST_CLASSES:
         raise InputError(f"a classifier has at most {MOST_CLASSES:,} classes, not {repr(num_classes)[:_SHOWN]}")
-
-
-def main_memory() -> int | None:
-    """Bytes of main memory, those that a container may use in one; None where nobody says."""
-    names = getattr(os, "sysconf_names", {})
-    known = {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= set(names)
-    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")] if known else []
-    for path in _CONTAINER_LIMITS:
-        text = path.read_text(encoding="ascii").strip() if path.is_file() else ""
-        # Without a limit one of them says `max`, the other a number larger than any memory.
-        found += [int(text)] if text.isdigit() else []
-    return min(found, default=None)
 
 
 def built_within_bounds(name: str, sizes: Iterable[object], make: Callable[[], _Network]) -> _Network:
