@@ -13,8 +13,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LONGEST_FILE = 400
 FORBIDDEN_NAMES = {"utils", "util", "common", "base", "core", "helpers", "helper", "misc"}
 
-# A room may import the rooms of earlier lines and itself. LIBRARY costs torch; LABORATORY is what the command needs, and
-# the library knows nothing of it.
+# A room may import the rooms of earlier lines and itself. LIBRARY costs torch; LABORATORY is what the command needs,
+# and the library knows nothing of it.
 LIBRARY = [
     {"errors"},
     {"files", "settings"},
