@@ -13,7 +13,7 @@ from attention_transfer import Data, Experiment, Optimisation, Training
 from attention_transfer.data.sources.cluttered_digits import NUM_IMAGES
 from attention_transfer.experiment import from_json, to_json
 from attention_transfer.report.groups import MeasuredRun
-from attention_transfer.runs import RunFolder, find_runs
+from attention_transfer.runs import RecordedRun, RunFolder, find_runs
 from attention_transfer.training.prepare import load_data
 
 RUNS = Path(__file__).parents[1] / "docs" / "results" / "runs"
@@ -78,7 +78,7 @@ def test_a_run_of_an_older_version_reads_as_one_with_defaults():
 
 
 @pytest.mark.parametrize("run", find_runs([RUNS]), ids=lambda run: run.path.relative_to(RUNS).as_posix())
-def test_a_committed_run_would_group_with_the_same_experiment_written_today(run: RunFolder, tmp_path: Path):
+def test_a_committed_run_would_group_with_the_same_experiment_written_today(run: RecordedRun, tmp_path: Path):
     """A new field must default to None, which groups leave out: else new runs never join those of before."""
     with RunFolder.create_or_resume(tmp_path / "today", to_json(from_json(run.experiment))) as today:
         assert MeasuredRun.read(today).settings == MeasuredRun.read(run).settings

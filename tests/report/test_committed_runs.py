@@ -1,6 +1,5 @@
 """The runs that the pages of results rest on still group, and come to what the pages say."""
 
-import json
 import re
 from pathlib import Path
 from statistics import mean, stdev
@@ -12,22 +11,22 @@ from attention_transfer.commands import reproduce
 from attention_transfer.report.compare import compare
 from attention_transfer.report.reproduction import to_markdown as reproduced_markdown
 from attention_transfer.report.table import to_markdown
-from attention_transfer.runs import find_runs
+from attention_transfer.runs import RecordedRun, find_runs
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 # Pages, and the runs of their first tables, of one or of several; one pattern after the other where the order matters.
 PAGES: dict[str, str | tuple[str, ...]] = {
     "attention-links.md": (
-        "links-cub200/alone-* links-cub200/full-* links-cub200/extracted-*",
+        "links-cub200#alone-* links-cub200#full-* links-cub200#extracted-*",
         *(
-            " ".join(f"links-cifar100/{percent}-percent-{row}-seed*" for row in ("alone", "hard", "full", "extracted"))
+            " ".join(f"links-cifar100#{percent}-percent-{row}-seed*" for row in ("alone", "hard", "full", "extracted"))
             for percent in (5, 10)
         ),
     ),
-    "attention-on-objects.md": "attending/cub200-*",
+    "attention-on-objects.md": "attending#cub200-*",
     "cifar100-resnet56-resnet20.md": " ".join(
-        f"cifar100-methods/{name}_seed*"
+        f"cifar100-methods#{name}_seed*"
         for name in (
             "cifar100-resnet20",
             "cifar100-resnet56-resnet20-at",
@@ -36,15 +35,15 @@ PAGES: dict[str, str | tuple[str, ...]] = {
             "cifar100-resnet56-resnet20-kd",
         )
     ),
-    "cluttered-digits.md": "cluttered-digits/a*",
-    "cluttered-digits-methods.md": "digits-strong/*-seed*",
-    "open-questions.md": "digits-short/weights/*",
+    "cluttered-digits.md": "cluttered-digits#a*",
+    "cluttered-digits-methods.md": "digits-strong#*-seed*",
+    "open-questions.md": "digits-short#weights/*",
     "tiny-imagenet.md": "tiny-imagenet",
     "vit-cifar100.md": (
         " ".join(
-            f"vit-cifar100-small/{row}-seed*" for row in ("scratch", "fine-tune", "copy", "distil", "copy-[fhklqv]*")
+            f"vit-cifar100-small#{row}-seed*" for row in ("scratch", "fine-tune", "copy", "distil", "copy-[fhklqv]*")
         ),
-        "vit-cifar100/scratch-seed* vit-cifar100/*-seed*",
+        "vit-cifar100#scratch-seed* vit-cifar100#*-seed*",
     ),
 }
 
@@ -85,6 +84,11 @@ def first_table(text: str) -> dict[str, list[str]]:
     return tables(text)[0]
 
 
+def runs_of(words: str) -> list[RecordedRun]:
+    """Committed runs, as the command line names them."""
+    return find_runs([RESULTS / "runs" / word for word in words.split()])
+
+
 def patterns(page: str) -> tuple[str, ...]:
     runs = PAGES[page]
     return (runs,) if isinstance(runs, str) else runs
@@ -96,8 +100,7 @@ def test_every_row_of_a_page_is_what_its_runs_come_to(page: str):
     every = [table for table in tables((RESULTS / page).read_text(encoding="utf-8")) if "seeds" in table.get("", [])]
     assert len(every) >= len(patterns(page))
     for written, runs in zip(every, patterns(page), strict=False):
-        found = [path for pattern in runs.split() for path in sorted((RESULTS / "runs").glob(pattern))]
-        computed = first_table(to_markdown(compare(find_runs(list(dict.fromkeys(found))))))
+        computed = first_table(to_markdown(compare(runs_of(runs))))
         assert len(written) >= 3
         assert {name: computed.get(name) for name in written} == written
 
@@ -121,13 +124,13 @@ def test_every_ensemble_of_a_page_is_what_was_found_beside_its_runs():
         if "with the fine-tuned network" in table
     )
     found: dict[str, list[tuple[float, ...]]] = {}
-    for path in (RESULTS / "runs" / "vit-cifar100-small").glob("fine-tune-seed*/findings/ensemble-*.json"):
-        finding = json.loads(path.read_text(encoding="utf-8"))
-        alone, other = finding["members"]
-        assert alone["model"] == path.parents[1].name
-        together = finding["together"]["top1"]
-        row = (other["top1"], finding["agreement"][0]["percent"], together, together - alone["top1"])
-        found.setdefault(other["model"].rpartition("-")[0], []).append(row)
+    for run in runs_of("vit-cifar100-small#fine-tune-seed*"):
+        for finding in run.read_findings().values():
+            alone, other = finding["members"]
+            assert alone["model"] == run.path.name
+            together = finding["together"]["top1"]
+            row = (other["top1"], finding["agreement"][0]["percent"], together, together - alone["top1"])
+            found.setdefault(other["model"].rpartition("-")[0], []).append(row)
     assert {len(rows) for rows in found.values()} == {3}
     assert len(found) == len(BESIDE_FINE_TUNED) == len(shown) - 1  # beside the header
     written = {
@@ -140,20 +143,20 @@ def test_every_ensemble_of_a_page_is_what_was_found_beside_its_runs():
     assert {name: shown[name] for name in BESIDE_FINE_TUNED} == written
 
 
-def last_epoch(run: Path) -> float:
+def last_epoch(run: RecordedRun) -> float:
     """Test top-1 in percent after the last epoch."""
-    return json.loads((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])["test"]["top1"]
+    return run.read_metrics()[-1]["test"]["top1"]
 
 
 def test_students_of_another_shape_and_untrained_teachers_are_quoted_as_their_runs_ended():
     page = (RESULTS / "vit-cifar100.md").read_text(encoding="utf-8")
     section = page.partition("## Students of another shape")[2].partition("## ")[0]
     shapes = ("2-heads", "2-layers", "patch-8", "no-class-token")
-    runs = [run for shape in shapes for run in (RESULTS / "runs" / "vit-cifar100-small").glob(f"*-{shape}*-seed0")]
+    runs = [run for shape in shapes for run in runs_of(f"vit-cifar100-small#*-{shape}*-seed0")]
     ends = [f"{last_epoch(run):.2f}" for run in runs]
     assert len(ends) == 16
     assert sorted(ends) == sorted(re.findall(r"\d+\.\d\d", section))
-    control = [last_epoch(run) for run in RESULTS.glob("runs/vit-cifar100-small/copy-untrained-seed*")]
+    control = [last_epoch(run) for run in runs_of("vit-cifar100-small#copy-untrained-seed*")]
     assert f"{mean(control):.2f} ± {stdev(control):.2f}" in page
 
 
@@ -172,7 +175,7 @@ def test_every_row_of_a_reproduced_table_is_what_its_runs_come_to(page: str, mon
 
 
 def test_a_row_that_is_off_by_the_last_digit_or_split_would_be_seen():
-    text = to_markdown(compare(find_runs(sorted((RESULTS / "runs" / "cifar100-methods").glob("cifar100-resnet20_*")))))
+    text = to_markdown(compare(runs_of("cifar100-methods#cifar100-resnet20_*")))
     rows = first_table(text)
     assert rows["CE"][0] == "0, 1, 2"
     cell = rows["CE"][1]
@@ -181,7 +184,7 @@ def test_a_row_that_is_off_by_the_last_digit_or_split_would_be_seen():
 
 def test_every_page_of_runs_is_looked_at():
     folders = {path.name for path in (RESULTS / "runs").iterdir() if path.is_dir()}
-    pages = {runs.partition("/")[0] for page in PAGES for runs in patterns(page)} | {
+    pages = {runs.partition("#")[0] for page in PAGES for runs in patterns(page)} | {
         runs for _, runs, *_ in REPRODUCED.values()
     }
     assert folders == pages

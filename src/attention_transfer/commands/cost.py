@@ -15,7 +15,7 @@ from attention_transfer.experiment import Training, read_experiment
 from attention_transfer.files.env_paths import expand
 from attention_transfer.models import MODELS, OpenedModel, check_channels, open_model
 from attention_transfer.report.cost import cost_markdown
-from attention_transfer.runs import RunFolder, is_run
+from attention_transfer.runs import recorded_run
 from attention_transfer.training.device import choose_place, environment
 
 # Of what our own networks are made for, and of what those of other libraries are.
@@ -94,8 +94,9 @@ def _known_side(name: str, opened: OpenedModel) -> int | None:
     if opened.image_size is not None:
         return opened.image_size
     place = expand(name)
-    if is_run(place):
-        data = read_experiment(RunFolder(place)).data
+    run = recorded_run(place)
+    if run is not None:
+        data = read_experiment(run).data
         return data.image_size or OWN_SIDES.get(data.name.partition(":")[0])
     declared = opened.input.size if opened.input else None
     declared = declared or (opened.description.input.size if opened.description.input else None)

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 from attention_transfer.errors import InputError, printable
 from attention_transfer.experiment import Data, read_experiment
 from attention_transfer.files.env_paths import expand
-from attention_transfer.runs import RunFolder, is_run
+from attention_transfer.runs import recorded_run
 from attention_transfer.runs.downloads import Downloads
 
 # What decides which images a command reads, and how: of the test split, and of the others beyond that.
@@ -32,8 +32,9 @@ def own_data(arguments: Sequence[str]) -> Data:
         ValueError: the runs differ in what decides the images, and the arguments do not say what to take.
     """
     places = [expand(word) for word in arguments if not word.startswith("-")]
-    found = [place for place in places if is_run(place)]
-    runs = [_held(read_experiment(RunFolder(place)).data, place) for place in found]
+    recorded = [(place, run) for place in places if (run := recorded_run(place)) is not None]
+    found = [place for place, _ in recorded]
+    runs = [_held(read_experiment(run).data, place) for place, run in recorded]
     if not runs:
         return Data()
     name = _said(arguments, "--data")
@@ -57,7 +58,7 @@ def downloads(arguments: Sequence[str], allow_download: bool) -> Downloads:
         allow_download: the flag.
     """
     recorded = _said(arguments, "--data") is None and any(
-        is_run(expand(word)) for word in arguments if not word.startswith("-")
+        recorded_run(expand(word)) is not None for word in arguments if not word.startswith("-")
     )
     return Downloads(data=allow_download or not recorded, recorded=allow_download)
 

@@ -24,7 +24,7 @@ from attention_transfer.errors import InputError, printable
 from attention_transfer.files.json_fields import Fields
 from attention_transfer.files.untrusted import read_object
 from attention_transfer.recipes.tables import TABLES, Table
-from attention_transfer.runs import RunFolder, is_run, write_whole
+from attention_transfer.runs import recorded_run, write_whole
 
 if TYPE_CHECKING:
     from attention_transfer.report.reproduction import Reproduction
@@ -189,7 +189,7 @@ def table_of(planned: Plan) -> "Reproduction":
             cell.row,
             cell.column,
             len(cell.runs),
-            tuple(RunFolder(folder / run.name) for run in cell.runs if is_run(folder / run.name)),
+            tuple(begun for run in cell.runs if (begun := recorded_run(folder / run.name)) is not None),
             costs.get(f"{cell.row} {cell.column}"),
         )
         for cell in planned.cells

@@ -21,7 +21,7 @@ from attention_transfer.commands.launching.sweep_grid import Cell, Grid, grid
 from attention_transfer.commands.train import recipe_of
 from attention_transfer.errors import InputError, printable
 from attention_transfer.experiment import Experiment
-from attention_transfer.runs import RunFolder, is_run, write_whole
+from attention_transfer.runs import recorded_run, write_whole
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,8 @@ def report(planned: Grid, folder: Path, words: Sequence[str], failed: FailedRuns
     from attention_transfer.report.sweep import to_json as table_to_json
     from attention_transfer.report.sweep_plot import sweep_figure
 
-    runs = [(cell.values, RunFolder(folder / cell.name)) for cell in planned.cells if is_run(folder / cell.name)]
+    begun = [(cell.values, recorded_run(folder / cell.name)) for cell in planned.cells]
+    runs = [(values, run) for values, run in begun if run is not None]
     if not any(run.finished for _, run in runs):
         raise failed or InputError(f"no run of this sweep is finished in {folder}: run it without --only-table first")
     table = tabulate(planned.fields, runs, len(planned.cells))

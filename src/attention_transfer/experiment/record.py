@@ -10,7 +10,7 @@ from attention_transfer.errors import InputError
 from attention_transfer.experiment.experiment import Experiment
 from attention_transfer.files.json_fields import Fields, is_text
 from attention_transfer.methods import METHODS, Method
-from attention_transfer.runs import RunFolder
+from attention_transfer.runs import RecordedRun
 from attention_transfer.settings import fit
 
 
@@ -33,7 +33,7 @@ def from_json(content: Mapping[str, Any], source: str = "the experiment") -> Exp
     return cast(Experiment, _from_json(Experiment, content, source))
 
 
-def read_experiment(run: RunFolder) -> Experiment:
+def read_experiment(run: RecordedRun) -> Experiment:
     """The experiment of a run folder.
 
     Raises:

@@ -6,7 +6,7 @@ from statistics import mean, stdev
 
 from attention_transfer.errors import InputError
 from attention_transfer.report.groups import MeasuredRun, grouped, tested_images
-from attention_transfer.runs import RunFolder
+from attention_transfer.runs import RecordedRun
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Comparison:
     warnings: tuple[str, ...]
 
 
-def compare(runs: Iterable[RunFolder]) -> Comparison:
+def compare(runs: Iterable[RecordedRun]) -> Comparison:
     """Group runs that differ only in their seed and average each group.
 
     Raises:

@@ -6,7 +6,7 @@ from itertools import takewhile
 from typing import Any, Self, cast
 
 from attention_transfer.errors import InputError
-from attention_transfer.runs import RunFolder, flatten
+from attention_transfer.runs import RecordedRun, flatten
 
 IGNORED = (
     "seed",
@@ -45,7 +45,7 @@ class MeasuredRun:
     hardware: tuple[str, ...]
 
     @classmethod
-    def read(cls, run: RunFolder) -> Self:
+    def read(cls, run: RecordedRun) -> Self:
         """Everything that is compared, from disk. A setting of None is left out: older runs may not have it yet."""
         experiment = run.experiment
         if "seed" not in experiment:

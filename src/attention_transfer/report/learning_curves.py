@@ -12,12 +12,12 @@ from attention_transfer.report.groups import MeasuredRun, grouped
 from attention_transfer.report.pictures import save
 from attention_transfer.report.plots import INK
 from attention_transfer.report.table import markdown_table
-from attention_transfer.runs import RunFolder
+from attention_transfer.runs import RecordedRun
 
 _DASH = "–"
 
 
-def accuracy_figure(runs: Iterable[RunFolder], path: str | Path, reach: Sequence[float] = ()) -> None:
+def accuracy_figure(runs: Iterable[RecordedRun], path: str | Path, reach: Sequence[float] = ()) -> None:
     """Draw test top-1 over epochs: a colour for each group of runs that differ in their seed only, thick for the mean.
 
     Args:
@@ -58,7 +58,7 @@ def epochs_to_reach(run: MeasuredRun, accuracy: float) -> int | None:
     return min((epoch for epoch, top1 in run.series("test", "top1").items() if top1 >= accuracy), default=None)
 
 
-def reached_markdown(runs: Iterable[RunFolder], accuracies: Sequence[float]) -> str:
+def reached_markdown(runs: Iterable[RecordedRun], accuracies: Sequence[float]) -> str:
     """A table of epochs after which each group of runs reaches some accuracies, mean over seeds.
 
     Where only some seeds reach one, it says how many, and the mean is over these.
@@ -79,5 +79,5 @@ def reached_markdown(runs: Iterable[RunFolder], accuracies: Sequence[float]) -> 
     return "\n".join(markdown_table(header, rows))
 
 
-def _grouped(runs: Iterable[RunFolder]) -> dict[str, list[MeasuredRun]]:
+def _grouped(runs: Iterable[RecordedRun]) -> dict[str, list[MeasuredRun]]:
     return grouped(MeasuredRun.read(run) for run in runs)

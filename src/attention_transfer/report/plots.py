@@ -16,7 +16,7 @@ from PIL import Image
 from attention_transfer.errors import InputError
 from attention_transfer.report.groups import MeasuredRun, grouped
 from attention_transfer.report.pictures import save
-from attention_transfer.runs import RunFolder
+from attention_transfer.runs import RecordedRun
 
 _CELL_INCHES = 1.5
 _CELL_PIXELS = 240
@@ -64,7 +64,7 @@ def attention_figure(
     save(figure, path)
 
 
-def curves_figure(runs: Iterable[RunFolder], path: str | Path) -> None:
+def curves_figure(runs: Iterable[RecordedRun], path: str | Path) -> None:
     """Draw cross-entropy over epochs: of training images left, of held-out images right.
 
     One colour per group of runs that differ only in their seed, one thin line per run, a thick one for their mean;

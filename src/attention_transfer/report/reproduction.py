@@ -10,7 +10,7 @@ from attention_transfer.errors import InputError
 from attention_transfer.report.compare import Spread, spread
 from attention_transfer.report.groups import MeasuredRun, tested_images
 from attention_transfer.report.table import duration, markdown_table, percent
-from attention_transfer.runs import RunFolder
+from attention_transfer.runs import RecordedRun
 
 _DASH = "–"
 _TEACHER = "teacher"
@@ -31,7 +31,7 @@ class Entry:
     row: str
     column: str
     planned: int
-    runs: tuple[RunFolder, ...]
+    runs: tuple[RecordedRun, ...]
     cost: Mapping[str, Any] | None = None
 
 

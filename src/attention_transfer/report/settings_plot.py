@@ -11,10 +11,10 @@ from attention_transfer.errors import InputError
 from attention_transfer.report.compare import Spread, spread
 from attention_transfer.report.groups import MeasuredRun, grouped, method_name
 from attention_transfer.report.pictures import save
-from attention_transfer.runs import RunFolder
+from attention_transfer.runs import RecordedRun
 
 
-def settings_figure(runs: Iterable[RunFolder], over: Sequence[str], path: str | Path) -> None:
+def settings_figure(runs: Iterable[RecordedRun], over: Sequence[str], path: str | Path) -> None:
     """Draw test top-1 after the last epoch over one or more settings that are numbers, with whiskers over seeds.
 
     The settings share an axis, a line for each, and for each choice of methods: how many of the first and how many of

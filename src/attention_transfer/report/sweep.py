@@ -10,7 +10,7 @@ from attention_transfer.errors import InputError
 from attention_transfer.report.compare import Spread, spread
 from attention_transfer.report.groups import MeasuredRun, tested_images
 from attention_transfer.report.table import duration, markdown_table, percent
-from attention_transfer.runs import RunFolder
+from attention_transfer.runs import RecordedRun
 
 SEED = "seed"
 DASH = "–"
@@ -79,7 +79,7 @@ class SweepTable:
     notes: tuple[str, ...]
 
 
-def tabulate(fields: Sequence[str], runs: Sequence[tuple[Mapping[str, str], RunFolder]], planned: int) -> SweepTable:
+def tabulate(fields: Sequence[str], runs: Sequence[tuple[Mapping[str, str], RecordedRun]], planned: int) -> SweepTable:
     """Average the finished runs of a sweep over their seeds.
 
     Args:

@@ -1,12 +1,14 @@
-"""Run folders: the only interface between training, analysis and report."""
+"""Run folders, and tables of runs: the only interface between training, analysis and report."""
 
 from attention_transfer.files.atomic import make_folder, whole_file, write_whole
 from attention_transfer.files.bare_student import PARTS_WEIGHTS, STUDENT_CONFIG, STUDENT_WEIGHTS
 from attention_transfer.files.json_fields import Json
 from attention_transfer.files.writing import RunUnwritableError
-from attention_transfer.runs.folder import NotARunError, RunExistsError, RunFolder, find_runs, is_run
+from attention_transfer.runs.folder import NotARunError, RunExistsError, RunFolder, is_run
 from attention_transfer.runs.json_diff import differing_fields, flatten
 from attention_transfer.runs.locking import RunLockedError
+from attention_transfer.runs.recorded import RecordedRun
+from attention_transfer.runs.search import find_runs, recorded_run
 
 __all__ = [
     "PARTS_WEIGHTS",
@@ -14,6 +16,7 @@ __all__ = [
     "STUDENT_WEIGHTS",
     "Json",
     "NotARunError",
+    "RecordedRun",
     "RunExistsError",
     "RunFolder",
     "RunLockedError",
@@ -23,6 +26,7 @@ __all__ = [
     "flatten",
     "is_run",
     "make_folder",
+    "recorded_run",
     "whole_file",
     "write_whole",
 ]

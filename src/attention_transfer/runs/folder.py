@@ -8,7 +8,7 @@ import math
 import os
 import re
 import weakref
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -88,7 +88,7 @@ class RunFolder:
             _refuse_foreign(path)
             _ = _folders(path)
             if is_run(path):
-                _refuse_other_experiment(path, wanted)
+                refuse_other_experiment(path, read_object(path / _EXPERIMENT), wanted)
             else:
                 _write_json(path / _EXPERIMENT, wanted)
             for folder in (path, *_folders(path)):
@@ -237,6 +237,25 @@ class RunFolder:
         write_whole(path, content)
         return path
 
+    def read_findings(self) -> dict[str, Json]:
+        """What analyses found and kept as JSON, by name; files of other kinds are `other_files`.
+
+        Raises:
+            ValueError: a finding cannot be read.
+        """
+        return {path.stem: read_object(path) for path in sorted(self._findings()) if path.suffix == ".json"}
+
+    def other_files(self) -> list[str]:
+        """Names of files and folders in the run beside what this class reads as JSON, such as weights."""
+        known = {_EXPERIMENT, _ENVIRONMENT, _METRICS, _SUMMARY, _FINDINGS, LOCK}
+        names = [f"{path.name}{'/' * path.is_dir()}" for path in self.path.iterdir() if path.name not in known]
+        names += [f"{_FINDINGS}/{path.name}" for path in self._findings() if path.suffix != ".json"]
+        return sorted(names)
+
+    def _findings(self) -> list[Path]:
+        folder = self.path / _FINDINGS
+        return [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+
     @property
     def _writable(self) -> bool:
         return self._release is not None and self._release.alive
@@ -255,36 +274,6 @@ def is_run(path: str | Path) -> bool:
     return (Path(path) / _EXPERIMENT).is_file()
 
 
-def find_runs(paths: Iterable[str | Path]) -> list[RunFolder]:
-    """All runs at and below some paths, each once, in the order of the paths and then by name.
-
-    Args:
-        paths: run folders, or folders that hold run folders at any depth.
-
-    Raises:
-        NotARunError: a path does not exist or holds no run.
-    """
-    found: dict[Path, RunFolder] = {}
-    for path in map(Path, paths):
-        if not path.is_dir():
-            raise NotARunError(f"{path} is not a folder; give a run folder or a folder of runs")
-        runs = [RunFolder(folder) for folder in _run_folders(path)]
-        if not runs:
-            raise NotARunError(f"{path} holds no run: no {_EXPERIMENT} at or below it")
-        for run in runs:
-            found.setdefault(run.path.resolve(), run)
-    return list(found.values())
-
-
-def _run_folders(path: Path) -> Iterator[Path]:
-    if is_run(path):
-        yield path
-        return
-    for below in sorted(path.iterdir()):
-        if below.is_dir() and not below.is_symlink():
-            yield from _run_folders(below)
-
-
 def _refuse_foreign(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise RunExistsError(f"{path} is a file; a run needs a folder: choose another one")
@@ -296,8 +285,18 @@ def _refuse_foreign(path: Path) -> None:
         raise RunExistsError(f"{path} is not empty and is no run (it holds {shown}); choose a new or an empty folder")
 
 
-def _refuse_other_experiment(path: Path, wanted: Json) -> None:
-    differing = differing_fields(read_object(path / _EXPERIMENT), wanted)
+def refuse_other_experiment(path: Path, recorded: Json, wanted: Json) -> None:
+    """Refuse to take a run for one of other settings.
+
+    Args:
+        path: of it.
+        recorded: its experiment.
+        wanted: the one that should be there.
+
+    Raises:
+        RunExistsError: naming the fields that differ.
+    """
+    differing = differing_fields(recorded, wanted)
     if differing:
         listed = "; ".join(f"{field} is {there!r} there, {now!r} now" for field, (there, now) in differing.items())
         raise RunExistsError(

@@ -22,7 +22,8 @@ from attention_transfer.errors import InputError
 from attention_transfer.experiment import Experiment, from_json, to_json
 from attention_transfer.phases import Stretch, said, stretches
 from attention_transfer.pretraining import MaskedAutoencoder
-from attention_transfer.runs import RunFolder, is_run, whole_file
+from attention_transfer.runs import RunFolder, is_run, recorded_run, whole_file
+from attention_transfer.runs.folder import refuse_other_experiment
 from attention_transfer.training.averaging import WeightAverage
 from attention_transfer.training.cache import remember_teacher
 from attention_transfer.training.checkpoint import Expected, check_checkpoint, load_optimizer, read_checkpoint
@@ -69,13 +70,16 @@ def fit(
     with given_back(), joined(experiment.training.device) as process:
         reporter = reporter or Reporter(silent=not process.writes)
         wanted = _as_recorded(experiment, folder)
-        if is_run(folder) and RunFolder(folder).experiment != wanted:
+        recorded = recorded_run(folder)
+        if recorded is not None and recorded.experiment != wanted:
             # A slip in a name looks like another experiment.
             check_networks(experiment)
-        if is_run(folder) and RunFolder(folder).finished:
+        if recorded is not None and recorded.finished:
             if process.writes:
                 # Refused here if it is another experiment's.
-                RunFolder.create_or_resume(folder, wanted).close()
+                refuse_other_experiment(folder, recorded.experiment, wanted)
+                if is_run(folder):
+                    RunFolder.create_or_resume(folder, wanted).close()
             reporter.line(f"{folder} is finished already: nothing to do")
             return
         # A folder that is a run already is checked (and locked) before anything is loaded, a new one made after.
@@ -101,9 +105,10 @@ def _as_recorded(experiment: Experiment, folder: Path) -> dict[str, Any]:
     """The experiment as JSON; as an existing run wrote it, if it means the same: settings added since have defaults,
     and what a recipe is called changes nothing that is computed."""
     wanted = to_json(experiment)
-    if not is_run(folder):
+    run = recorded_run(folder)
+    if run is None:
         return wanted
-    recorded = RunFolder(folder).experiment
+    recorded = run.experiment
     try:
         meant = to_json(replace(from_json(recorded, str(folder)), recipe=experiment.recipe))
         return recorded if meant == wanted else wanted

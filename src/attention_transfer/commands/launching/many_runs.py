@@ -9,7 +9,7 @@ from pathlib import Path
 from attention_transfer.errors import InputError, printable
 from attention_transfer.experiment import Experiment, from_json, to_json
 from attention_transfer.files.writing import to_write
-from attention_transfer.runs import RunFolder, differing_fields, is_run, make_folder
+from attention_transfer.runs import differing_fields, is_run, make_folder, recorded_run
 
 _LOGS = "logs"
 
@@ -35,7 +35,8 @@ class FailedRunsError(RuntimeError):
 
 def finished(folder: Path) -> bool:
     """Whether a run is there that has reached its end."""
-    return is_run(folder) and RunFolder(folder).finished
+    run = recorded_run(folder)
+    return run is not None and run.finished
 
 
 def refuse_torchrun(what: str) -> None:
@@ -70,9 +71,10 @@ def refuse_other_experiment(folder: Path, experiment: Experiment, what: str) -> 
         ValueError: naming what differs.
     """
     to_write(folder.parent, folder.name)
-    if not is_run(folder):
+    run = recorded_run(folder)
+    if run is None:
         return
-    wanted, recorded = to_json(experiment), RunFolder(folder).experiment
+    wanted, recorded = to_json(experiment), run.experiment
     try:
         # Settings that have come since have their defaults; what a recipe is called changes nothing that is computed.
         recorded = to_json(replace(from_json(recorded), recipe=experiment.recipe))

@@ -14,7 +14,7 @@ from attention_transfer.methods import Method
 from attention_transfer.models.naming import split_weights
 from attention_transfer.recipes import RECIPES
 from attention_transfer.recipes.tables import Cell, Table
-from attention_transfer.runs import RunFolder, differing_fields, flatten, is_run
+from attention_transfer.runs import differing_fields, flatten, recorded_run
 
 # What a run may differ in and still follow the protocol: where it runs, and where images and networks are found.
 _NO_CHANGE = (
@@ -159,9 +159,8 @@ def _network_of(teacher: str | None) -> str | None:
     if teacher is None:
         return None
     folder = Path(expand(teacher))
-    name, weights = (
-        (str(RunFolder(folder).experiment.get("student", "")), "") if is_run(folder) else split_weights(teacher)
-    )
+    run = recorded_run(folder)
+    name, weights = (str(run.experiment.get("student", "")), "") if run is not None else split_weights(teacher)
     return None if weights is None else name.partition("(")[0]
 
 
