@@ -1,6 +1,7 @@
 """The runs that the pages of results rest on still group, and come to what the pages say."""
 
 import re
+import subprocess
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -14,6 +15,7 @@ from attention_transfer.report.table import to_markdown
 from attention_transfer.runs import RecordedRun, find_runs
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
+MOST_FILES = 100
 
 # Pages, and the runs of their first tables, of one or of several; one pattern after the other where the order matters.
 PAGES: dict[str, str | tuple[str, ...]] = {
@@ -188,3 +190,26 @@ def test_every_page_of_runs_is_looked_at():
         runs for _, runs, *_ in REPRODUCED.values()
     }
     assert folders == pages
+
+
+def kept_files() -> list[Path]:
+    """Files of docs/ that are kept under version control; all of them where it cannot be asked."""
+    root = RESULTS.parents[1]
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(root), "ls-files", "-z", "docs"], capture_output=True, text=True, check=True
+        )
+        names = [name for name in answer.stdout.split("\0") if name]
+    except (OSError, subprocess.CalledProcessError):
+        names = []
+    # Unpacked from an archive, nothing is under version control.
+    return [Path(name) for name in names] or [each for each in (root / "docs").rglob("*") if each.is_file()]
+
+
+def test_pages_and_their_results_are_few_files():
+    """A thousand run folders once hid the pages; a table of runs is one file."""
+    kept = kept_files()
+    assert 50 < len(kept) <= MOST_FILES
+    assert not [path for path in kept if path.name in ("experiment.json", "metrics.jsonl", "summary.json")]
+    tables = sorted(path.parent.name for path in kept if path.name == "runs.jsonl")
+    assert tables == sorted(path.name for path in (RESULTS / "runs").iterdir() if path.is_dir())

@@ -31,9 +31,9 @@ from attention_transfer.runs.json_diff import differing_fields, flatten
 from attention_transfer.runs.locking import LOCK, lock
 from attention_transfer.runs.shapes import check_environment, check_experiment, check_row, check_summary
 
-_EXPERIMENT = "experiment.json"
+EXPERIMENT = "experiment.json"
 _ENVIRONMENT = "environment.json"
-_METRICS = "metrics.jsonl"
+METRICS = "metrics.jsonl"
 _SUMMARY = "summary.json"
 _CHECKPOINT = Path("checkpoints", "last.pt")
 _SNAPSHOT = "epoch-"
@@ -64,7 +64,7 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not is_run(self.path):
-            raise NotARunError(f"{path} is no run folder: it has no {_EXPERIMENT}; give the folder that `train` wrote")
+            raise NotARunError(f"{path} is no run folder: it has no {EXPERIMENT}; give the folder that `train` wrote")
         self._release: weakref.finalize[Any, Any] | None = None
 
     @classmethod
@@ -88,9 +88,9 @@ class RunFolder:
             _refuse_foreign(path)
             _ = _folders(path)
             if is_run(path):
-                refuse_other_experiment(path, read_object(path / _EXPERIMENT), wanted)
+                refuse_other_experiment(path, read_object(path / EXPERIMENT), wanted)
             else:
-                _write_json(path / _EXPERIMENT, wanted)
+                _write_json(path / EXPERIMENT, wanted)
             for folder in (path, *_folders(path)):
                 remove_leftovers(folder)
         except BaseException:
@@ -114,7 +114,7 @@ class RunFolder:
     @property
     def experiment(self) -> Json:
         """What determines the run, as it was given."""
-        path = self.path / _EXPERIMENT
+        path = self.path / EXPERIMENT
         return check_experiment(read_object(path), str(path))
 
     @property
@@ -186,8 +186,8 @@ class RunFolder:
             ValueError: a number is not finite, which JSON cannot hold.
         """
         self._require_lock()
-        line = _encode(row, _METRICS, indent=None).encode() + b"\n"
-        path = to_write(self.path, _METRICS)
+        line = _encode(row, METRICS, indent=None).encode() + b"\n"
+        path = to_write(self.path, METRICS)
         if path.exists() and not read_regular(path).endswith(b"\n"):
             # A process killed while it wrote leaves half a line, which must not swallow this one.
             self._write_metrics(self.read_metrics())
@@ -199,7 +199,7 @@ class RunFolder:
         Raises:
             ValueError: a line before the end is not JSON.
         """
-        path = self.path / _METRICS
+        path = self.path / METRICS
         if not path.exists():
             return []
         lines = {f"line {number} of {path}": line for number, line in enumerate(read_regular(path).split(b"\n"), 1)}
@@ -247,7 +247,7 @@ class RunFolder:
 
     def other_files(self) -> list[str]:
         """Names of files and folders in the run beside what this class reads as JSON, such as weights."""
-        known = {_EXPERIMENT, _ENVIRONMENT, _METRICS, _SUMMARY, _FINDINGS, LOCK}
+        known = {EXPERIMENT, _ENVIRONMENT, METRICS, _SUMMARY, _FINDINGS, LOCK}
         names = [f"{path.name}{'/' * path.is_dir()}" for path in self.path.iterdir() if path.name not in known]
         names += [f"{_FINDINGS}/{path.name}" for path in self._findings() if path.suffix != ".json"]
         return sorted(names)
@@ -265,13 +265,13 @@ class RunFolder:
             raise InputError(f"{self.path} is open for reading only; open it with RunFolder.create_or_resume to write")
 
     def _write_metrics(self, rows: Iterable[Json]) -> None:
-        text = "".join(_encode(row, _METRICS, indent=None) + "\n" for row in rows)
-        write_whole(self.path / _METRICS, text.encode())
+        text = "".join(_encode(row, METRICS, indent=None) + "\n" for row in rows)
+        write_whole(self.path / METRICS, text.encode())
 
 
 def is_run(path: str | Path) -> bool:
     """Whether a run folder is at `path`."""
-    return (Path(path) / _EXPERIMENT).is_file()
+    return (Path(path) / EXPERIMENT).is_file()
 
 
 def _refuse_foreign(path: Path) -> None:
@@ -320,6 +320,6 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def _folders(path: Path) -> tuple[Path, ...]:
     """The folders that a run writes in, none of which may lead out of it."""
-    for name in (_METRICS, _FINDINGS):
+    for name in (METRICS, _FINDINGS):
         to_write(path, name)
     return to_write(path, *_CHECKPOINT.parent.parts), to_write(path, _SNAPSHOTS)

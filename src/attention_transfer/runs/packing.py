@@ -7,7 +7,7 @@ from pathlib import Path
 
 from attention_transfer.errors import InputError
 from attention_transfer.files.atomic import write_whole
-from attention_transfer.runs.folder import RunFolder, is_run
+from attention_transfer.runs.folder import METRICS, RunFolder, is_run
 from attention_transfer.runs.packed import (
     FIELDS,
     LARGEST_TABLE,
@@ -21,7 +21,6 @@ from attention_transfer.runs.packed import (
 from attention_transfer.runs.recorded import RecordedRun
 from attention_transfer.runs.search import FoundRun
 
-_METRICS = "metrics.jsonl"
 _SHOWN = 5
 
 
@@ -61,7 +60,7 @@ def check_table(file: Path, runs: Sequence[FoundRun]) -> None:
     Raises:
         ValueError: for a name that no table has, a file that is something else, and a table whose runs would be lost.
     """
-    if file.suffix != SUFFIX or file.name == _METRICS or file.name.startswith("."):
+    if file.suffix != SUFFIX or file.name == METRICS or file.name.startswith("."):
         raise InputError(f"{file} is no name of a table of runs: give one that ends in {SUFFIX}, such as runs{SUFFIX}")
     if is_run(file.parent):
         raise InputError(f"{file} would lie in a run folder: put it beside the run folders")

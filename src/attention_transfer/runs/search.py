@@ -6,8 +6,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from attention_transfer.errors import InputError
-from attention_transfer.runs.folder import NotARunError, RunFolder, is_run
-from attention_transfer.runs.packed import name_parts, read_packed, tables_in
+from attention_transfer.runs.folder import EXPERIMENT, NotARunError, RunFolder, is_run
+from attention_transfer.runs.packed import SUFFIX, name_parts, read_packed, tables_in
 from attention_transfer.runs.recorded import RecordedRun, same_run
 
 _CHOOSES = "#"
@@ -108,7 +108,7 @@ def _add(found: dict[Path, FoundRun], new: FoundRun) -> None:
 
 def _runs_at(path: Path) -> list[FoundRun]:
     """Runs at and below a path, sorted by their names below it."""
-    if path.is_file() and path.suffix == ".jsonl":
+    if path.is_file() and path.suffix == SUFFIX:
         return [FoundRun(run.name, run) for run in read_packed(path)]
     if not path.is_dir():
         raise NotARunError(f"{path} is not a folder; give a run folder, a folder of runs, or a table of runs (.jsonl)")
@@ -116,7 +116,7 @@ def _runs_at(path: Path) -> list[FoundRun]:
         return [FoundRun(path.resolve().name, RunFolder(path))]
     runs = [FoundRun(run.path.relative_to(path).as_posix(), run) for run in _below(path)]
     if not runs:
-        raise NotARunError(f"{path} holds no run: no experiment.json at or below it, and no table of runs")
+        raise NotARunError(f"{path} holds no run: no {EXPERIMENT} at or below it, and no table of runs")
     return sorted(runs, key=lambda each: name_parts(each.name))
 
 
