@@ -87,7 +87,7 @@ def test_the_direction_is_able_to_refuse():
     assert {"report", "analysis", "training"} <= allowed_rooms("cli")
 
 
-@pytest.mark.parametrize("folder", ["src", "tests", "benchmarks"])
+@pytest.mark.parametrize("folder", ["src", "tests", "benchmarks", "examples"])
 def test_files_stay_short_enough_to_be_read(folder: str):
     lengths = {path: len(path.read_text().splitlines()) for path in (REPOSITORY / folder).rglob("*.py")}
     too_long = {path.name: lines for path, lines in lengths.items() if lines > LONGEST_FILE}
@@ -116,6 +116,7 @@ def test_every_tested_room_exists():
         "golden",
         "end_to_end",
         "benchmarks",
+        "examples",
     }
     assert mirrored <= rooms
 
