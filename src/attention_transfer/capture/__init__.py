@@ -22,6 +22,7 @@ from attention_transfer.capture.reading import Reading
 from attention_transfer.capture.recorder import Replacement
 from attention_transfer.capture.same_noise import check_same_noise
 from attention_transfer.capture.tap import CaptureError, Layout, Tap, spatial, token_grid
+from attention_transfer.capture.uncompiled_calls import left_uncompiled
 
 __all__ = [
     "Attention",
@@ -55,6 +56,7 @@ __all__ = [
     "input_gradient",
     "is_graph",
     "kept",
+    "left_uncompiled",
     "no_recomputation",
     "noise",
     "own_buffers",

@@ -15,6 +15,7 @@ from attention_transfer.capture.recorder import Recorder, Replacement, Stop
 from attention_transfer.capture.scoped_hooks import Attached
 from attention_transfer.capture.tap import CaptureError, Tap
 from attention_transfer.capture.uncalled_modules import stand_ins
+from attention_transfer.capture.uncompiled_calls import left_uncompiled
 
 
 class Capture:
@@ -197,10 +198,12 @@ class Capture:
         self._attached.remove()
 
 
-@torch.compiler.disable(recursive=False)  # pyright: ignore[reportUntypedFunctionDecorator]
-def _apart(run: Callable[[Tensor], Reading], image: Tensor) -> Reading:
-    """Run by itself what a compiler cannot follow; what it calls is compiled still."""
+def _run_by_itself(run: Callable[[Tensor], Reading], image: Tensor) -> Reading:
     return run(image)
+
+
+_apart = left_uncompiled(_run_by_itself, inside=False)
+"""Runs by itself what a compiler cannot follow; what it calls is compiled still."""
 
 
 def as_logits(output: Any, role: str) -> Tensor:

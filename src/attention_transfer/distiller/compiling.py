@@ -6,6 +6,8 @@ from typing import TypeVar, cast
 import torch
 from torch.torch_version import TorchVersion
 
+from attention_transfer.capture import left_uncompiled
+
 COMPILES_FROM = "2.10"
 """The first version of torch that compiles a distiller to what it computes.
 
@@ -23,4 +25,4 @@ def compiles() -> bool:
 
 def compiled_where_it_can_be(step: _Step) -> _Step:
     """The step, which stays as it is inside of compiled code where torch cannot compile it."""
-    return step if compiles() else cast(_Step, torch.compiler.disable(step))
+    return step if compiles() else cast(_Step, left_uncompiled(step))

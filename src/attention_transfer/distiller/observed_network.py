@@ -17,6 +17,7 @@ from attention_transfer.capture import (
     Tap,
     as_logits,
     input_gradient,
+    left_uncompiled,
     no_recomputation,
     own_buffers,
     twice_differentiable,
@@ -247,13 +248,12 @@ class Network:
 
     def _run(self, image: Tensor, label: Tensor | None, run: Callable[[Tensor], Reading]) -> Seen:
         if self.wanted.differentiated and label is not None:
-            # torch's annotation of `disable` forgets that methods are bound.
-            return self._run_differentiated(image, label, run)  # pyright: ignore[reportAttributeAccessIssue]
+            return self._run_differentiated(image, label, run)
         with nullcontext() if self.role == "student" else torch.no_grad():
             return Seen(self._given.run(image, run))
 
     # Compiled graphs cannot be differentiated twice; inside a compiled distiller this part runs as it is.
-    @torch.compiler.disable
+    @left_uncompiled
     def _run_differentiated(self, image: Tensor, label: Tensor, run: Callable[[Tensor], Reading]) -> Seen:
         if torch.is_inference_mode_enabled():
             raise InputError(

@@ -4,12 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import log
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from scipy.optimize import linear_sum_assignment
+from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 
-from attention_transfer.capture import Attention
+from attention_transfer.capture import Attention, left_uncompiled
+from attention_transfer.errors import InputError
 from attention_transfer.methods.attention_maps.averages import only_map
 from attention_transfer.methods.attention_maps.cross_entropy import log_map
 
@@ -45,8 +47,19 @@ def best_heads(cost: Float[Tensor, "h g"]) -> Int64[Tensor, " h"]:
     """
     heads, others = cost.shape
     copies = -(-heads // others)
-    _, columns = linear_sum_assignment(cost.double().cpu().repeat(1, copies).numpy())
+    _, columns = _assignment()(cost.double().cpu().repeat(1, copies).numpy())
     return torch.from_numpy(columns % others).to(cost.device)
+
+
+def _assignment() -> Callable[[NDArray[np.float64]], tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    # Loaded where heads are matched: it takes longer than the rest of the methods.
+    try:
+        from scipy.optimize import linear_sum_assignment
+    except ImportError as error:
+        raise InputError(
+            "the heads of teacher and student are matched by scipy, which cannot be loaded: pip install scipy"
+        ) from error
+    return linear_sum_assignment
 
 
 def in_turn(heads: int, others: int, device: torch.device | None = None) -> Int64[Tensor, " h"]:
@@ -89,19 +102,23 @@ class HeadMatching(nn.Module):
 
     Attributes:
         order: number of the teacher head per layer and student head; −1 until it is found.
+
+    Raises:
+        ValueError: scipy, which finds the matching, is not installed.
     """
 
     order: Tensor
 
     def __init__(self, layers: int, heads: int, teacher_heads: int, *, mixed: bool) -> None:
         super().__init__()
+        _assignment()
         self.register_buffer("order", torch.full((layers, heads), -1))
         self.teacher_heads = teacher_heads
         # Added to the start, so that weight decay leads back to it.
         self.mixing = nn.Parameter(torch.zeros(layers, heads, teacher_heads)) if mixed else None
 
     # Assignments are found outside of torch; compiled code runs this part as it is.
-    @torch.compiler.disable
+    @left_uncompiled
     def find(self, costs: Callable[[], Sequence[Tensor]]) -> None:
         """Find the matching unless it is known; in training mode only, in which all processes call it together.
 
