@@ -14,7 +14,7 @@ TWO_AT_A_TIME := -n $(WORKERS) --dist loadgroup
 FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-lowest test-more recipes lint format
+.PHONY: help quickstart test test-lowest test-more docs recipes lint format
 
 help: ## Show this list
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +31,10 @@ test-lowest: $(LOWEST)/.installed ## Run the same tests on the lowest versions t
 
 test-more: $(INSTALLED) ## Run the tests that take longer or need more: kills, whole commands, extras
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TWO_AT_A_TIME) -m more $(FLAGS)
+
+docs: $(INSTALLED) ## Build the documentation with the API reference into build/docs
+	$(BIN)/python -m sphinx -q -n -W -c docs . build/docs
+	@echo "Open build/docs/docs/index.html"
 
 recipes: $(INSTALLED) ## Run the tiny form of every recipe and say which fail or take more than 10 s on two cores
 	$(BIN)/python benchmarks/recipes.py

@@ -1,9 +1,14 @@
 """The pages of the repository: what they link to and name is there, and what is there is named."""
 
 import re
+import shlex
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 import attention_transfer
 
@@ -82,3 +87,84 @@ def test_the_architecture_names_files_that_exist():
     outside = {name for name in named if not (SOURCE / name).exists() and not (REPOSITORY / name).exists()}
     # A name without a folder is that of any file; in capitals are names that are yet to be chosen.
     assert not {name for name in outside if not re.search("NAME|FAMILY", name) and not [*SOURCE.rglob(name)]}
+
+
+def test_the_index_leads_to_every_page():
+    index = REPOSITORY / "docs" / "index.md"
+    linked = {
+        (index.parent / target.partition("#")[0]).resolve() for target in targets(index.read_text(encoding="utf-8"))
+    }
+    pages = {*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md"), *(REPOSITORY / "examples").rglob("*.md")}
+    assert not {page.relative_to(REPOSITORY) for page in pages - linked - {index}}
+
+
+@pytest.mark.more
+def test_the_documentation_builds_without_a_warning_and_has_every_public_name(tmp_path: Path):
+    pytest.importorskip("sphinx", reason="needs the extra `docs`")
+    command = [sys.executable, "-m", "sphinx", "-q", "-n", "-W", "-c", "docs", ".", str(tmp_path)]
+    built = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    pages = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "docs" / "reference").glob("*.html"))
+    described = set(re.findall(r'id="attention_transfer\.(\w+)"', pages))
+    assert described == {name for name in attention_transfer.__all__ if name not in ("METHODS", "MODELS")}
+    assert {path.stem for path in (REPOSITORY / "docs").glob("*.md")} <= {
+        path.stem for path in (tmp_path / "docs").glob("*.html")
+    }
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert citation["cff-version"] == "1.2.0"
+    assert {"message", "title", "authors"} <= citation.keys()
+    assert (citation["title"], citation["version"]) == (project["name"], project["version"])
+    assert citation["license"] == project["license"]
+
+
+# ---------------------------------------------------------------- CONTRIBUTING.md
+
+CONTRIBUTING = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+WALKED = SOURCE / "methods" / "similarity_preserving.py"
+
+
+def test_the_walk_through_a_method_quotes_it_as_it_is():
+    blocks = re.findall(r"^```python\n(.*?)^```", CONTRIBUTING, flags=re.DOTALL | re.MULTILINE)
+    assert len(blocks) > 3
+    assert not [block for block in blocks if block not in WALKED.read_text(encoding="utf-8")]
+
+
+def test_the_walk_through_a_method_names_files_that_exist():
+    named = re.findall(r"`((?:src|tests|docs|examples)/[\w/]+\.\w+)`", CONTRIBUTING)
+    assert len(named) > 3
+    assert not [name for name in named if not (REPOSITORY / name).exists()]
+    inside = re.findall(r"`((?:methods|runs)/\w+\.py|settings\.py)`", CONTRIBUTING)
+    assert len(inside) > 3
+    assert not [name for name in inside if not (SOURCE / name).exists()]
+
+
+def commands() -> list[list[str]]:
+    """What the page says to type, but for `make`, of which tests/test_setup.py and .ci/run know."""
+    lines = re.findall(r"^\$ (.*)$", CONTRIBUTING, flags=re.MULTILINE)
+    return [words for line in lines if (words := shlex.split(line, comments=True))[0] != "make"]
+
+
+@pytest.mark.more
+@pytest.mark.parametrize("command", commands(), ids=" ".join)
+def test_the_commands_of_the_walk_run(command: list[str], tmp_path: Path):
+    program, *arguments = command
+    module = {".venv/bin/python": [], ".venv/bin/attention-transfer": ["-m", "attention_transfer.cli"]}[program]
+    # Tests are found from the repository; runs are written elsewhere.
+    folder = tmp_path if module else REPOSITORY
+    done = subprocess.run(
+        [sys.executable, *module, *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no tests ran" not in done.stdout
+
+
+def test_make_targets_that_pages_name_exist():
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    there = set(re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE))
+    for page in PAGES:
+        named = set(re.findall(r"`make ([a-z-]+)", page.read_text(encoding="utf-8")))
+        assert named <= there, page.name

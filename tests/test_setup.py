@@ -1,8 +1,10 @@
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.lowest_versions import lowest_versions
 
@@ -48,10 +50,29 @@ def numbers(version: str) -> list[int]:
 def test_everything_that_must_hold_is_run_before_a_change_is_accepted():
     script, readme = (REPOSITORY / ".ci" / "run").read_text(), (REPOSITORY / "README.md").read_text()
     for command in ("test", "test-lowest", "test-more", "lint"):
-        assert re.search(rf"^part make {command}\b", script, flags=re.MULTILINE), command
+        versions = "lowest" if command == "test-lowest" else "newest"
+        assert re.search(rf"^part {versions} make {command}\b", script, flags=re.MULTILINE), command
     assert "make test-lowest" in readme
     assert "make test-more" in readme
     assert f"torch {lowest_versions()['torch']}" in readme
+
+
+def test_parts_of_everything_are_run_side_by_side_on_every_python_that_is_supported():
+    workflow = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    (job,) = workflow["jobs"].values()
+    matrix = job["strategy"]["matrix"]
+    assert f">={min(matrix['python'], key=numbers)}" == PROJECT["requires-python"]
+    assert matrix["versions"] == ["newest", "lowest"]
+    assert job["steps"][-1]["run"] == "bash .ci/run ${{ matrix.versions }}"
+    unknown = subprocess.run(["bash", ".ci/run", "some"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert "all|newest|lowest" in unknown.stderr
+
+
+def test_hooks_of_commits_style_as_make_lint_checks():
+    hooks = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    entries = [hook["entry"] for source in hooks["repos"] if source["repo"] == "local" for hook in source["hooks"]]
+    assert [entry.split()[:2] for entry in entries] == [[".venv/bin/ruff", "check"], [".venv/bin/ruff", "format"]]
 
 
 def test_the_readme_names_commands_that_exist():

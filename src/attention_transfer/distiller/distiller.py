@@ -45,7 +45,7 @@ class Distiller(TakesAlong):
     `state_dict()`, but follows the distiller to another device, dtype or memory format. So does what methods learn and
     remember, which never goes below float32.
 
-    The loop that is right for every method:
+    The loop that is right for every method::
 
         optimizer = torch.optim.SGD(distiller.trainable_parameters(), lr=0.1)
         for epoch in range(distiller.num_epochs(100)):

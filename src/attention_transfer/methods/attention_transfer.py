@@ -35,7 +35,7 @@ class AttentionTransfer(Method):
     Args:
         weight: β; the authors' commands use 1000 with the form `code`.
         kind: `sum` or `max` over channels.
-        power: exponent p of |A|, at least 1, odd and fractional ones included.
+        power: exponent p of `|A|`, at least 1, odd and fractional ones included.
         form: `code` is the mean over images and positions of the squared difference, what the authors ran and what
             their β belongs to; `paper` is the mean over images of the L2 norm, as Eq. 2 is printed.
         activation: `post` reads stages as the next one receives them, `pre` before their last activation.

@@ -66,7 +66,7 @@ class ClassAttention(Method):
         normalise: `l2` or `l1` norm of each map, or `none`; `auto` is `none` where both networks are of one Python
             class, `l2` otherwise. Appendix A.3 speaks of similar structures; one class may build unlike ones, and
             two libraries the same one: then say which.
-        form: `code` averages over positions, `paper` sums; they differ by the factor `resolution`², and so does β.
+        form: `code` averages over positions, `paper` sums; they differ by the factor `resolution²`, and so does β.
         producer: of the teacher's maps: `cam`, or `grad-cam`, the paper's negative control. For these networks,
             Grad-CAM of a class is its map without what is negative, up to a factor.
         binarise: the teacher's maps become 1 above a threshold and 0 below it before pooling: the `mean` of a map's

@@ -29,6 +29,7 @@ from attention_transfer.files.writing import append, to_write
 from attention_transfer.runs.inside import SNAPSHOTS as _SNAPSHOTS
 from attention_transfer.runs.json_diff import differing_fields, flatten
 from attention_transfer.runs.locking import LOCK, lock
+from attention_transfer.runs.renamed_settings import with_current_names
 from attention_transfer.runs.shapes import check_environment, check_experiment, check_row, check_summary
 
 EXPERIMENT = "experiment.json"
@@ -88,7 +89,8 @@ class RunFolder:
             _refuse_foreign(path)
             _ = _folders(path)
             if is_run(path):
-                refuse_other_experiment(path, read_object(path / EXPERIMENT), wanted)
+                recorded = with_current_names(read_object(path / EXPERIMENT), str(path))
+                refuse_other_experiment(path, recorded, wanted)
             else:
                 _write_json(path / EXPERIMENT, wanted)
             for folder in (path, *_folders(path)):

@@ -3,6 +3,7 @@
 from typing import Any, cast
 
 from attention_transfer.files.json_fields import Fields, Json, is_number, is_object
+from attention_transfer.runs.renamed_settings import with_current_names
 
 _SPLITS = ("train", "test", "validation", "unseen", "neighbours")
 _UNAVERAGED = "unaveraged"
@@ -11,11 +12,13 @@ _IMAGES_OF = "images_of"
 
 
 def check_experiment(content: Json, source: str) -> Json:
-    """The same, if its fields are of their types; those of its methods and settings are checked where they are used.
+    """The same under today's names, if its fields are of their types; those of its methods and settings are checked
+    where they are used.
 
     Raises:
         ValueError: naming the field.
     """
+    content = with_current_names(content, source)
     fields = Fields(content, source)
     for name in ("recipe", "student", "teacher"):
         fields.text(name)

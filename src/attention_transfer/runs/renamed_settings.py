@@ -1,0 +1,70 @@
+"""Settings that have another name than when a run was recorded: its folder keeps its meaning."""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+from attention_transfer.errors import InputError
+from attention_transfer.files.json_fields import Json, is_object
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """One setting under two names.
+
+    Args:
+        section: the object of `experiment.json` in which it stands (`training`, `data`, …), `""` for the experiment
+            itself, or the key of a method.
+        old: its name in runs of before.
+        new: its name now.
+        since: the version that has the new name first; CONTRIBUTING.md says for how long the old one is read.
+    """
+
+    section: str
+    old: str
+    new: str
+    since: str
+
+
+RENAMED: tuple[Renamed, ...] = ()
+
+
+def with_current_names(experiment: Json, source: str, renamed: tuple[Renamed, ...] | None = None) -> Json:
+    """An experiment as it would be recorded today, as far as names go; values are left alone.
+
+    Args:
+        experiment: as a file holds it.
+        source: where it is from, for messages.
+        renamed: which settings; those of `RENAMED` if None.
+
+    Raises:
+        InputError: for a setting under both names.
+    """
+    for each in RENAMED if renamed is None else renamed:
+        experiment = _renamed(experiment, each, source)
+    return experiment
+
+
+def _renamed(experiment: Json, setting: Renamed, source: str) -> Json:
+    if not setting.section:
+        return _in(experiment, setting, source)
+    changed = dict(experiment)
+    if is_object(experiment.get(setting.section)):
+        changed[setting.section] = _in(experiment[setting.section], setting, source)
+    methods = experiment.get("methods")
+    if isinstance(methods, list):
+        changed["methods"] = [
+            _in(method, setting, source) if is_object(method) and method.get("name") == setting.section else method
+            for method in cast("list[Any]", methods)
+        ]
+    return changed
+
+
+def _in(settings: Json, setting: Renamed, source: str) -> Json:
+    if setting.old not in settings:
+        return settings
+    if setting.new in settings:
+        raise InputError(
+            f"{source} has both '{setting.old}' and '{setting.new}', which are one setting: remove '{setting.old}'"
+        )
+    # In its place, so that the file reads as it did.
+    return {setting.new if name == setting.old else name: value for name, value in settings.items()}
