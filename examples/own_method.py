@@ -26,10 +26,11 @@ def centre(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 2"]:
     Args:
         features: activations of one layer, any scale.
     """
-    maps = features.float().square().mean(1)
+    # Networks may run in bfloat16, losses do not; and what is in float64 stays there.
+    maps = features.to(torch.promote_types(features.dtype, torch.float32)).square().mean(1)
     maps = maps / maps.sum((1, 2), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
-    rows = torch.linspace(-1, 1, maps.shape[1], device=maps.device)
-    columns = torch.linspace(-1, 1, maps.shape[2], device=maps.device)
+    rows = torch.linspace(-1, 1, maps.shape[1], dtype=maps.dtype, device=maps.device)
+    columns = torch.linspace(-1, 1, maps.shape[2], dtype=maps.dtype, device=maps.device)
     return torch.stack([maps.sum(2) @ rows, maps.sum(1) @ columns], 1)
 
 

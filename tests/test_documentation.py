@@ -137,7 +137,7 @@ def test_the_walk_through_a_method_names_files_that_exist():
     named = re.findall(r"`((?:src|tests|docs|examples)/[\w/]+\.\w+)`", CONTRIBUTING)
     assert len(named) > 3
     assert not [name for name in named if not (REPOSITORY / name).exists()]
-    inside = re.findall(r"`((?:methods|runs)/\w+\.py|settings\.py)`", CONTRIBUTING)
+    inside = re.findall(r"`((?:methods|runs)/[\w/]+\.py|settings\.py)`", CONTRIBUTING)
     assert len(inside) > 3
     assert not [name for name in inside if not (SOURCE / name).exists()]
 
