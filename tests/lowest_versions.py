@@ -19,7 +19,11 @@ def lowest_versions() -> dict[str, str]:
     """
     project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
     floors: dict[str, str] = {}
+    # An extra that takes others in names this package itself.
+    own = f"{project.get('name')}["
     for wanted in chain(project["dependencies"], *project["optional-dependencies"].values()):
+        if wanted.startswith(own):
+            continue
         found = re.fullmatch(r"([A-Za-z0-9._-]+)>=([0-9][0-9.]*)", wanted)
         if found is None:
             raise ValueError(f"{wanted!r} of {PROJECT.name} has no lowest version: write NAME>=VERSION")

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from attention_transfer.errors import EXTRAS
 from tests.lowest_versions import lowest_versions
 
 REPOSITORY = Path(__file__).parent.parent
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+EXTRA_GROUPS = PROJECT["optional-dependencies"]
 PIN = re.compile(r"([A-Za-z0-9._-]+)==[0-9][0-9A-Za-z.]*")
 
 
@@ -23,7 +25,7 @@ def pinned_names() -> set[str]:
 
 def test_every_dependency_is_pinned_to_the_version_it_was_tested_with():
     groups = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
-    names = {re.split(r"[<>=!~\[; ]", wanted)[0].lower() for group in groups for wanted in group}
+    names = {re.split(r"[<>=!~\[; ]", wanted)[0].lower() for group in groups for wanted in group} - {PROJECT["name"]}
     assert {"torch", "timm", "pytest"} <= names
     assert not names - pinned_names()
 
@@ -41,6 +43,17 @@ def test_every_dependency_declares_the_lowest_version_that_is_tested(monkeypatch
         project.write_text(f"[project]\ndependencies = {dependencies}\noptional-dependencies = {{}}\n")
         with pytest.raises(ValueError, match=words):
             lowest_versions()
+
+
+def test_the_library_costs_torch_and_the_command_is_an_extra():
+    named = {group: {re.split("[<>=]", wanted)[0] for wanted in wanteds} for group, wanteds in EXTRA_GROUPS.items()}
+    assert {re.split("[<>=]", wanted)[0] for wanted in PROJECT["dependencies"]} == {
+        *("torch", "numpy", "jaxtyping", "safetensors")
+    }
+    assert {extra: set(brought.values()) for extra, brought in EXTRAS.items()} == {
+        extra: names for extra, names in named.items() if extra not in ("dev", "docs")
+    }
+    assert "attention-transfer[cli,docs,hf]" in named["dev"]
 
 
 def numbers(version: str) -> list[int]:

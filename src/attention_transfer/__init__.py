@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from attention_transfer.errors import needing
+
 if TYPE_CHECKING:
     from attention_transfer.capture import CaptureError, Tap
     from attention_transfer.distiller import Distiller, Output
@@ -116,7 +118,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _ROOM_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_ROOM_OF[name]}"), name)
+    with needing(f"{__name__}.{name}"):
+        return getattr(import_module(f"{__name__}.{_ROOM_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:

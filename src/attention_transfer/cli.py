@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from attention_transfer.commands import PROGRAM
-from attention_transfer.errors import InputError, printable
+from attention_transfer.errors import InputError, check_extra, needing, printable
 
 _SHOWN = 200  # letters of a name in a message
 # What a machine says no with whatever is asked of it: rights, room, devices that fail, names that it does not have.
@@ -40,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         _refuse_bytes(rest)
-        COMMANDS[name](rest)
+        check_extra("cli", "this command")
+        with needing("this command"):
+            COMMANDS[name](rest)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130

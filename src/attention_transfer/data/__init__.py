@@ -7,32 +7,34 @@ from pathlib import Path
 from typing import Literal
 
 from attention_transfer.batch import Batch
-from attention_transfer.data.dataset import DataSet, Split, check_validation_fraction, with_validation
-from attention_transfer.data.pipeline.decoding import AS_SHOWN, AS_STORED, Decoding, colour
-from attention_transfer.data.pipeline.loader import Loader, loader
-from attention_transfer.data.request import Request
-from attention_transfer.data.selection import Selection, evenly
-from attention_transfer.data.sources.cifar import SIDE as CIFAR_SIDE
-from attention_transfer.data.sources.cifar import cifar10, cifar100
-from attention_transfer.data.sources.cluttered_digits import SIDE as DIGITS_SIDE
-from attention_transfer.data.sources.cluttered_digits import cluttered_digits
-from attention_transfer.data.sources.cub200 import SIDE as CUB200_SIDE
-from attention_transfer.data.sources.cub200 import cub200
-from attention_transfer.data.sources.flowers102 import SIDE as FLOWERS_SIDE
-from attention_transfer.data.sources.flowers102 import flowers102
-from attention_transfer.data.sources.folder import SIDE as FOLDER_SIDE
-from attention_transfer.data.sources.folder import folder
-from attention_transfer.data.sources.inaturalist import ARCHIVES as INATURALIST_YEARS
-from attention_transfer.data.sources.inaturalist import SIDE as INATURALIST_SIDE
-from attention_transfer.data.sources.inaturalist import inaturalist
-from attention_transfer.data.sources.npz import npz
-from attention_transfer.data.sources.scenes import SIDE as SCENES_SIDE
-from attention_transfer.data.sources.scenes import scenes
-from attention_transfer.data.sources.stl10 import SIDE as STL10_SIDE
-from attention_transfer.data.sources.stl10 import stl10
-from attention_transfer.data.sources.tiny_imagenet import SIDE as TINY_IMAGENET_SIDE
-from attention_transfer.data.sources.tiny_imagenet import tiny_imagenet
-from attention_transfer.errors import InputError, printable
+from attention_transfer.errors import InputError, needing, printable
+
+with needing("reading data sets"):
+    from attention_transfer.data.dataset import DataSet, Split, check_validation_fraction, with_validation
+    from attention_transfer.data.pipeline.decoding import AS_SHOWN, AS_STORED, Decoding, colour
+    from attention_transfer.data.pipeline.loader import Loader, loader
+    from attention_transfer.data.request import Request
+    from attention_transfer.data.selection import Selection, evenly
+    from attention_transfer.data.sources.cifar import SIDE as CIFAR_SIDE
+    from attention_transfer.data.sources.cifar import cifar10, cifar100
+    from attention_transfer.data.sources.cluttered_digits import SIDE as DIGITS_SIDE
+    from attention_transfer.data.sources.cluttered_digits import cluttered_digits
+    from attention_transfer.data.sources.cub200 import SIDE as CUB200_SIDE
+    from attention_transfer.data.sources.cub200 import cub200
+    from attention_transfer.data.sources.flowers102 import SIDE as FLOWERS_SIDE
+    from attention_transfer.data.sources.flowers102 import flowers102
+    from attention_transfer.data.sources.folder import SIDE as FOLDER_SIDE
+    from attention_transfer.data.sources.folder import folder
+    from attention_transfer.data.sources.inaturalist import ARCHIVES as INATURALIST_YEARS
+    from attention_transfer.data.sources.inaturalist import SIDE as INATURALIST_SIDE
+    from attention_transfer.data.sources.inaturalist import inaturalist
+    from attention_transfer.data.sources.npz import npz
+    from attention_transfer.data.sources.scenes import SIDE as SCENES_SIDE
+    from attention_transfer.data.sources.scenes import scenes
+    from attention_transfer.data.sources.stl10 import SIDE as STL10_SIDE
+    from attention_transfer.data.sources.stl10 import stl10
+    from attention_transfer.data.sources.tiny_imagenet import SIDE as TINY_IMAGENET_SIDE
+    from attention_transfer.data.sources.tiny_imagenet import tiny_imagenet
 
 __all__ = ["DATA", "OWN_SIDES", "Batch", "DataSet", "Loader", "Split", "load", "loader"]
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from attention_transfer.errors import InputError, first_line
+from attention_transfer.errors import InputError, first_line, needing
 from attention_transfer.models.bounds import built_within_bounds, check_classes, check_side
 from attention_transfer.models.distillation_token import asks_for_token, plain_name, with_token, without_argument
 from attention_transfer.models.introspection.describe import describe
@@ -46,7 +46,6 @@ _REFUSALS = (
 _ADAPTER = "adapter_config.json"
 # What timm says of names and tags for which it has no weights.
 _NO_WEIGHTS = ("No pretrained weights", "Invalid pretrained")
-_HF_MISSING = "models of hf: need transformers: pip install 'attention-transfer[hf]'"
 
 
 class TransformersClassifier(nn.Module):
@@ -106,7 +105,8 @@ def build(name: str, num_classes: int | None, *, image_size: int | None = None, 
 
 def takes_image_size(name: Name, image_size: int) -> bool:
     """Whether a network of timm is built for one size of images."""
-    import timm
+    with needing(f"timm:{name.inner}", "timm"):
+        import timm
 
     if "img_size" in name.arguments:
         return True
@@ -235,10 +235,8 @@ def _replace_head(model: nn.Module, num_classes: int, name: str) -> None:
 
 
 def _build_transformers(parsed: Name, num_classes: int | None, image_size: int | None, pretrained: bool) -> nn.Module:
-    try:
+    with needing(f"hf:{parsed.inner}", "transformers"):
         from transformers import PretrainedConfig
-    except ImportError as error:
-        raise InputError(_HF_MISSING) from error
 
     name = parsed.inner
     image_size = _side(parsed, "image_size", image_size)
@@ -358,10 +356,8 @@ def from_transformers_config(
     Raises:
         ValueError: if transformers is missing, has no image classifier of this kind, or would load something.
     """
-    try:
+    with needing(f"a network of transformers, of {source},", "transformers"):
         from transformers import AutoModelForImageClassification
-    except ImportError as error:
-        raise InputError(_HF_MISSING) from error
 
     resolved = configuration(config, source)
     if num_classes is not None:

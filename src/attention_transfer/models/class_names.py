@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
 
+from attention_transfer.errors import needing
+
 _SYNSET = re.compile(r"n\d{8}")
 # Of a set of classes: names that are those of ImageNet at so large a share of all indices are ImageNet's.
 _SAME_LIST = 0.95
 _SHOWN = 3
+_IMAGENET_CLASSES = 1000
 _NUMBERED = re.compile(r"(\D*?)[\s_\-.]*(\d{1,9})")
 
 
@@ -108,9 +111,9 @@ def _known(names: Sequence[str]) -> list[str]:
 
 
 def _is_imagenet(names: Sequence[str]) -> bool:
-    identifiers = _imagenet()
-    if len(names) != len(identifiers):
+    if len(names) != _IMAGENET_CLASSES:
         return False
+    identifiers = _imagenet()
     same = sum(bool(_aliases(name) & described) for name, described in zip(names, identifiers.values(), strict=True))
     return same >= _SAME_LIST * len(names)
 
@@ -118,9 +121,7 @@ def _is_imagenet(names: Sequence[str]) -> bool:
 @cache
 def _imagenet() -> dict[str, frozenset[str]]:
     """The identifiers of ImageNet-1k in its order, with all that their classes are called."""
-    from timm.data.imagenet_info import ImageNetInfo
-
-    info = ImageNetInfo()
+    info = _imagenet_info()
     return {
         name: frozenset({name, *_parts(info.index_to_description(index))})
         for index, name in enumerate(info.label_names())
@@ -130,10 +131,14 @@ def _imagenet() -> dict[str, frozenset[str]]:
 @cache
 def _descriptions() -> dict[str, str]:
     """What WordNet calls the classes of ImageNet-22k, by their identifiers."""
-    from timm.data.imagenet_info import ImageNetInfo
-
-    info = ImageNetInfo("imagenet-22k")
+    info = _imagenet_info("imagenet-22k")
     return {name: info.label_name_to_description(name) for name in info.label_names()}
+
+
+def _imagenet_info(*subset: str) -> Any:
+    with needing("telling the names of ImageNet's classes", "timm"):
+        from timm.data.imagenet_info import ImageNetInfo
+    return ImageNetInfo(*subset)
 
 
 def _plain(name: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from attention_transfer.errors import InputError
+from attention_transfer.errors import InputError, needing
 from attention_transfer.models.meta_networks import outline
 from attention_transfer.models.naming import Name, parse_name, written
 from attention_transfer.models.timm_source import without_source
@@ -117,7 +117,8 @@ def _only_patches_have_places(name: Name) -> bool:
 
 def _outline(name: Name) -> nn.Module:
     """A network without memory and values."""
-    import timm
+    with needing(f"timm:{name.inner}", "timm"):
+        import timm
 
     options: dict[str, Any] = {**name.arguments, "num_classes": 1}
     try:

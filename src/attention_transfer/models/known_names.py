@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
-from attention_transfer.errors import InputError
+from attention_transfer.errors import InputError, needing
 from attention_transfer.models.naming import parse_name, quoted
 from attention_transfer.models.recorded_names import is_source
 from attention_transfer.models.timm_source import WEIGHTS_ELSEWHERE
@@ -38,7 +38,8 @@ def check_name(name: str) -> None:
         wanted = ", ".join(f"{known}:NAME" for known in LIBRARIES)
         raise InputError(f"unknown library {library!r} in {name!r}: wanted is {wanted}")
     elif library == "timm":
-        import timm
+        with needing(f"timm:{inner}", "timm"):
+            import timm
 
         # Those are places that timm fetches from, not names in its list.
         if not is_source(inner) and not timm.is_model(inner.partition(".")[0]):
@@ -46,7 +47,7 @@ def check_name(name: str) -> None:
         if not is_source(inner) and inner not in WEIGHTS_ELSEWHERE:
             _check_tag(inner)
     elif library == "torchvision":
-        known = _torchvision_names()
+        known = _torchvision_names(f"torchvision:{inner}")
         if inner not in known:
             raise _unknown(f"torchvision:{inner}", [f"torchvision:{model}" for model in known])
 
@@ -69,7 +70,8 @@ def _unknown(name: str, known: Iterable[str], more: str = "") -> InputError:
     return InputError(f"unknown model {quoted(name)}" + (f"; close to it: {', '.join(close)}" if close else "") + more)
 
 
-def _torchvision_names() -> list[str]:
-    import torchvision
+def _torchvision_names(asked: str) -> list[str]:
+    with needing(asked, "torchvision"):
+        import torchvision
 
     return torchvision.models.list_models(module=torchvision.models)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, cast
 
+from attention_transfer.errors import needing
 from attention_transfer.models.build import build
 from attention_transfer.models.meta_networks import outline
 from attention_transfer.models.naming import parse_name, split_weights, written
@@ -33,7 +34,8 @@ def smaller(spec: str, image_size: int) -> str:
     name, _ = split_weights(spec)
     if not name.startswith("timm:"):
         return spec
-    import timm
+    with needing(name, "timm"):
+        import timm
 
     parsed = parse_name(name)
     if not timm.models.is_model_in_modules(parsed.inner.partition(".")[0], _MODULES):

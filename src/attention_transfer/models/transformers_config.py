@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, cast
 
-from attention_transfer.errors import InputError, first_line
+from attention_transfer.errors import InputError, first_line, needing
 from attention_transfer.models.arguments import check_arguments, refuse_huge, refuse_loading
 
 # Without it a network of transformers may be the one of timm that its configuration names.
@@ -73,7 +73,8 @@ def check_timm(architecture: object, arguments: object, source: str) -> None:
     Raises:
         ValueError: saying what.
     """
-    import timm
+    with needing(source, "timm"):
+        import timm
 
     if not isinstance(architecture, str) or not timm.is_model(architecture.partition(".")[0]):
         raise InputError(f"{source} names a network that this timm does not list: {str(architecture)[:80]!r}")

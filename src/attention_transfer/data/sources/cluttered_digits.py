@@ -5,12 +5,12 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float32, Int32, Int64, UInt8
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from attention_transfer.counter_rng import hashed, integers
 from attention_transfer.data.dataset import DataSet, Split, scaled_boxes
 from attention_transfer.data.request import Request
+from attention_transfer.errors import needing
 
 # Fixed after short runs of networks alone (6 epochs, batches of 64, two seeds: ResNet-8 65 and 66 % of the test
 # images, ResNet-20 89 and 90 %), then frozen by a test. Never to be tuned to make a method win.
@@ -74,6 +74,8 @@ def _stream(split: Literal["train", "test"], seed: int) -> int:
 
 def _scans(split: Literal["train", "test"]) -> tuple[Float32[Tensor, "g 8 8"], Int64[Tensor, "10"]]:
     """The scans of one side of the division, sorted by class (ink 0…16), and how many there are of each class."""
+    with needing("cluttered-digits", "sklearn"):
+        from sklearn.datasets import load_digits
     scans, classes = load_digits(return_X_y=True)
     order = np.argsort(hashed(0, _DIVISION, torch.arange(len(classes))).numpy(), kind="stable")
     chosen: list[np.ndarray] = []

@@ -9,7 +9,7 @@ from jaxtyping import Int64
 from attention_transfer.data.dataset import DataSet, interleaved
 from attention_transfer.data.pipeline.image_files import Listing, photographs
 from attention_transfer.data.request import Request
-from attention_transfer.errors import InputError
+from attention_transfer.errors import InputError, needing
 
 SIDE = 224
 SOURCE = "102flowers.tgz, imagelabels.mat and setid.mat of https://www.robots.ox.ac.uk/~vgg/data/flowers/102"
@@ -57,7 +57,8 @@ def _numbers(file: Path, name: str) -> Int64[np.ndarray, " n"]:
     """A row of whole numbers, counted from 1, from a file of MATLAB."""
     if not file.is_file():
         raise InputError(f"there is no file {file}: get {SOURCE} and put it beside the folder jpg")
-    from scipy.io import loadmat
+    with needing("flowers102", "scipy"):
+        from scipy.io import loadmat
 
     try:
         content: dict[str, Any] = loadmat(file)

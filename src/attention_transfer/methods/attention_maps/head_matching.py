@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 
 from attention_transfer.capture import Attention, left_uncompiled
-from attention_transfer.errors import InputError
+from attention_transfer.errors import needing
 from attention_transfer.methods.attention_maps.averages import only_map
 from attention_transfer.methods.attention_maps.cross_entropy import log_map
 
@@ -53,12 +53,8 @@ def best_heads(cost: Float[Tensor, "h g"]) -> Int64[Tensor, " h"]:
 
 def _assignment() -> Callable[[NDArray[np.float64]], tuple[NDArray[np.int64], NDArray[np.int64]]]:
     # Loaded where heads are matched: it takes longer than the rest of the methods.
-    try:
+    with needing("matching the heads of teacher and student", "scipy"):
         from scipy.optimize import linear_sum_assignment
-    except ImportError as error:
-        raise InputError(
-            "the heads of teacher and student are matched by scipy, which cannot be loaded: pip install scipy"
-        ) from error
     return linear_sum_assignment
 
 
