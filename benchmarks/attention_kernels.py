@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from attention_transfer.analysis.timing import seconds_in_turns
-from attention_transfer.capture import WrittenOutAttention
+from attention_transfer.capture.eager_attention import WrittenOutAttention
 
 # Images, heads, tokens and width of a head.
 SIZES = ((64, 4, 17, 32), (64, 4, 65, 32), (64, 3, 197, 64), (16, 6, 197, 64), (8, 3, 577, 64))

@@ -71,7 +71,7 @@ def main(flags: Flags) -> None:
     # The networks are not trained.
     with unwarned():
         distiller = Distiller(student, teacher, [AttentionLinks(links=flags.links)], example=images[:2])
-    trunk = Capture(bare_teacher, distiller.reads[0].teacher[-1:], "teacher")
+    trunk = Capture(bare_teacher, distiller.reads[0].teacher.taps[-1:], "teacher")
     with torch.no_grad():
         trunk.probe(images[:2], gradient=False)
     run = partial(trunk.run, until_last_tap=True)

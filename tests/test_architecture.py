@@ -6,11 +6,12 @@ from types import FunctionType
 import pytest
 
 import attention_transfer
+from attention_transfer import METHODS
 
 SOURCE = Path(attention_transfer.__file__).parent
 REPOSITORY = Path(__file__).parent.parent
 FILES = sorted(SOURCE.rglob("*.py"))
-LONGEST_FILE = 400
+LONGEST_FILE, LONGEST_FUNCTION, LONGEST_INIT = 400, 60, 40
 FORBIDDEN_NAMES = {"utils", "util", "common", "base", "core", "helpers", "helper", "misc"}
 
 # A room may import the rooms of earlier lines and itself. LIBRARY costs torch; LABORATORY is what the command needs,
@@ -92,6 +93,73 @@ def test_files_stay_short_enough_to_be_read(folder: str):
     lengths = {path: len(path.read_text().splitlines()) for path in (REPOSITORY / folder).rglob("*.py")}
     too_long = {path.name: lines for path, lines in lengths.items() if lines > LONGEST_FILE}
     assert not too_long, f"divide what has more than {LONGEST_FILE} lines: {too_long}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(SOURCE).as_posix())
+def test_functions_fit_a_screen(path: Path):
+    functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+    lengths = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions}
+    too_long = {name: lines for name, lines in lengths.items() if lines > LONGEST_FUNCTION}
+    assert not too_long, f"divide what has more than {LONGEST_FUNCTION} lines: {too_long}"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.name == "__init__.py" and path.parent != SOURCE])
+def test_packages_hand_names_on_and_define_nothing(path: Path):
+    tree = ast.parse(path.read_text())
+    assert len(path.read_text().splitlines()) <= LONGEST_INIT
+    defined = [
+        node
+        for node in tree.body
+        if not isinstance(node, ast.Import | ast.ImportFrom | ast.Assign | ast.Expr | ast.With)
+    ]
+    assert not defined
+    names = [target.id for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]  # pyright: ignore[reportAttributeAccessIssue]
+    assert set(names) <= {"__all__", "PROGRAM"}
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported_modules(path: Path, modules: set[str]) -> set[str]:
+    """Our modules that one imports while it is imported itself: at its top, not inside of functions."""
+    found: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("attention_transfer"):
+            inside = {f"{node.module}.{alias.name}" for alias in node.names} & modules
+            found |= inside or {str(node.module)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names} & modules
+    return found - {module_of(path)}
+
+
+def circle_in(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other in a circle; empty if there is none."""
+    left = dict(graph)
+    while True:
+        free = [name for name, needs in left.items() if not needs & left.keys()]
+        if not free:
+            return sorted(left)
+        for name in free:
+            del left[name]
+
+
+def test_no_modules_import_each_other():
+    modules = {module_of(path) for path in FILES}
+    assert not circle_in({module_of(path): imported_modules(path, modules) for path in FILES})
+
+
+def test_circles_are_found():
+    assert circle_in({"a": {"b"}, "b": {"a"}, "c": {"a"}}) == ["a", "b", "c"]
+    assert not circle_in({"a": {"b"}, "b": {"c"}, "c": set()})
+
+
+def test_methods_show_the_methods():
+    """An entry for each method, a file or a folder of its name, and two folders of parts."""
+    entries = {path.stem for path in (SOURCE / "methods").iterdir() if not path.name.startswith("__")}
+    of_methods = {method.__module__.split(".")[2] for method in METHODS.values()}
+    assert entries == of_methods | {"method", "registry", "layers", "attention_maps"}
+    assert len(of_methods) == len(METHODS)
 
 
 def test_no_room_is_named_after_nothing():

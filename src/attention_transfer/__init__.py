@@ -6,36 +6,23 @@ from typing import TYPE_CHECKING, Any
 from attention_transfer.errors import needing
 
 if TYPE_CHECKING:
-    from attention_transfer.capture import CaptureError, Tap
-    from attention_transfer.distiller import Distiller, Output
-    from attention_transfer.errors import DistillationWarning, InputError
-    from attention_transfer.experiment import Data, Experiment, Optimisation, Training
-    from attention_transfer.methods import (
-        METHODS,
-        AttentionCopy,
-        AttentionDistillation,
-        AttentionLinks,
-        AttentionTransfer,
-        ClassAttention,
-        Contrastive,
-        Correlation,
-        DecoupledSoftTargets,
-        DistillationToken,
-        FeatureDistillation,
-        FitNet,
-        GradientAttention,
-        Method,
-        MultiHeadGraph,
-        Overhaul,
-        Relational,
-        Review,
-        Schedule,
-        SettingError,
-        SimilarityPreserving,
-        SoftTargets,
-        Term,
-    )
-    from attention_transfer.models import MODELS, Description, Input, Stage, build, describe
+    from attention_transfer.capture import CaptureError as CaptureError
+    from attention_transfer.capture import Tap as Tap
+    from attention_transfer.distiller import Distiller as Distiller
+    from attention_transfer.distiller import Output as Output
+    from attention_transfer.errors import DistillationWarning as DistillationWarning
+    from attention_transfer.errors import InputError as InputError
+    from attention_transfer.experiment import Data as Data
+    from attention_transfer.experiment import Experiment as Experiment
+    from attention_transfer.experiment import Optimisation as Optimisation
+    from attention_transfer.experiment import Training as Training
+    from attention_transfer.methods import *  # noqa: F403 - every method, and what they are made of
+    from attention_transfer.models import MODELS as MODELS
+    from attention_transfer.models import Description as Description
+    from attention_transfer.models import Input as Input
+    from attention_transfer.models import Stage as Stage
+    from attention_transfer.models import build as build
+    from attention_transfer.models import describe as describe
 
 # Loaded when first asked for: the command line imports this package too, and answers --help without loading torch.
 _ROOMS = {
@@ -43,84 +30,22 @@ _ROOMS = {
     "distiller": ("Distiller", "Output"),
     "errors": ("DistillationWarning", "InputError"),
     "experiment": ("Data", "Experiment", "Optimisation", "Training"),
-    "methods": (
-        "METHODS",
-        "AttentionCopy",
-        "AttentionDistillation",
-        "AttentionLinks",
-        "AttentionTransfer",
-        "ClassAttention",
-        "Contrastive",
-        "Correlation",
-        "DecoupledSoftTargets",
-        "DistillationToken",
-        "FeatureDistillation",
-        "FitNet",
-        "GradientAttention",
-        "Method",
-        "MultiHeadGraph",
-        "Overhaul",
-        "Relational",
-        "Review",
-        "Schedule",
-        "SettingError",
-        "SimilarityPreserving",
-        "SoftTargets",
-        "Term",
-    ),
     "models": ("MODELS", "Description", "Input", "Stage", "build", "describe"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
-__all__ = [
-    "METHODS",
-    "MODELS",
-    "AttentionCopy",
-    "AttentionDistillation",
-    "AttentionLinks",
-    "AttentionTransfer",
-    "CaptureError",
-    "ClassAttention",
-    "Contrastive",
-    "Correlation",
-    "Data",
-    "DecoupledSoftTargets",
-    "Description",
-    "DistillationToken",
-    "DistillationWarning",
-    "Distiller",
-    "Experiment",
-    "FeatureDistillation",
-    "FitNet",
-    "GradientAttention",
-    "Input",
-    "InputError",
-    "Method",
-    "MultiHeadGraph",
-    "Optimisation",
-    "Output",
-    "Overhaul",
-    "Relational",
-    "Review",
-    "Schedule",
-    "SettingError",
-    "SimilarityPreserving",
-    "SoftTargets",
-    "Stage",
-    "Tap",
-    "Term",
-    "Training",
-    "build",
-    "describe",
-]
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _ROOM_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    with needing(f"{__name__}.{name}"):
-        return getattr(import_module(f"{__name__}.{_ROOM_OF[name]}"), name)
+    # What is in none of the other rooms can only be a method, or what methods are made of.
+    room = _ROOM_OF.get(name) or ("methods" if name[:1].isupper() else None)
+    if room is not None:
+        with needing(f"{__name__}.{name}"):
+            found = getattr(import_module(f"{__name__}.{room}"), name, None)
+        if found is not None:
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return __all__
+    methods = import_module(f"{__name__}.methods")
+    return sorted([*_ROOM_OF, *(name for name in vars(methods) if name[:1].isupper())])

@@ -14,7 +14,8 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations
 
 from attention_transfer import AttentionTransfer, Distiller, SoftTargets
-from attention_transfer.capture import Folding, FoldingError
+from attention_transfer.capture import Folding
+from attention_transfer.capture.batch_norm_folding import FoldingError
 from attention_transfer.models import build
 
 IMAGES = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(3))

@@ -13,7 +13,7 @@ from torch.nn import functional
 from attention_transfer import Distiller, InputError, Method, SoftTargets, Term
 from attention_transfer.batch import Batch
 from attention_transfer.distiller import batch_checks
-from attention_transfer.methods import Observed, Reads
+from attention_transfer.methods import Needs, Observed, Reads
 
 Pair = tuple[nn.Module, nn.Module]
 EXAMPLE = torch.empty(2, 3, 16, 16)
@@ -143,7 +143,7 @@ class Labelled(Method):
     indices: bool = False
 
     def reads(self, teacher: object, student: object) -> Reads:
-        return Reads(labels=True, class_numbers=self.indices)
+        return Reads(batch=Needs(labels=True, class_indices=self.indices))
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
         return {"labelled": Term(student.logits.gather(1, batch.label[:, None]).mean())}
@@ -225,7 +225,7 @@ class Indexed(Method):
     key: ClassVar[str] = "indexed"
 
     def reads(self, teacher: object, student: object) -> Reads:
-        return Reads(index=True)
+        return Reads(batch=Needs(index=True))
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
         return {"indexed": Term((student.logits.mean(1) * batch.index).mean())}

@@ -14,7 +14,7 @@ from torch.nn import functional
 from attention_transfer import AttentionTransfer, Distiller, Input, Schedule, SoftTargets
 from attention_transfer.batch import Batch
 from attention_transfer.capture import CaptureError, Replacement, Tap
-from attention_transfer.methods import GradientLimit, Method, Observed, Phase, Reads, Term
+from attention_transfer.methods import GradientLimit, Method, Needs, Observed, Phase, Reads, Request, Term
 from attention_transfer.models import Description
 
 Pair = tuple[nn.Module, nn.Module]
@@ -263,7 +263,7 @@ class Regressor(Method):
     )
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
-        return Reads(teacher=(teacher.stages[-1].output,), student=(student.stages[-1].output,), index=True)
+        return Reads(Request((teacher.stages[-1].output,)), Request((student.stages[-1].output,)), Needs(index=True))
 
     def parts(self, teacher: Observed, student: Observed) -> nn.Module:
         return nn.Conv2d(student.features[0].shape[1], teacher.features[0].shape[1], 1)
@@ -304,7 +304,7 @@ class Given(Method):
     key: ClassVar[str] = "given"
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
-        return Reads(teacher=(Tap("layer1"),), student=(Tap("layer1"),))
+        return Reads(Request((Tap("layer1"),)), Request((Tap("layer1"),)))
 
     def replace(self, teacher: Observed, reads: Reads, parts: nn.Module | None) -> Mapping[Tap, Replacement]:
         return {Tap("layer1"): teacher.features[0]}

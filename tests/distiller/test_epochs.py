@@ -23,7 +23,7 @@ from attention_transfer import (
     Term,
 )
 from attention_transfer.batch import Batch
-from attention_transfer.methods import Observed, Phase, Reads
+from attention_transfer.methods import Needs, Observed, Phase, Reads, Request
 from attention_transfer.models import Description
 
 Pair = tuple[nn.Module, nn.Module]
@@ -146,7 +146,7 @@ class Probe(Method):
         return Phase("main", without=("probe",)), Phase("probe", trains="parts", terms=("probe",), epochs=2)
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
-        return Reads(student=(student.stages[-1].output,), labels=True)
+        return Reads(student=Request((student.stages[-1].output,)), batch=Needs(labels=True))
 
     def parts(self, teacher: Observed, student: Observed) -> nn.Module:
         return nn.Linear(student.features[0].shape[1], 5)

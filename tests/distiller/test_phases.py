@@ -21,8 +21,9 @@ from attention_transfer import (
     build,
 )
 from attention_transfer.batch import Batch
-from attention_transfer.methods import Observed, Phase, Reads
+from attention_transfer.methods import Observed, Phase, Reads, Request
 from attention_transfer.models import Description
+from attention_transfer.models.fingerprint import WeightFingerprint
 
 FIRST = Phase("first", trains="parts", terms=("scale-own",), runs_student=False)
 SECOND = Phase("second", without=("scale-own",))
@@ -36,15 +37,14 @@ class Scale(Method):
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
         assert teacher is not None
-        taps = (teacher.stages[-1].output,), (student.stages[-1].output,)
-        return Reads(*taps, teacher_fingerprint=True)
+        theirs, ours = (teacher.stages[-1].output,), (student.stages[-1].output,)
+        return Reads(Request(theirs, provide=(WeightFingerprint(),)), Request(ours))
 
     def parts(self, teacher: Observed, student: Observed) -> nn.Module:
-        assert teacher.fingerprint is not None
-        assert student.fingerprint is None
+        mark = teacher[WeightFingerprint()]
         channels = teacher.features[0].shape[1]
         parts = nn.ModuleDict({"own": nn.Linear(channels, 1), "joint": nn.Linear(channels, channels)})
-        parts.register_buffer("teacher", torch.tensor(list(teacher.fingerprint.weights), dtype=torch.uint8))
+        parts.register_buffer("teacher", torch.tensor(list(mark.weights), dtype=torch.uint8))
         return parts
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:

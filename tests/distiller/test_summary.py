@@ -74,7 +74,7 @@ def test_every_method_has_rows_with_the_shape_of_all_that_it_reads(key: str) -> 
     distiller = Distiller(*pair(key), [METHODS[key]()], example=EXAMPLE, train_labels=TRAIN_LABELS)
     text = distiller.summary()
     (reads,) = distiller.reads
-    for tap in (*reads.teacher, *reads.student, *reads.teacher_attention, *reads.student_attention):
+    for tap in (*reads.teacher.taps, *reads.student.taps, *reads.teacher.attention, *reads.student.attention):
         assert re.search(rf"{re.escape(str(tap))} \(\d+(, \d+)+\)", text), tap
     assert text.count("\n") < 40
     assert re.search(rf"^{key} ", text, re.MULTILINE)

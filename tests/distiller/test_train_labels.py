@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from attention_transfer import Distiller, Method, Term
 from attention_transfer.batch import Batch
-from attention_transfer.methods import Observed, Reads
+from attention_transfer.errors import InputError
+from attention_transfer.methods import Needs, Observed, Reads
 
 EXAMPLE = torch.empty(2, 3, 16, 16)
 Pair = tuple[nn.Module, nn.Module]
@@ -24,12 +25,14 @@ class Counting(Method):
     key: ClassVar[str] = "counting"
 
     def reads(self, teacher: object, student: object) -> Reads:
-        return Reads(train_labels=True, index=True)
+        return Reads(batch=Needs(index=True))
 
     def parts(self, teacher: Observed, student: Observed) -> nn.Module:
         return nn.Linear(5, 1)
 
-    def given_labels(self, parts: nn.Module | None, labels: Tensor) -> None:
+    def given_labels(self, parts: nn.Module | None, labels: Tensor | None) -> None:
+        if labels is None:
+            raise InputError("counting needs the labels of all training images")
         parts.register_buffer("seen", torch.zeros(len(labels)))
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
@@ -43,7 +46,10 @@ class Numbers(Counting):
     """Wants class numbers."""
 
     def reads(self, teacher: object, student: object) -> Reads:
-        return Reads(class_numbers=True)
+        return Reads(batch=Needs(class_indices=True))
+
+    def given_labels(self, parts: nn.Module | None, labels: Tensor | None) -> None:
+        pass
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
         return {"counting": Term(parts(student.logits).mean())}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from attention_transfer import AttentionTransfer, Distiller, Schedule
 from attention_transfer.capture import Attention, Tap
-from attention_transfer.methods import Observed, Reads
+from attention_transfer.methods import Observed, Reads, Request
 from attention_transfer.methods.attention_copy import AttentionCopy
 from attention_transfer.methods.attention_distillation import AttentionDistillation
 from attention_transfer.methods.attention_maps.resampling import resampled_map
@@ -162,7 +162,8 @@ def answers(method: AttentionCopy, own: list[Attention], theirs: list[Attention]
     """What each layer of a student is given for its own call."""
     teacher, student = (Observed(None, attention=tuple(calls)) for calls in (theirs, own))
     taps = tuple(Tap(f"blocks.{i}", "attention") for i in range(len(own)))
-    given = method.replace(teacher, Reads(student_attention=taps), method.parts(teacher, student))
+    method.check(teacher, student)
+    given = method.replace(teacher, Reads(student=Request(attention=taps)), method.parts(teacher, student))
     return [cast(Any, given[tap])(call) for tap, call in zip(taps, own, strict=True)]
 
 
@@ -226,7 +227,7 @@ def test_other_grids_of_as_many_patches_are_refused() -> None:
     torch.testing.assert_close(given.map(), resampled_map(theirs.map(), 1, (2, 8), (4, 4)))
     for method in (AttentionCopy(target="key"), AttentionDistillation(target="key")):
         with pytest.raises(ValueError, match='2×8 patches: take target="map" with resample'):
-            method.parts(Observed(None, attention=(theirs,)), Observed(None, attention=(own,)))
+            method.check(Observed(None, attention=(theirs,)), Observed(None, attention=(own,)))
 
 
 @pytest.mark.parametrize("hold", [True, False])
@@ -297,8 +298,8 @@ def test_a_register_says_nothing_about_a_class_token(count: int) -> None:
     ]
     teacher, student, bare = (Observed(None, attention=(call,)) for call in calls)
     with pytest.raises(ValueError, match=f"has 1 tokens before its patches, the teacher {count}, 0 of them the same"):
-        AttentionCopy(resample=True).parts(teacher, student)
-    AttentionCopy(resample=True).parts(teacher, bare)
+        AttentionCopy(resample=True).check(teacher, student)
+    AttentionCopy(resample=True).check(teacher, bare)
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_only_some_heads_are_compared(settings: dict[str, Any], heads: list[int]
 
 def test_named_heads_may_belong_to_networks_of_other_counts() -> None:
     wide, method = layers(3, 3, heads=5), AttentionDistillation(first_heads=3)
-    method.parts(wide, STUDENT)
+    method.check(wide, STUDENT)
     wanted = sum(cross_entropy(OURS[i], wide.attention[i].map()[:, :3]) for i in range(3))
     assert value(method, STUDENT, wide) == pytest.approx(wanted)
 
@@ -373,17 +373,17 @@ def test_a_layer_of_which_only_the_map_is_known_has_no_vectors() -> None:
         value(AttentionDistillation(), STUDENT, TEACHER)
     )
     with pytest.raises(ValueError, match='was not read, only its map: take target="map"'):
-        AttentionDistillation(target="key").parts(known, known)
+        AttentionDistillation(target="key").check(known, known)
 
 
 def test_maps_that_are_kept_whole_for_want_of_query_and_key_are_announced() -> None:
     by_hand = Observed(None, attention=tuple(only_map(each, each.map()) for each in STUDENT.attention))
     with pytest.warns(UserWarning, match="3 of 3 layers of the student write their attention out by hand"):
-        AttentionDistillation().parts(by_hand, by_hand)
+        AttentionDistillation().check(by_hand, by_hand)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        AttentionDistillation().parts(by_hand, STUDENT)
-        AttentionDistillation(form="explicit").parts(by_hand, by_hand)
+        AttentionDistillation().check(by_hand, STUDENT)
+        AttentionDistillation(form="explicit").check(by_hand, by_hand)
 
 
 def test_it_is_registered() -> None:

@@ -217,7 +217,7 @@ def test_stages_without_links_are_not_read_and_the_teacher_stops_before_them():
     for number, name in enumerate(("layer1", "layer2", "layer3")):
         teacher.get_submodule(name).register_forward_pre_hook(lambda *_, number=number: entered.append(number))
     distiller = linked(AttentionLinks(links="2:1-3"), teacher=teacher)
-    assert [str(tap) for tap in distiller.reads[0].teacher] == ["input of layer2.0.relu2"]
+    assert [str(tap) for tap in distiller.reads[0].teacher.taps] == ["input of layer2.0.relu2"]
     entered.clear()
     assert value(distiller).isfinite()
     assert entered == [0, 1]
@@ -330,7 +330,7 @@ def test_students_of_other_kinds_learn_too(make: Callable[[], nn.Module], side: 
 def test_networks_without_norms_are_read_after_their_activation():
     def taps(teacher: str, **others: Any) -> list[str]:
         distiller = linked(AttentionLinks(**others), teacher=as_trained(build(teacher, 3)))
-        return [str(tap) for tap in distiller.reads[0].teacher]
+        return [str(tap) for tap in distiller.reads[0].teacher.taps]
 
     assert taps("resnet8")[0] == "input of layer1.0.relu2"
     assert taps("resnet8", activation="post") == ["layer1", "layer2", "layer3"]
@@ -340,7 +340,7 @@ def test_networks_without_norms_are_read_after_their_activation():
     distiller = Distiller(
         transformer(img_size=32, patch_size=8), torchvision, [AttentionLinks()], example=torch.empty(2, 3, 32, 32)
     )
-    assert [str(tap) for tap in distiller.reads[0].teacher] == ["features.5", "features.10", "features.12"]
+    assert [str(tap) for tap in distiller.reads[0].teacher.taps] == ["features.5", "features.10", "features.12"]
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def test_maps_of_one_position_are_refused_for_they_teach_nothing() -> None:
     student, teacher = torch.randn(2, 3, 1, 1), torch.randn(2, 5, 2, 2)
     assert float(loss(AttentionTransfer(), [student], [teacher])) == 0
     with pytest.raises(ValueError, match="the maps of pair 0 have one position"):
-        AttentionTransfer().parts(Observed(None, (teacher,)), Observed(None, (student,)))
+        AttentionTransfer().check(Observed(None, (teacher,)), Observed(None, (student,)))
 
 
 def test_a_network_without_known_stages_asks_for_module_paths() -> None:

@@ -12,18 +12,19 @@ from torch.nn import functional
 
 from attention_transfer import AttentionTransfer, Distiller, GradientAttention, SoftTargets, build
 from attention_transfer.batch import Batch
-from attention_transfer.methods import ClassAttention, Head, Observed
+from attention_transfer.methods import ClassAttention, Observed
 from attention_transfer.methods.class_attention import class_map_distance
 from attention_transfer.methods.layers.maps import binarised, class_maps
+from attention_transfer.models.introspection.class_maps import ClassMapHead, Head
 
 
 def loss(method: ClassAttention, student: Observed, teacher: Observed) -> Tensor:
-    method.parts(teacher, student)
+    method.check(teacher, student)
     return method.terms(Batch(torch.zeros(1, 3, 1, 1)), teacher, student, None)["cat"].value
 
 
 def seen(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Observed:
-    return Observed(None, (features,), Head(weight, bias))
+    return Observed(None, (features,), provided={ClassMapHead(): Head(weight, bias)})
 
 
 def random_pair(classes: int = 5, size: int = 4, dtype: torch.dtype = torch.float64) -> tuple[Observed, Observed]:
@@ -88,8 +89,9 @@ def test_gradient_is_that_of_finite_differences(normalise: str, binarise: str) -
     def value(features: Tensor, weight: Tensor) -> Tensor:
         return loss(method, seen(features, weight, torch.ones(5, dtype=torch.float64)), teacher)
 
-    assert student.head is not None
-    assert torch.autograd.gradcheck(value, (student.features[0], student.head.weight.clone().requires_grad_()))
+    assert torch.autograd.gradcheck(
+        value, (student.features[0], student[ClassMapHead()].weight.clone().requires_grad_())
+    )
 
 
 def test_target_is_a_constant() -> None:
@@ -105,8 +107,9 @@ def test_pooling_before_the_head_gives_the_maps_of_the_whole(bias: bool) -> None
     found = loss(ClassAttention(normalise="l2", bias=bias), student, teacher)
     whole: list[Tensor] = []
     for network in (student, teacher):
-        assert network.head is not None
-        maps = class_maps(network.features[0], network.head.weight, network.head.bias if bias else None)
+        maps = class_maps(
+            network.features[0], network[ClassMapHead()].weight, network[ClassMapHead()].bias if bias else None
+        )
         whole.append(functional.adaptive_avg_pool2d(maps, 2))
     assert_near(found, class_map_distance(whole[0], whole[1]))
 
@@ -123,18 +126,17 @@ def test_maps_of_different_size_meet_at_the_smaller() -> None:
     student, _ = random_pair(size=3)
     _, teacher = random_pair(size=7)
     method = ClassAttention(normalise="none", resolution=None)
-    assert student.head is not None
-    assert teacher.head is not None
     theirs = functional.adaptive_avg_pool2d(teacher.features[0], 3)
     wanted = class_map_distance(
-        class_maps(student.features[0], student.head.weight), class_maps(theirs, teacher.head.weight), normalise="none"
+        class_maps(student.features[0], student[ClassMapHead()].weight),
+        class_maps(theirs, teacher[ClassMapHead()].weight),
+        normalise="none",
     )
     torch.testing.assert_close(loss(method, student, teacher), wanted)
 
 
 def scores_of(network: Observed) -> Tensor:
-    assert network.head is not None
-    return network.features[0].mean((2, 3)) @ network.head.weight.T
+    return network.features[0].mean((2, 3)) @ network[ClassMapHead()].weight.T
 
 
 @pytest.mark.parametrize("count", range(1, 6))
@@ -144,8 +146,7 @@ def test_exactly_the_asked_number_of_classes_is_compared(side: str, count: int) 
     order = scores_of(teacher).argsort(dim=1, descending=side == "top")[:, :count]
     maps: list[Tensor] = []
     for network in (student, teacher):
-        assert network.head is not None
-        every = functional.adaptive_avg_pool2d(class_maps(network.features[0], network.head.weight), 2)
+        every = functional.adaptive_avg_pool2d(class_maps(network.features[0], network[ClassMapHead()].weight), 2)
         maps.append(torch.stack([every[b, order[b]] for b in range(len(every))]))
     found = loss(ClassAttention(normalise="l2", **{side: count}), student, teacher)
     torch.testing.assert_close(found, class_map_distance(maps[0], maps[1]))
@@ -162,14 +163,12 @@ def test_score_weights_favour_probable_classes_and_average_to_one() -> None:
     student, teacher = random_pair()
     maps: list[Tensor] = []
     for network in (student, teacher):
-        assert network.head is not None
-        maps.append(functional.adaptive_avg_pool2d(class_maps(network.features[0], network.head.weight), 2))
+        maps.append(functional.adaptive_avg_pool2d(class_maps(network.features[0], network[ClassMapHead()].weight), 2))
     difference = (
         functional.normalize(maps[0].flatten(2), dim=2) - functional.normalize(maps[1].flatten(2), dim=2)
     ) ** 2
-    assert teacher.head is not None
-    assert teacher.head.bias is not None
-    probabilities = (scores_of(teacher) + teacher.head.bias).softmax(1)
+    assert teacher[ClassMapHead()].bias is not None
+    probabilities = (scores_of(teacher) + teacher[ClassMapHead()].bias).softmax(1)
     wanted = (probabilities * difference.mean(2)).sum(1).mean()
     found = loss(ClassAttention(normalise="l2", score_weights=True), student, teacher)
     torch.testing.assert_close(found, wanted)
@@ -191,27 +190,25 @@ def test_grad_cam_knows_no_bias() -> None:
     values = [
         loss(ClassAttention(normalise="l2", producer="grad-cam", bias=bias), student, teacher) for bias in (False, True)
     ]
-    assert student.head is not None
-    without = Observed(None, student.features, Head(student.head.weight, None))
+    head = student[ClassMapHead()]
+    without = seen(student.features[0], head.weight)
     torch.testing.assert_close(values[0], loss(ClassAttention(normalise="l2", producer="grad-cam"), without, teacher))
     added = class_map_distance(
-        functional.adaptive_avg_pool2d(class_maps(student.features[0], student.head.weight, student.head.bias), 2),
+        functional.adaptive_avg_pool2d(class_maps(student.features[0], head.weight, head.bias), 2),
         functional.adaptive_avg_pool2d(grad_cam_of(teacher), 2),
     )
     torch.testing.assert_close(values[1], added)
 
 
 def grad_cam_of(network: Observed) -> Tensor:
-    assert network.head is not None
-    return class_maps(network.features[0], network.head.weight).relu().detach()
+    return class_maps(network.features[0], network[ClassMapHead()].weight).relu().detach()
 
 
 @pytest.mark.parametrize("threshold", ["mean", "median"])
 def test_binarised_targets_are_fractions_of_their_areas(threshold: str) -> None:
     """4×4 maps pooled to 2×2: each target value is a number of quarters."""
     student, teacher = random_pair(classes=20)
-    assert teacher.head is not None
-    maps = class_maps(teacher.features[0], teacher.head.weight).detach()
+    maps = class_maps(teacher.features[0], teacher[ClassMapHead()].weight).detach()
     ones = torch.zeros_like(maps)
     for b in range(maps.shape[0]):
         for k in range(maps.shape[1]):
@@ -221,8 +218,7 @@ def test_binarised_targets_are_fractions_of_their_areas(threshold: str) -> None:
     torch.testing.assert_close(binarised(maps, threshold), ones)
     targets = functional.adaptive_avg_pool2d(ones, 2)
     assert set((4 * targets).unique().tolist()) <= {0.0, 1.0, 2.0, 3.0, 4.0}
-    assert student.head is not None
-    ours = functional.adaptive_avg_pool2d(class_maps(student.features[0], student.head.weight), 2)
+    ours = functional.adaptive_avg_pool2d(class_maps(student.features[0], student[ClassMapHead()].weight), 2)
     found = loss(ClassAttention(normalise="l2", binarise=threshold), student, teacher)
     torch.testing.assert_close(found, class_map_distance(ours, targets))
 
@@ -255,11 +251,11 @@ def test_grad_cam_targets_are_those_of_the_chain_rule() -> None:
         torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=generator),
         torch.randn(5, 3, dtype=torch.float64, generator=generator),
     )
-    assert student.head is not None
-    ours = functional.adaptive_avg_pool2d(class_maps(student.features[0], student.head.weight), 2)
-    head = Head(teacher.fc.weight, teacher.fc.bias)
+    ours = functional.adaptive_avg_pool2d(class_maps(student.features[0], student[ClassMapHead()].weight), 2)
     found = loss(
-        ClassAttention(normalise="l2", producer="grad-cam"), student, Observed(None, (features.detach(),), head)
+        ClassAttention(normalise="l2", producer="grad-cam"),
+        student,
+        seen(features.detach(), teacher.fc.weight, teacher.fc.bias),
     )
     torch.testing.assert_close(found, class_map_distance(ours, targets))
 

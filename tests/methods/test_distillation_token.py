@@ -1,7 +1,6 @@
 """The distillation token against the authors' values, a slow loop, its place beside the labels, and its refusals."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import timm
@@ -19,6 +18,7 @@ from attention_transfer import (
     SoftTargets,
     build,
 )
+from attention_transfer.capture import Tap
 from attention_transfer.methods import Observed, Reads
 from attention_transfer.methods.distillation_token import hard_target_loss
 from attention_transfer.models import describe
@@ -167,9 +167,8 @@ def test_a_teacher_of_other_classes_or_none_is_refused() -> None:
 class OtherHead(DistillationToken):
     """Wants the labels learned by the other head."""
 
-    def reads(self, teacher: Description | None, student: Description) -> Reads:
-        reads = super().reads(teacher, student)
-        return replace(reads, task_logits=reads.student[1])
+    def task_tap(self, reads: Reads) -> Tap:
+        return reads.student.taps[1]
 
 
 def test_two_methods_cannot_want_the_labels_learned_at_different_places() -> None:

@@ -84,7 +84,10 @@ def test_what_follows_the_convolution_may_be_left_out() -> None:
 )
 def test_the_middle_stages_are_compared(student: str, teacher: str, places: tuple[str, str]) -> None:
     reads = FitNet().reads(*(describe(outline(lambda name=name: build(name, 5))) for name in (teacher, student)))
-    assert ([tap.module for tap in reads.student], [tap.module for tap in reads.teacher]) == ([places[0]], [places[1]])
+    assert ([tap.module for tap in reads.student.taps], [tap.module for tap in reads.teacher.taps]) == (
+        [places[0]],
+        [places[1]],
+    )
 
 
 def test_others_may_be_chosen(small_pair: tuple[nn.Module, nn.Module]) -> None:
@@ -105,7 +108,7 @@ def test_others_may_be_chosen(small_pair: tuple[nn.Module, nn.Module]) -> None:
     distiller.detach()
     named = FitNet(student_layers=("layer2",), teacher_layers=("layer1",))
     (reads,) = Distiller(student, teacher, [named], example=EXAMPLE).reads
-    assert (reads.student[0].module, reads.teacher[0].module) == ("layer2", "layer1")
+    assert (reads.student.taps[0].module, reads.teacher.taps[0].module) == ("layer2", "layer1")
 
 
 def vit() -> nn.Module:

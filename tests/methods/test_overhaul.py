@@ -10,8 +10,9 @@ from tests.trained import as_trained
 from torch import Tensor, nn
 
 from attention_transfer import Description, Distiller, Overhaul, Stage, Tap, build
-from attention_transfer.methods import Norm, Observed
+from attention_transfer.methods import Observed
 from attention_transfer.methods.overhaul import Connector, margin_of_norm, partial_distance
+from attention_transfer.models.introspection.batch_norms import BatchNorms, Norm
 
 EXAMPLE = torch.empty(2, 3, 16, 16)
 
@@ -98,7 +99,10 @@ def test_each_stage_weighs_half_as_much_as_the_one_after_it() -> None:
     generator = torch.Generator().manual_seed(2)
     features = [torch.randn(2, 3, 4, 4, generator=generator) for _ in range(3)]
     norm = Norm(torch.ones(3), torch.zeros(3))
-    teacher, student = Observed(None, tuple(features), norms=(norm,) * 3), Observed(None, tuple(-f for f in features))
+    teacher, student = (
+        Observed(None, tuple(features), provided={BatchNorms(): (norm,) * 3}),
+        Observed(None, tuple(-f for f in features)),
+    )
     method = Overhaul()
     parts = method.parts(teacher, student)
     distances = [float(c(s, t).detach()) for c, s, t in zip(parts, student.features, teacher.features, strict=True)]

@@ -113,17 +113,22 @@ def test_blocks_of_transformers_are_four_levels_and_the_vector() -> None:
     ]
     distiller = Distiller(*networks, [Review()], example=EXAMPLE)
     blocks = ["blocks.1", "blocks.2", "blocks.4", "blocks.5"]
-    assert [tap.module for tap in distiller.reads[0].student] == [*blocks, "head"]
-    assert [tap.module for tap in distiller.reads[0].teacher][:4] == ["blocks.2", "blocks.4", "blocks.6", "blocks.8"]
+    assert [tap.module for tap in distiller.reads[0].student.taps] == [*blocks, "head"]
+    assert [tap.module for tap in distiller.reads[0].teacher.taps][:4] == [
+        "blocks.2",
+        "blocks.4",
+        "blocks.6",
+        "blocks.8",
+    ]
     assert distiller(torch.randn(2, 3, 16, 16), torch.arange(2)).loss.isfinite()
 
 
 def test_without_a_head_in_one_network_the_vector_is_no_level() -> None:
     stage = (Stage(Tap("a"), Tap("b", "input")),)
     reads = Review().reads(Description(stage), Description(stage, head="fc"))
-    assert (reads.teacher, reads.student) == ((Tap("b", "input"),), (Tap("a"),))
+    assert (reads.teacher.taps, reads.student.taps) == ((Tap("b", "input"),), (Tap("a"),))
     reads = Review().reads(Description(stage, head="fc"), Description(stage, head="fc"))
-    assert reads.student == (Tap("a"), Tap("fc", "input", "raw"))
+    assert reads.student.taps == (Tap("a"), Tap("fc", "input", "raw"))
 
 
 def test_impossible_settings_are_refused() -> None:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attention_transfer import AttentionTransfer, DistillationWarning, Distiller
-from attention_transfer.capture import Capture, CaptureError, Tap, find_places
+from attention_transfer.capture import Capture, CaptureError, Tap
+from attention_transfer.capture.output_layouts import find_places
 from attention_transfer.models import Description, attention_layers, describe, with_attention, with_places
 
 VIT: dict[str, Any] = {"num_classes": 5, "embed_dim": 16, "depth": 2, "num_heads": 2}

@@ -107,7 +107,7 @@ def test_every_kind_of_misfit_is_listed_and_nothing_is_loaded(
 
 def test_a_file_that_holds_a_class_is_refused_by_the_name_of_the_class(trained: nn.Module, tmp_path: Path) -> None:
     torch.save(trained, tmp_path / "file.pt")
-    with pytest.raises(WeightsError, match=r"refused.*attention_transfer\.models\.resnet\.ResNet.*could run code"):
+    with pytest.raises(WeightsError, match=r"refused.*attention_transfer\.models\.zoo\.resnet\.ResNet.*could run code"):
         read_weights(tmp_path / "file.pt")
 
 

@@ -27,7 +27,7 @@ from attention_transfer import (
 )
 from attention_transfer.batch import Batch
 from attention_transfer.data import Split
-from attention_transfer.methods import Observed, Phase, Reads
+from attention_transfer.methods import Needs, Observed, Phase, Reads, Request
 from attention_transfer.models import Description, open_model
 from attention_transfer.runs import RunExistsError, RunFolder
 from attention_transfer.training.fit import fit
@@ -177,7 +177,7 @@ class Exploding(Method):
     key: ClassVar[str] = "exploding"
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
-        return Reads(index=True)
+        return Reads(batch=Needs(index=True))
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
         assert student.logits is not None
@@ -204,7 +204,7 @@ class TwoPhases(Method):
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
         assert teacher is not None
-        return Reads(teacher=(teacher.stages[-1].output,), student=(student.stages[-1].output,))
+        return Reads(Request((teacher.stages[-1].output,)), Request((student.stages[-1].output,)))
 
     def parts(self, teacher: Observed, student: Observed) -> nn.Module:
         return nn.Conv2d(student.features[0].shape[1], teacher.features[0].shape[1], 1)
@@ -292,7 +292,7 @@ def test_a_rate_that_only_rises_is_said(make: Make) -> None:
 
     for warmup, said in ((2, True), (1, False)):
         notes = prepare(make(optimisation={"warmup_epochs": warmup})).notes
-        assert any("it never comes down" in note for note in notes) == said
+        assert any("it never decays" in note for note in notes) == said
 
 
 def test_notes_name_places_as_the_user_did(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from attention_transfer import (
     Term,
 )
 from attention_transfer.batch import Batch
-from attention_transfer.methods import Observed, Reads
+from attention_transfer.methods import Needs, Observed, Reads
 from attention_transfer.models import Description
 from attention_transfer.runs import RunFolder
 from attention_transfer.training.fit import fit
@@ -128,7 +128,7 @@ class ByPlace(Method):
     key: ClassVar[str] = "by-place"
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
-        return Reads(index=True)
+        return Reads(batch=Needs(index=True))
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
         assert student.logits is not None

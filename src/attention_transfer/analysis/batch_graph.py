@@ -11,12 +11,12 @@ from torch import Tensor
 from attention_transfer.analysis.subject import Subject, open_subjects
 from attention_transfer.capture import Capture, Tap, undisturbed
 from attention_transfer.data import DataSet, Split
-from attention_transfer.distiller.fingerprint import fingerprint, fingerprint_of_reading
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Experiment, Training, read_experiment
-from attention_transfer.methods import Fingerprint, MultiHeadGraph, Observed
+from attention_transfer.methods import MultiHeadGraph, Observed
 from attention_transfer.methods.multi_head_graph.heads import GraphParts
 from attention_transfer.methods.multi_head_graph.method import teacher_embedding
+from attention_transfer.models.fingerprint import Fingerprint, WeightFingerprint, fingerprint, fingerprint_of_reading
 from attention_transfer.models.recorded_names import check_recorded
 from attention_transfer.models.weight_files import read_tensors
 from attention_transfer.models.weights import fit_weights
@@ -83,9 +83,9 @@ def batch_graphs(
     reads = method.reads(taught.opened.description, student.opened.description)
     theirs, ours = (
         _features(subject, taps, split, role)
-        for subject, taps, role in ((taught, reads.teacher, "teacher"), (student, reads.student, "student"))
+        for subject, taps, role in ((taught, reads.teacher.taps, "teacher"), (student, reads.student.taps, "student"))
     )
-    mark = Fingerprint(fingerprint(taught.module), fingerprint_of_reading(reads.teacher, None))
+    mark = Fingerprint(fingerprint(taught.module), fingerprint_of_reading(reads.teacher.taps, None))
     parts = _parts(run, method, key, (theirs, mark), ours)
     vectors = teacher_embedding(theirs)
     heads = 1 if method.graph == "similarity" else method.heads
@@ -175,7 +175,7 @@ def _parts(
 ) -> GraphParts | None:
     """What the run learned beside its student; None where there was nothing to learn."""
     features, mark = teacher
-    parts = method.parts(Observed(None, features, fingerprint=mark), Observed(None, student))
+    parts = method.parts(Observed(None, features, provided={WeightFingerprint(): mark}), Observed(None, student))
     if parts is None:
         return None
     if run.parts is None:

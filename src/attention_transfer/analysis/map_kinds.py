@@ -10,7 +10,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from attention_transfer.analysis.subject import Subject
-from attention_transfer.capture import Capture, Reading, Tap, input_gradient, noise, spatial, undisturbed
+from attention_transfer.capture import Capture, Reading, Tap, noise, spatial, undisturbed
+from attention_transfer.capture.input_gradients import input_gradient
 from attention_transfer.errors import InputError
 from attention_transfer.methods.attention_maps.patch_attention import finest, on_one_grid, patch_attention
 from attention_transfer.methods.layers.maps import attention_map, class_maps

@@ -127,14 +127,7 @@ def suggest_weights(
             processes.
         NonFiniteLossError: if the training breaks down.
     """
-    if not experiment.methods:
-        raise InputError("there is nothing to weigh: the experiment has no methods (--methods)")
-    if batches < 1:
-        raise InputError(f"batches must be at least 1, not {batches}")
-    if not 0 <= after_epochs <= experiment.training.epochs:
-        raise InputError(f"after_epochs must be from 0 to the experiment's {experiment.training.epochs}")
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise InputError("weights are measured in one process: run this without torchrun")
+    _check(experiment, batches, after_epochs)
     prepared = prepare(measurable(experiment))
     num_batches = prepared.train.num_batches
     steps = max(1, round(after_epochs * num_batches)) if after_epochs else 0
@@ -167,6 +160,17 @@ def suggest_weights(
         terms=terms,
         notes=(*prepared.notes, *_notes(terms, teacher_top1, prepared.dataset.num_classes, place)),
     )
+
+
+def _check(experiment: Experiment, batches: int, after_epochs: float) -> None:
+    if not experiment.methods:
+        raise InputError("there is nothing to weigh: the experiment has no methods (--methods)")
+    if batches < 1:
+        raise InputError(f"batches must be at least 1, not {batches}")
+    if not 0 <= after_epochs <= experiment.training.epochs:
+        raise InputError(f"after_epochs must be from 0 to the experiment's {experiment.training.epochs}")
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise InputError("weights are measured in one process: run this without torchrun")
 
 
 def _flags(sizes: Mapping[str, Size], methods: tuple[Method, ...]) -> dict[str, Method]:

@@ -1,7 +1,8 @@
 """How the loss of each image changes with its pixels."""
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +13,35 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from attention_transfer.capture.tap import CaptureError
+from attention_transfer.capture.provider import Provider, ReadNetwork
+from attention_transfer.capture.reading import Reading
+from attention_transfer.capture.tap import CaptureError, Tap
+
+
+@dataclass(frozen=True)
+class InputGradient(Provider[Tensor]):
+    """The gradient of each image's cross-entropy with respect to the image, as the student receives it, (b, c, h, w).
+
+    The network is differentiated inside the step, a student so that it can be differentiated once more. The batch
+    needs labels: ask for them, too.
+
+    Args:
+        mirrored: that of the image mirrored from left to right, mirrored back.
+    """
+
+    mirrored: bool = False
+
+    @property
+    def title(self) -> str:
+        """What it is, for tables."""
+        return f"gradient of the {'mirrored ' if self.mirrored else ''}image"
+
+    def bound(self, network: ReadNetwork, taps: Sequence[Tap]) -> Callable[[Reading], Tensor]:
+        del network, taps
+        return self._read
+
+    def _read(self, reading: Reading) -> Tensor:
+        return reading.gradients[self.title]
 
 
 def input_gradient(

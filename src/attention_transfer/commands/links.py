@@ -70,13 +70,26 @@ def command(arguments: Sequence[str]) -> None:
         args=list(arguments),
         default=Flags(runs=cast("tuple[str, ...]", tyro.MISSING)),
     )
+    _check(flags)
+    runs = list(dict.fromkeys(flags.runs))
+    folders = [RunFolder(expand(run)) for run in runs]
+    if len(flags.runs) > 1:
+        _show_several(runs, folders, flags)
+    else:
+        _show_one(runs[0], folders[0], flags)
+
+
+def _extracts(flags: Flags) -> bool:
+    """Whether anything was said of an extraction."""
+    asked_for = flags.threshold is not None or flags.keep is not None or flags.out is not None
+    return asked_for or flags.signed or flags.per != "stage"
+
+
+def _check(flags: Flags) -> None:
     if not flags.runs:
         raise InputError("give a run folder of attention-links, or several to see them beside each other")
     check_picture(flags.figure)
-    several = len(flags.runs) > 1
-    asked_for = flags.threshold is not None or flags.keep is not None or flags.out is not None
-    extracts = asked_for or flags.signed or flags.per != "stage"
-    if several and (extracts or flags.along_training):
+    if len(flags.runs) > 1 and (_extracts(flags) or flags.along_training):
         raise InputError(
             "--threshold, --keep, --per, --signed, --out and --along-training are about one run: give one run folder"
         )
@@ -84,39 +97,41 @@ def command(arguments: Sequence[str]) -> None:
         raise InputError("--along-training draws: give --figure FILE")
     if flags.threshold is not None and flags.keep is not None:
         raise InputError("--keep finds the threshold that keeps as many links: give it or --threshold, not both")
-    runs = list(dict.fromkeys(flags.runs))
-    folders = [RunFolder(expand(run)) for run in runs]
-    if several:
-        read = [links_of_run(folder, flags.name) for folder in folders]
-        found = dict(zip(titles(runs), read, strict=True))
-        content = {"runs": [_row(run, links) for run, links in zip(runs, read, strict=True)]}
-        texts = [f"{name}\n\n{link_table(links.magnitudes())}\n" for name, links in found.items()]
-        print(json.dumps(content, indent=2) if flags.json else printable("\n".join(texts)))
-        _draw(found, flags)
-        return
-    links = links_of_run(folders[0], flags.name)
+
+
+def _show_several(runs: list[str], folders: list[RunFolder], flags: Flags) -> None:
+    read = [links_of_run(folder, flags.name) for folder in folders]
+    found = dict(zip(titles(runs), read, strict=True))
+    content = {"runs": [_row(run, links) for run, links in zip(runs, read, strict=True)]}
+    texts = [f"{name}\n\n{link_table(links.magnitudes())}\n" for name, links in found.items()]
+    print(json.dumps(content, indent=2) if flags.json else printable("\n".join(texts)))
+    _draw(found, flags)
+
+
+def _show_one(run: str, folder: RunFolder, flags: Flags) -> None:
+    links = links_of_run(folder, flags.name)
     threshold = PAPERS_THRESHOLD if flags.threshold is None else flags.threshold
     if flags.keep is not None:
         threshold = threshold_that_keeps(flags.keep, links, flags.per, signed=flags.signed)
     try:
         choice = extracted(links, threshold, flags.per, signed=flags.signed)
     except NothingLeftError as error:
-        if extracts:
+        if _extracts(flags):
             raise
         # Nobody asked for an extraction: the run is shown.
-        found = _row(runs[0], links) | {"kept": None, "why": str(error)}
+        found = _row(run, links) | {"kept": None, "why": str(error)}
         table = f"{link_table(links.magnitudes())}\n\nnothing is extracted: {error}"
         print(json.dumps(found, indent=2) if flags.json else printable(table))
-        _draw_one(runs[0], folders[0], links, flags)
+        _draw_one(run, folder, links, flags)
         return
     kept = _kept(choice, links)
     left, whole = count_links(choice, links.channels, links.heads), sum(each.weight.size for each in links.groups)
     how: dict[str, Any] = {"threshold": threshold, "per": flags.per, "signed": flags.signed}
     how |= {} if flags.keep is None else {"keep": flags.keep}
-    content = _row(runs[0], links) | how | {"kept": kept.tolist(), "links": whole, "links_kept": left}
+    content = _row(run, links) | how | {"kept": kept.tolist(), "links": whole, "links_kept": left}
     sign = "-signed" if flags.signed else ""
     asked = f"{threshold:g}" if flags.keep is None else f"keep-{flags.keep:g}"
-    folders[0].write_finding(f"{flags.name}-{asked}-per-{flags.per}{sign}", content)
+    folder.write_finding(f"{flags.name}-{asked}-per-{flags.per}{sign}", content)
     if flags.out is not None:
         make_folder(flags.out.parent)
         write_whole(flags.out, links_to_json(choice, how).encode())
@@ -131,7 +146,7 @@ def command(arguments: Sequence[str]) -> None:
         )
         if flags.out is not None:
             print(f"links: {flags.out}   (train with --attention-links.links {flags.out})")
-    _draw_one(runs[0], folders[0], links, flags, kept)
+    _draw_one(run, folder, links, flags, kept)
 
 
 def _draw_one(

@@ -39,15 +39,11 @@ class BatchChecks:
         self, methods: Mapping[str, Reads], *, task: bool, channels: int, classes: int, num_train_images: int | None
     ) -> None:
         self._channels, self._classes, self._num_train_images = channels, classes, num_train_images
-        readers = {
-            name: reads
-            for name, reads in methods.items()
-            if reads.labels or reads.class_numbers or reads.input_gradient
-        }
+        readers = {name: reads for name, reads in methods.items() if reads.batch.labels or reads.batch.class_indices}
         self._reads_labels = task or bool(readers)
-        self._wanting_indices = [name for name, reads in methods.items() if reads.class_numbers]
-        self._refusing_unlabelled = [name for name, reads in readers.items() if not reads.unlabelled]
-        self._wanting_index = [name for name, reads in methods.items() if reads.index]
+        self._wanting_indices = [name for name, reads in methods.items() if reads.batch.class_indices]
+        self._refusing_unlabelled = [name for name, reads in readers.items() if not reads.batch.unlabelled]
+        self._wanting_index = [name for name, reads in methods.items() if reads.batch.index]
         self._late: list[Late] = []
         self._looked = False
 

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from attention_transfer.batch import Batch
 from attention_transfer.capture import Reading, Tap
-from attention_transfer.distiller.observed_network import Role, Wanted
+from attention_transfer.distiller.observed_network import Role
 from attention_transfer.errors import InputError
 from attention_transfer.memory_budget import ChecksMemory
-from attention_transfer.methods import Method, Observed, Phase, Reads, Term
 from attention_transfer.methods.layers.maps import at_least_float32
+from attention_transfer.methods.method import Method, Observed, Reads, Request, Term
 from attention_transfer.models import Description, describe, with_attention, with_places
+from attention_transfer.phases import Phase
 
 
 @dataclass
@@ -47,31 +48,19 @@ class Bound:
             self.scheduled.fill_(self.method.weight * self.method.schedule.factor(epoch))
 
     @property
-    def of_teacher(self) -> Wanted:
+    def of_teacher(self) -> Request:
         """What it reads of the teacher."""
-        reads = self.reads
-        return Wanted(
-            reads.teacher,
-            reads.teacher_logits,
-            self._pooled(reads.teacher),
-            reads.teacher_gradient,
-            attention=reads.teacher_attention,
-            fingerprint=reads.teacher_fingerprint,
-            norms=reads.teacher_norms,
-        )
+        return self.reads.teacher
 
     @property
-    def of_student(self) -> Wanted:
-        """What it reads of the student."""
-        reads = self.reads
-        return Wanted(
-            reads.student,
-            True,
-            self._pooled(reads.student),
-            reads.student_gradient,
-            reads.flipped_gradient,
-            reads.student_attention,
-        )
+    def of_student(self) -> Request:
+        """What it reads of the student, whose logits are always there."""
+        return replace(self.reads.student, logits=True)
+
+    @property
+    def task_tap(self) -> Tap | None:
+        """The tap of the student that the task's cross-entropy is of, where that is not the logits."""
+        return self.method.task_tap(self.reads)
 
     def parts(
         self, teacher: Observed, student: Observed, train_labels: Tensor | None, like: Tensor
@@ -89,14 +78,9 @@ class Bound:
                 device cannot hold it.
         """
         with _said_by(self.method):
+            self.method.check(teacher, student)
             parts = self.method.parts(teacher, student)
-            if self.reads.train_labels or train_labels is not None:
-                if train_labels is None:
-                    raise InputError(
-                        f"{self.method.key} needs the labels of all training images: give Distiller(..., "
-                        "train_labels=...), class indices in the order that index counts"
-                    )
-                self.method.given_labels(parts, train_labels)
+            self.method.given_labels(parts, train_labels)
             if isinstance(parts, ChecksMemory):
                 parts.check_memory(len(like), like.device)
             return None if parts is None else parts.to(like.device, at_least_float32(like).dtype)
@@ -130,9 +114,6 @@ class Bound:
     def _own(self, term: str) -> str:
         return self.name + term.removeprefix(self.method.key) if term.startswith(self.method.key) else term
 
-    def _pooled(self, taps: tuple[Tap, ...]) -> tuple[Tap, ...]:
-        return taps if self.reads.heads else ()
-
 
 def bind(methods: Sequence[Method], teacher: Description | None, student: Description) -> list[Bound]:
     """Each method with its settings decided and its reading found, under a name of its own.
@@ -160,7 +141,7 @@ def task_logits(bound: Sequence[Bound], reading: Reading) -> Tensor:
     Raises:
         ValueError: if two methods name different places.
     """
-    named = list(dict.fromkeys(each.reads.task_logits for each in bound if each.reads.task_logits is not None))
+    named = list(dict.fromkeys(each.task_tap for each in bound if each.task_tap is not None))
     if len(named) > 1:
         raise InputError(f"two methods want the labels learned at {' and '.join(map(str, named))}: leave one out")
     logits = reading.values[named[0]] if named else reading.logits

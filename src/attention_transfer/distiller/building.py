@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from attention_transfer.batch import Batch
-from attention_transfer.capture import CaptureError, apart, closed_in, noise, set_mode, uncompiled, undisturbed
+from attention_transfer.capture import CaptureError, Reading, noise, set_mode, undisturbed
+from attention_transfer.capture.opaque_modules import apart, closed_in, uncompiled
 from attention_transfer.distiller.binding import Bound, bind, described, task_logits
 from attention_transfer.distiller.error_context import explained
 from attention_transfer.distiller.label_checks import check_classes
 from attention_transfer.distiller.network_pair import Both
-from attention_transfer.distiller.observed_network import Network, Seen, Wanted
+from attention_transfer.distiller.observed_network import Network
 from attention_transfer.distiller.output_checks import check_logits, readers_of_logits
 from attention_transfer.distiller.proofs import check_finite, check_phases, parameters_reached, reached_by
 from attention_transfer.distiller.received_images import cast_for
@@ -80,14 +81,13 @@ def hooked(
         received = cast_for(teacher, teacher_images(example), student)
         teacher_description = described(teacher, received, methods, "teacher")
     bound = _bound(methods, teacher, teacher_description, student, student_description)
-    of_teacher = Wanted.together([each.of_teacher for each in bound])
-    of_student = Wanted.together([each.of_student for each in bound])
-    network = Network(student, "student", of_student, student_description.head)
+    network = Network(student, "student", [each.of_student for each in bound], student_description.head)
     if teacher is None or teacher_description is None:
         return Both(network, None, bound, task_weight)
     try:
         modes = [each.method.teacher_mode for each in bound]
-        frozen = Teacher(teacher, of_teacher, teacher_description.head, teacher_images, modes, student)
+        requests = [each.of_teacher for each in bound]
+        frozen = Teacher(teacher, requests, teacher_description.head, teacher_images, modes, student)
     except BaseException:
         network.close()
         raise
@@ -156,7 +156,7 @@ def _probe(both: Both, image: Tensor, train_labels: Tensor | None, phases: Seque
     student = both.student.probe(image, label)
     _check_outputs(both, image, teacher, student)
     if train_labels is not None and both.task_weight:
-        check_classes(train_labels, task_logits(both.bound, student.reading).shape[1])
+        check_classes(train_labels, task_logits(both.bound, student).shape[1])
     parts = nn.ModuleDict()
     for bound in both.bound:
         observed = both.observed_teacher(teacher, bound), both.observed_student(student, bound)
@@ -170,31 +170,31 @@ def _probe(both: Both, image: Tensor, train_labels: Tensor | None, phases: Seque
         return _terms_proved(both, parts, Batch(image, label, places), teacher, student, phases)
 
 
-def _check_outputs(both: Both, image: Tensor, teacher: Seen | None, student: Seen) -> None:
+def _check_outputs(both: Both, image: Tensor, teacher: Reading | None, student: Reading) -> None:
     """Refuse outputs that are read as logits and are none."""
     roles = readers_of_logits(both.bound, both.task_weight)
     frozen = both.teacher
-    if frozen is not None and teacher is not None and teacher.reading.logits is not None and "teacher" in roles:
-        check_logits("teacher", teacher.reading.logits, frozen.model, lambda: _logits(frozen.read(image, None)))
+    if frozen is not None and teacher is not None and teacher.logits is not None and "teacher" in roles:
+        check_logits("teacher", teacher.logits, frozen.model, lambda: _logits(frozen.read(image, None)))
     if "student" in roles:
         check_logits("student", _logits(student), both.student.model, lambda: _logits(both.student.read(image, None)))
 
 
-def _logits(seen: Seen | None) -> Tensor:
+def _logits(seen: Reading | None) -> Tensor:
     assert seen is not None
-    assert seen.reading.logits is not None
-    return seen.reading.logits
+    assert seen.logits is not None
+    return seen.logits
 
 
 def _terms_proved(
-    both: Both, parts: nn.ModuleDict, batch: Batch, teacher: Seen | None, student: Seen, phases: Sequence[Phase]
+    both: Both, parts: nn.ModuleDict, batch: Batch, teacher: Reading | None, student: Reading, phases: Sequence[Phase]
 ) -> Proved:
     """Compute every term once: the parameters that each of them reaches."""
     replaced = both.replacements(teacher, parts)
     if replaced:
         student = both.student.probe(batch.image, batch.label, replaced)
-    assert student.reading.logits is not None
-    labels = torch.arange(len(batch.image), device=batch.image.device) % student.reading.logits.shape[1]
+    assert student.logits is not None
+    labels = torch.arange(len(batch.image), device=batch.image.device) % student.logits.shape[1]
     terms = both.terms(Batch(batch.image, labels, batch.index), teacher, student, parts, lambda term: True)
     if not terms:
         raise InputError(
@@ -207,7 +207,7 @@ def _terms_proved(
         raise InputError("nothing to train: every parameter of the student is frozen")
     check_finite(terms)
     check_phases(phases, terms)
-    classes = task_logits(both.bound, student.reading).shape[1]
+    classes = task_logits(both.bound, student).shape[1]
     reached = parameters_reached(terms, named)
-    by_logits = reached_by(student.reading.logits, named)
+    by_logits = reached_by(student.logits, named)
     return Proved(parts, reached, by_logits, bool(replaced), classes, Shapes.of(teacher, student))

@@ -118,7 +118,7 @@ class Distiller(TakesAlong):
         self._checks: BatchChecks | None = None
         self.teacher_images = Renormalise(student_input, teacher_input).to(example)
         self._both = hooked(student, teacher, methods, example, self.teacher_images, task_weight)
-        self.reads_teacher_logits = any(reads.teacher_logits for reads in self.reads)
+        self.reads_teacher_logits = any(reads.teacher.logits for reads in self.reads)
         try:
             self._schedule()
             proved = prove(self._both, example, train_labels, self.phases)
@@ -188,7 +188,7 @@ class Distiller(TakesAlong):
         self._checks.images(images)
         with self._explaining({"images": images}):
             teacher = self._both.read_teacher(images, None) if self._replaces else None
-            logits = self._both.read_student(images, None, teacher, self.parts).reading.logits
+            logits = self._both.read_student(images, None, teacher, self.parts).logits
         assert logits is not None
         return logits
 
@@ -357,10 +357,10 @@ class Distiller(TakesAlong):
             # Whether its parameters need a gradient is for their owner to say.
             with torch.no_grad() if self.phase.trains == "parts" else nullcontext():
                 student = both.read_student(images, labels, teacher, self.parts)
-            assert student.reading.logits is not None
-            logits = student.reading.logits
+            assert student.logits is not None
+            logits = student.logits
         terms = both.terms(Batch(images, labels, index), teacher, student, self.parts, self.phase.counts)
-        teacher_logits = teacher.reading.logits if teacher is not None and self.reads_teacher_logits else None
+        teacher_logits = teacher.logits if teacher is not None and self.reads_teacher_logits else None
         if not torch.compiler.is_compiling():
             if torch.is_grad_enabled():
                 self._moving.check(terms)

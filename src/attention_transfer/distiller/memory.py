@@ -5,13 +5,13 @@ from typing import Protocol
 
 from torch import Tensor
 
-from attention_transfer.distiller.observed_network import Seen
+from attention_transfer.capture import Reading
 
 
 class TeacherMemory(Protocol):
     """Knows what the teacher of a distiller gave for the images of a training step, or keeps it."""
 
-    def read(self, epoch: int, index: Tensor, run: Callable[[], Seen]) -> Seen:
+    def read(self, epoch: int, index: Tensor, run: Callable[[], Reading]) -> Reading:
         """What the teacher gives.
 
         Args:

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attention_transfer.batch import UNLABELLED, Batch
-from attention_transfer.capture import Replacement, Tap
+from attention_transfer.capture import Reading, Replacement, Tap
 from attention_transfer.distiller.binding import Bound, part, task_logits
-from attention_transfer.distiller.observed_network import Network, Role, Seen
+from attention_transfer.distiller.observed_network import Network, Role
 from attention_transfer.distiller.output import TASK
 from attention_transfer.distiller.teacher import Teacher
 from attention_transfer.errors import InputError
@@ -44,7 +44,7 @@ class Both:
 
     def read_teacher(
         self, images: Tensor, labels: Tensor | None, place: tuple[int, Tensor] | None = None
-    ) -> Seen | None:
+    ) -> Reading | None:
         """Run the teacher once; None where there is none, or nothing is read of it.
 
         Args:
@@ -54,7 +54,9 @@ class Both:
         """
         return None if self.teacher is None else self.teacher.read(images, labels, place)
 
-    def read_student(self, images: Tensor, labels: Tensor | None, teacher: Seen | None, parts: nn.ModuleDict) -> Seen:
+    def read_student(
+        self, images: Tensor, labels: Tensor | None, teacher: Reading | None, parts: nn.ModuleDict
+    ) -> Reading:
         """Run the student once, with what methods give it from the teacher.
 
         Args:
@@ -65,7 +67,7 @@ class Both:
         """
         return self.student.read(images, labels, self.replacements(teacher, parts))
 
-    def replacements(self, teacher: Seen | None, parts: nn.ModuleDict) -> dict[Tap, Replacement]:
+    def replacements(self, teacher: Reading | None, parts: nn.ModuleDict) -> dict[Tap, Replacement]:
         """What the student is given in place of its own.
 
         Raises:
@@ -80,19 +82,19 @@ class Both:
             replaced |= given
         return replaced
 
-    def observed_teacher(self, seen: Seen | None, bound: Bound) -> Observed:
+    def observed_teacher(self, seen: Reading | None, bound: Bound) -> Observed:
         """What one method sees of the teacher."""
         return Observed(None) if self.teacher is None else self.teacher.observed(seen, bound.of_teacher)
 
-    def observed_student(self, seen: Seen | None, bound: Bound) -> Observed:
+    def observed_student(self, seen: Reading | None, bound: Bound) -> Observed:
         """What one method sees of the student."""
         return Observed(None) if seen is None else self.student.observed(seen, bound.of_student)
 
     def terms(
         self,
         batch: Batch,
-        teacher: Seen | None,
-        student: Seen | None,
+        teacher: Reading | None,
+        student: Reading | None,
         parts: nn.ModuleDict,
         counts: Callable[[str], bool],
     ) -> dict[str, Term]:
@@ -113,7 +115,7 @@ class Both:
         with torch.autocast(batch.image.device.type, enabled=False):
             if self.task_weight and student is not None:
                 assert batch.label is not None
-                logits = task_logits(self.bound, student.reading)
+                logits = task_logits(self.bound, student)
                 terms[TASK] = Term(_cross_entropy(at_least_float32(logits), batch.label), self.task_weight)
             for bound in filter(lambda bound: bound.counts(counts), self.bound):
                 observed = self.observed_teacher(teacher, bound), self.observed_student(student, bound)

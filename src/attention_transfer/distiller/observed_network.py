@@ -2,98 +2,34 @@
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Literal, cast
+from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from attention_transfer.capture import (
-    Capture,
-    CaptureError,
-    Reading,
-    Replacement,
-    Tap,
-    as_logits,
-    input_gradient,
-    left_uncompiled,
-    no_recomputation,
-    own_buffers,
-    twice_differentiable,
-)
+from attention_transfer.capture import Capture, CaptureError, Reading, Replacement, Tap, as_logits
+from attention_transfer.capture.input_gradients import input_gradient, no_recomputation, twice_differentiable
+from attention_transfer.capture.isolation import own_buffers
 from attention_transfer.capture.private_names import is_compiled, state_of
-from attention_transfer.distiller.fingerprint import fingerprint, fingerprint_of_reading
+from attention_transfer.capture.uncompiled_calls import left_uncompiled
 from attention_transfer.distiller.received_images import Given
 from attention_transfer.errors import InputError
-from attention_transfer.methods import Fingerprint, Head, Norm, Observed
-from attention_transfer.models.introspection.batch_norms import batch_norm_before
-from attention_transfer.models.introspection.class_maps import prove_class_maps
+from attention_transfer.methods.method import Observed, Request
+from attention_transfer.models.introspection.description import Input
 from attention_transfer.models.renormalise import Renormalise
 
 Role = Literal["teacher", "student"]
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What all methods together, or one of them, read of one network.
-
-    Args:
-        taps: places, in the order in which the method receives them.
-        logits: whether it must run to its end.
-        pooled: those of the taps whose mean the linear head must take; where there are any, the head is read too.
-        gradient: whether the gradient of the loss with respect to the image is.
-        flipped_gradient: whether that of the mirrored image is.
-        attention: attention layers, in the order in which the method receives them.
-        fingerprint: whether the network's weights must be known from others.
-        norms: whether the batch norms that make the values of the taps are read.
-    """
-
-    taps: tuple[Tap, ...] = ()
-    logits: bool = False
-    pooled: tuple[Tap, ...] = ()
-    gradient: bool = False
-    flipped_gradient: bool = False
-    attention: tuple[Tap, ...] = ()
-    fingerprint: bool = False
-    norms: bool = False
-
-    @property
-    def anything(self) -> bool:
-        return bool(self.taps or self.attention) or self.logits or self.differentiated
-
-    @property
-    def differentiated(self) -> bool:
-        """Whether the network is differentiated inside the step already."""
-        return self.gradient or self.flipped_gradient
-
-    @classmethod
-    def together(cls, each: Sequence["Wanted"]) -> "Wanted":
-        """Everything that any of them wants."""
-        return cls(
-            tuple(dict.fromkeys(tap for wanted in each for tap in wanted.taps)),
-            any(wanted.logits for wanted in each),
-            tuple(dict.fromkeys(tap for wanted in each for tap in wanted.pooled)),
-            any(wanted.gradient for wanted in each),
-            any(wanted.flipped_gradient for wanted in each),
-            tuple(dict.fromkeys(tap for wanted in each for tap in wanted.attention)),
-            norms=any(wanted.norms for wanted in each),
-        )
-
-
-@dataclass(frozen=True)
-class Seen:
-    """Everything that was read of one network in one step.
-
-    Args:
-        reading: values of the taps, and the logits where they were reached.
-        gradient: of the loss with respect to the image.
-        flipped_gradient: of the mirrored image, mirrored back.
-    """
-
-    reading: Reading
-    gradient: Tensor | None = None
-    flipped_gradient: Tensor | None = None
+def together(requests: Sequence[Request]) -> Request:
+    """Everything that any of some requests asks for; each thing once."""
+    return Request(
+        tuple(dict.fromkeys(tap for request in requests for tap in request.taps)),
+        any(request.logits for request in requests),
+        tuple(dict.fromkeys(tap for request in requests for tap in request.attention)),
+        tuple(dict.fromkeys(each for request in requests for each in request.provide)),
+    )
 
 
 class Network:
@@ -102,8 +38,8 @@ class Network:
     Args:
         model: the network; stays what it is.
         role: a teacher is read without a graph, a student with one.
-        wanted: by all methods together.
-        head: path of its linear head.
+        requests: of all methods.
+        head: module path of its linear head.
         transform: what becomes of the student's images before this network receives them.
         beside: the student, where this is its teacher.
 
@@ -115,25 +51,28 @@ class Network:
         self,
         model: nn.Module,
         role: Role,
-        wanted: Wanted,
+        requests: Sequence[Request],
         head: str | None,
         transform: Callable[[Tensor], Tensor] | None = None,
         beside: nn.Module | None = None,
     ) -> None:
-        self.model, self.role, self.wanted, self.head = model, role, wanted, head
+        self.model, self.role, self.head = model, role, head
+        self.request = together(requests)
+        self._gradients = sorted(self.request.gradients, key=lambda gradient: gradient.mirrored)
         self._transform = transform or nn.Identity()
         self._given = Given(model, self._transform, beside)
-        if role == "student" and wanted.differentiated and any(map(is_compiled, model.modules())):
+        if role == "student" and self._gradients and any(map(is_compiled, model.modules())):
             raise CaptureError(
                 "the gradient of the student is differentiated again, which compiled networks cannot be: give it as it "
                 "was before torch.compile"
             )
         self._proving = False
-        self._fingerprints: dict[tuple[Tap, ...], Fingerprint] = {}
-        self._capture = Capture(model, (*wanted.taps, *wanted.attention), role)
-        self._norms = {tap: _norm_before(model, tap) for tap in wanted.taps} if wanted.norms else {}
+        self._capture = Capture(model, (*self.request.taps, *self.request.attention), role)
+        self._providers = {
+            (each, request.taps): each.bound(self, request.taps) for request in requests for each in request.provide
+        }
 
-    def read(self, image: Tensor, label: Tensor | None, replaced: Mapping[Tap, Replacement] | None = None) -> Seen:
+    def read(self, image: Tensor, label: Tensor | None, replaced: Mapping[Tap, Replacement] | None = None) -> Reading:
         """Run it once, and differentiate it if that is wanted.
 
         Args:
@@ -142,7 +81,7 @@ class Network:
             replaced: values that it goes on with in place of its own.
         """
         before = _state(image)
-        seen = self._run(
+        reading = self._run(
             image, label, lambda x: self._capture.run(x, until_last_tap=not self._to_its_end, replaced=replaced)
         )
         if _state(image) != before:
@@ -150,19 +89,17 @@ class Network:
                 f"the {self.role} wrote into its images, which it did not when the distiller was built: build it "
                 "without operations in place (inplace=False)"
             )
-        return seen
+        return reading
 
-    def probe(self, image: Tensor, label: Tensor | None, replaced: Mapping[Tap, Replacement] | None = None) -> Seen:
+    def probe(self, image: Tensor, label: Tensor | None, replaced: Mapping[Tap, Replacement] | None = None) -> Reading:
         """The same on noise, with proof of everything that is read.
 
         Raises:
             CaptureError: if something does not hold what it promises.
         """
-        for tap in self.wanted.pooled:
-            if self.head is None:
-                raise CaptureError(f"the {self.role} has no linear head that could be applied at every position")
-            prove_class_maps(self.model, tap, self.head, self._given(image), self.role)
-        if self.wanted.flipped_gradient and replaced:
+        for provider, taps in self._providers:
+            provider.prove(self, taps, image)
+        if replaced and any(gradient.mirrored for gradient in self._gradients):
             raise CaptureError("a mirrored pass of the student cannot be combined with a method that replaces values")
         self._proving = self._given.copies = True
         writes = False
@@ -175,10 +112,10 @@ class Network:
             return reading
 
         try:
-            seen = self._run(image, label, probe)
+            reading = self._run(image, label, probe)
             # Nothing may write into the very tensor that it is differentiated for.
-            self._given.copies = writes or self.wanted.differentiated
-            return seen
+            self._given.copies = writes or self.differentiated
+            return reading
         except RuntimeError as error:
             raise CaptureError(
                 f"the {self.role} cannot be differentiated with respect to its image: {error}"
@@ -186,28 +123,33 @@ class Network:
         finally:
             self._proving = False
 
-    def observed(self, seen: Seen, wanted: Wanted) -> Observed:
+    def observed(self, reading: Reading, request: Request) -> Observed:
         """What one method sees of it."""
-        reading = seen.reading
-        head = None
-        if wanted.pooled:
-            assert self.head is not None
-            layer = self.model.get_submodule(self.head)
-            assert isinstance(layer, nn.Linear)
-            bias = cast("Tensor | None", layer.bias)
-            precise = self._given.precise
-            head = Head(precise(layer.weight), None if bias is None else precise(bias))
         return Observed(
-            reading.logits if wanted.logits else None,
-            tuple(reading.spatial(self._that_ran(tap, reading)) for tap in wanted.taps),
-            head,
-            seen.gradient if wanted.gradient else None,
-            seen.flipped_gradient if wanted.flipped_gradient else None,
-            tuple(reading.attention[self._that_ran(tap, reading)] for tap in wanted.attention),
-            self._fingerprint(wanted.taps) if wanted.fingerprint else None,
-            tuple(self._norm(tap) for tap in wanted.taps) if wanted.norms else (),
-            (*wanted.taps, *wanted.attention),
+            reading.logits if request.logits else None,
+            tuple(reading.spatial(self._that_ran(tap, reading)) for tap in request.taps),
+            tuple(reading.attention[self._that_ran(tap, reading)] for tap in request.attention),
+            (*request.taps, *request.attention),
+            {each: self._providers[each, request.taps](reading) for each in request.provide},
         )
+
+    @property
+    def differentiated(self) -> bool:
+        """Whether the network is differentiated inside the step already."""
+        return bool(self._gradients)
+
+    def receives(self, images: Tensor) -> Tensor:
+        """The student's images as this network receives them."""
+        return self._given(images)
+
+    def precise(self, value: Tensor) -> Tensor:
+        """A parameter of it in the precision of the losses."""
+        return self._given.precise(value)
+
+    @property
+    def expects(self) -> Input | None:
+        """How its images are normalised; None where it was not said."""
+        return self._transform.teacher if isinstance(self._transform, Renormalise) else None
 
     @property
     def modules_read(self) -> frozenset[nn.Module]:
@@ -227,34 +169,19 @@ class Network:
             )
         return tap
 
-    def _norm(self, tap: Tap) -> Norm | None:
-        norm = self._norms[tap]
-        return norm and Norm(self._given.precise(norm.scale), self._given.precise(norm.shift))
-
-    def _fingerprint(self, taps: tuple[Tap, ...]) -> Fingerprint:
-        # Made by the probe first of all, so of the weights as they came, whatever device or type they go to.
-        if taps not in self._fingerprints:
-            expects = self._transform.teacher if isinstance(self._transform, Renormalise) else None
-            self._fingerprints[taps] = Fingerprint(self._weights, fingerprint_of_reading(taps, expects))
-        return self._fingerprints[taps]
-
-    @cached_property
-    def _weights(self) -> bytes:
-        return fingerprint(self.model)
-
     @property
     def _to_its_end(self) -> bool:
-        return self.role == "student" or self.wanted.logits or self.wanted.differentiated
+        return self.role == "student" or self.request.logits or self.differentiated
 
-    def _run(self, image: Tensor, label: Tensor | None, run: Callable[[Tensor], Reading]) -> Seen:
-        if self.wanted.differentiated and label is not None:
+    def _run(self, image: Tensor, label: Tensor | None, run: Callable[[Tensor], Reading]) -> Reading:
+        if self._gradients and label is not None:
             return self._run_differentiated(image, label, run)
         with nullcontext() if self.role == "student" else torch.no_grad():
-            return Seen(self._given.run(image, run))
+            return self._given.run(image, run)
 
     # Compiled graphs cannot be differentiated twice; inside a compiled distiller this part runs as it is.
     @left_uncompiled
-    def _run_differentiated(self, image: Tensor, label: Tensor, run: Callable[[Tensor], Reading]) -> Seen:
+    def _run_differentiated(self, image: Tensor, label: Tensor, run: Callable[[Tensor], Reading]) -> Reading:
         if torch.is_inference_mode_enabled():
             raise InputError(
                 "gradient attention cannot be computed in inference mode: use torch.no_grad() to measure it"
@@ -263,8 +190,12 @@ class Network:
         with torch.enable_grad(), twice_differentiable() if twice else nullcontext():
             image = image.detach().requires_grad_()
             reading = self._given.run(image, run)
-            gradient = self._gradient(reading.logits, image, label, twice) if self.wanted.gradient else None
-            flipped = self._flipped_gradient(image, label, twice) if self.wanted.flipped_gradient else None
+            gradients: dict[str, Tensor] = {
+                each.title: self._mirrored_gradient(image, label, twice)
+                if each.mirrored
+                else self._gradient(reading.logits, image, label, twice)
+                for each in self._gradients
+            }
         if not twice:
             # Nothing may reach into a graph that ends here.
             reading = replace(
@@ -273,9 +204,9 @@ class Network:
                 values={tap: value.detach() for tap, value in reading.values.items()},
                 attention={tap: attention.detach() for tap, attention in reading.attention.items()},
             )
-        return Seen(reading, gradient, flipped)
+        return replace(reading, gradients=gradients)
 
-    def _flipped_gradient(self, image: Tensor, label: Tensor, twice: bool) -> Tensor:
+    def _mirrored_gradient(self, image: Tensor, label: Tensor, twice: bool) -> Tensor:
         mirrored = image.detach().flip(3).requires_grad_()
         with own_buffers(self.model):
             logits = as_logits(self.model(self._given(mirrored)), self.role)
@@ -286,14 +217,6 @@ class Network:
         with no_recomputation(self.role) if self._proving else nullcontext():
             gradient = input_gradient(logits, image, label, twice=twice)
         return gradient if twice else gradient.detach()
-
-
-def _norm_before(model: nn.Module, tap: Tap) -> Norm | None:
-    path = batch_norm_before(model, tap)
-    norm = None if path is None else model.get_submodule(path)
-    if not isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm) or not norm.affine:
-        return None
-    return Norm(norm.weight, norm.bias)
 
 
 def _state(image: Tensor) -> Hashable:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from attention_transfer.capture import squashed_by
+from attention_transfer.capture.output_activation import squashed_by
 from attention_transfer.distiller.binding import Bound
 from attention_transfer.distiller.observed_network import Role
 from attention_transfer.errors import InputError
@@ -24,8 +24,8 @@ def readers_of_logits(bound: Sequence[Bound], task_weight: float) -> frozenset[R
         bound: all methods.
         task_weight: weight of the cross-entropy with the labels.
     """
-    of_teacher = any(each.reads.teacher_logits or each.reads.teacher_gradient for each in bound)
-    of_student = of_teacher or task_weight > 0 or any(each.reads.input_gradient for each in bound)
+    of_teacher = any(each.reads.teacher.logits or each.reads.teacher.gradients for each in bound)
+    of_student = of_teacher or task_weight > 0 or any(each.reads.differentiates for each in bound)
     roles: dict[Role, bool] = {"teacher": of_teacher, "student": of_student}
     return frozenset(role for role, reads in roles.items() if reads)
 

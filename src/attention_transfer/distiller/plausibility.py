@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from attention_transfer.distiller.network_pair import Both
-from attention_transfer.distiller.observed_network import Wanted
+from attention_transfer.distiller.observed_network import together
 
 # Networks that are built alike differ by a few embeddings.
 _LARGER = 1.05
@@ -20,7 +20,7 @@ def unusual(both: Both) -> list[str]:
     """What is unusual about the networks and methods, seen when a distiller is built."""
     if both.teacher is None:
         return []
-    if not Wanted.together([bound.of_teacher for bound in both.bound]).anything:
+    if not together([bound.of_teacher for bound in both.bound]).anything:
         return [
             "a teacher was given, and nothing is read of it, so that nothing is learned from it: leave it out, or give "
             "methods that learn from it."

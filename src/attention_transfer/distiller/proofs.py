@@ -7,7 +7,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from attention_transfer.capture import CaptureError, can_be_differentiated
+from attention_transfer.capture import CaptureError
+from attention_transfer.capture.input_gradients import can_be_differentiated
 from attention_transfer.errors import InputError
 from attention_transfer.methods import Phase, Term
 

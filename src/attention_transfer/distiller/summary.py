@@ -6,10 +6,9 @@ from itertools import zip_longest
 
 from torch import nn
 
-from attention_transfer.capture import Attention, Tap
+from attention_transfer.capture import Attention, Reading, Tap
 from attention_transfer.distiller.binding import Bound
 from attention_transfer.distiller.network_pair import Both
-from attention_transfer.distiller.observed_network import Seen
 from attention_transfer.distiller.output import TASK
 from attention_transfer.methods import Phase
 
@@ -30,7 +29,7 @@ class Shapes:
     student: Mapping[str, tuple[int, ...]]
 
     @classmethod
-    def of(cls, teacher: Seen | None, student: Seen) -> "Shapes":
+    def of(cls, teacher: Reading | None, student: Reading) -> "Shapes":
         """Those of a run."""
         return cls({} if teacher is None else _shapes(teacher), _shapes(student))
 
@@ -50,7 +49,7 @@ def summary(both: Both, shapes: Shapes, parts: nn.ModuleDict, phases: Sequence[P
         lines.append(f"teacher  {_network(both.teacher.model)}")
     rows: list[_Row] = [_HEAD]
     if both.task_weight:
-        read = next((bound.reads.task_logits for bound in both.bound if bound.reads.task_logits is not None), None)
+        read = next((bound.task_tap for bound in both.bound if bound.task_tap is not None), None)
         logits = "logits" if read is None else str(read)
         rows.append((TASK, _number(both.task_weight), "", _shown(logits, shapes.student)))
     for bound in both.bound:
@@ -89,32 +88,26 @@ def _rows(bound: Bound, shapes: Shapes) -> list[_Row]:
 
 
 def _read_of_teacher(bound: Bound) -> list[str]:
-    reads = bound.reads
-    found = [str(tap) for tap in (*reads.teacher, *reads.teacher_attention)]
-    found += ["logits"] if reads.teacher_logits else []
-    return found + (["gradient of the image"] if reads.teacher_gradient else [])
+    request = bound.reads.teacher
+    found = [str(tap) for tap in (*request.taps, *request.attention)]
+    found += ["logits"] if request.logits else []
+    return found + [gradient.title for gradient in request.gradients]
 
 
 def _read_of_student(bound: Bound) -> list[str]:
-    reads = bound.reads
-    found = [str(tap) for tap in (*reads.student, *reads.student_attention)]
-    found += ["logits"] if reads.teacher_logits and not reads.student else []
-    found += ["gradient of the image"] if reads.student_gradient else []
-    return found + (["gradient of the mirrored image"] if reads.flipped_gradient else [])
+    request = bound.reads.student
+    found = [str(tap) for tap in (*request.taps, *request.attention)]
+    found += ["logits"] if bound.reads.teacher.logits and not request.taps else []
+    return found + [gradient.title for gradient in request.gradients]
 
 
-def _shapes(seen: Seen) -> dict[str, tuple[int, ...]]:
-    reading = seen.reading
+def _shapes(reading: Reading) -> dict[str, tuple[int, ...]]:
     shapes = {str(tap): tuple(value.shape) for tap, value in reading.values.items()}
     for tap, attention in reading.attention.items():
         shapes[str(tap)] = _attention_shape(tap, attention)
     if reading.logits is not None:
         shapes["logits"] = tuple(reading.logits.shape)
-    if seen.gradient is not None:
-        shapes["gradient of the image"] = tuple(seen.gradient.shape)
-    if seen.flipped_gradient is not None:
-        shapes["gradient of the mirrored image"] = tuple(seen.flipped_gradient.shape)
-    return shapes
+    return shapes | {title: tuple(value.shape) for title, value in reading.gradients.items()}
 
 
 def _attention_shape(tap: Tap, attention: Attention) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """A teacher that is read and never trained; everything that was changed of it can be taken back."""
 
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, cast
@@ -8,25 +8,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from attention_transfer.capture import (
-    Buffer,
-    CaptureError,
-    Folding,
-    FoldingError,
-    Modes,
-    buffers_of,
-    changed,
-    check_same_noise,
-    is_graph,
-    kept,
-    set_mode,
-)
+from attention_transfer.capture import CaptureError, Folding, Modes, Reading, set_mode
+from attention_transfer.capture.batch_norm_folding import FoldingError
+from attention_transfer.capture.isolation import Buffer, buffers_of, changed, kept
+from attention_transfer.capture.opaque_modules import is_graph
+from attention_transfer.capture.same_noise import check_same_noise
 from attention_transfer.distiller.freezing import Frozen
 from attention_transfer.distiller.memory import TeacherMemory
-from attention_transfer.distiller.observed_network import Network, Seen, Wanted
+from attention_transfer.distiller.observed_network import Network, together
 from attention_transfer.distiller.received_images import cast_for
 from attention_transfer.errors import InputError
-from attention_transfer.methods import Observed
+from attention_transfer.methods.method import Observed, Request
 
 _NOTHING = Observed(None)
 
@@ -38,7 +30,7 @@ class Teacher:
 
     Args:
         model: stays the user's own object.
-        wanted: by all methods together; if that is nothing, it is never run.
+        requests: of all methods; if they ask for nothing, it is never run.
         head: path of its linear head.
         transform: what becomes of the student's images before it receives them.
         modes: that the methods want it to run in, see `Method.teacher_mode`.
@@ -51,14 +43,16 @@ class Teacher:
     def __init__(
         self,
         model: nn.Module,
-        wanted: Wanted,
+        requests: Sequence[Request],
         head: str | None,
         transform: Callable[[Tensor], Tensor],
         modes: Collection[str],
         beside: nn.Module,
     ) -> None:
         self.model, self.head, self._transform = model, head, transform
-        self._network = Network(model, "teacher", wanted, head, transform, beside) if wanted.anything else None
+        self._network = (
+            Network(model, "teacher", requests, head, transform, beside) if together(requests).anything else None
+        )
         self._wanted_modes = frozenset(modes)
         self._memory: TeacherMemory | None = None
         self._folding = Folding()
@@ -101,14 +95,14 @@ class Teacher:
         """
         if self._network is None:
             raise InputError("nothing is read of the teacher")
-        if self._network.wanted.differentiated:
+        if self._network.differentiated:
             raise InputError("its gradients are read")
         others = self._wanted_modes - {"eval"}
         if others:
             raise InputError(f"a method runs it in mode {', '.join(map(repr, sorted(others)))}")
         self._memory = memory
 
-    def read(self, images: Tensor, labels: Tensor | None, place: tuple[int, Tensor] | None = None) -> Seen | None:
+    def read(self, images: Tensor, labels: Tensor | None, place: tuple[int, Tensor] | None = None) -> Reading | None:
         """Run it once without a graph; None where nothing is wanted of it.
 
         Args:
@@ -128,7 +122,7 @@ class Teacher:
         with torch.random.fork_rng(accelerators, device_type=kind):
             return self._run(images, labels)
 
-    def probe(self, images: Tensor, labels: Tensor) -> Seen | None:
+    def probe(self, images: Tensor, labels: Tensor) -> Reading | None:
         """The same on noise, with proof of everything that is read.
 
         Raises:
@@ -136,7 +130,7 @@ class Teacher:
         """
         if self._network is None:
             return None
-        network, seen = self._network, list[Seen]()
+        network, seen = self._network, list[Reading]()
         with self._statistics_left_alone():
             self._moving = changed(buffers_of(self.model), lambda: seen.append(network.probe(images, labels)))
             if any(map(is_graph, self.model.modules())):
@@ -147,9 +141,9 @@ class Teacher:
             self._folding = Folding.found(self.model, run, len(images), network.modules_read)
         return seen[0]
 
-    def observed(self, seen: Seen | None, wanted: Wanted) -> Observed:
+    def observed(self, reading: Reading | None, request: Request) -> Observed:
         """What one method sees of it."""
-        return _NOTHING if seen is None or self._network is None else self._network.observed(seen, wanted)
+        return _NOTHING if reading is None or self._network is None else self._network.observed(reading, request)
 
     def release(self) -> None:
         """Leave the network without a hook, in the modes and as trainable as it came."""
@@ -158,18 +152,18 @@ class Teacher:
         self._folding = Folding()
         self._frozen.release()
 
-    def _run(self, images: Tensor, labels: Tensor | None) -> Seen:
+    def _run(self, images: Tensor, labels: Tensor | None) -> Reading:
         if torch.compiler.is_compiling():
             return self._run_as_wanted(images, labels)
         with self._frozen.lock:
             return self._run_as_wanted(images, labels)
 
-    def _run_as_wanted(self, images: Tensor, labels: Tensor | None) -> Seen:
+    def _run_as_wanted(self, images: Tensor, labels: Tensor | None) -> Reading:
         self._modes.set()
         with self._statistics_left_alone(), kept(self._moving) if self._moving else nullcontext():
             return self._run_folded(images, labels)
 
-    def _run_folded(self, images: Tensor, labels: Tensor | None) -> Seen:
+    def _run_folded(self, images: Tensor, labels: Tensor | None) -> Reading:
         assert self._network is not None
         # Compilers join a norm with what follows it.
         if self._folding.pairs and not torch.compiler.is_compiling():
@@ -193,7 +187,7 @@ class Teacher:
             for norm in tracking:
                 norm.track_running_stats = True
 
-    def _prove_recorded_at_rest(self, first: Seen, second: Seen) -> None:
+    def _prove_recorded_at_rest(self, first: Reading, second: Reading) -> None:
         moving = sorted({name for _, name in self._moving})
         differ = [
             not torch.allclose(one, other, rtol=1e-2, atol=1e-2 * float(other.abs().max()))
@@ -208,6 +202,6 @@ class Teacher:
             )
 
 
-def _tensors(seen: Seen) -> list[Tensor]:
-    logits = seen.reading.logits
-    return [*([] if logits is None else [logits]), *seen.reading.values.values()]
+def _tensors(reading: Reading) -> list[Tensor]:
+    logits = reading.logits
+    return [*([] if logits is None else [logits]), *reading.values.values()]

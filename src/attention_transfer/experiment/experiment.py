@@ -9,11 +9,13 @@ from attention_transfer.experiment.data import Data
 from attention_transfer.experiment.optimisation import Optimisation
 from attention_transfer.experiment.requirement import require
 from attention_transfer.experiment.training import Training
-from attention_transfer.methods import ClassAttention, Method, Phase
+from attention_transfer.methods import Method
 from attention_transfer.models.naming import split_weights
 from attention_transfer.models.smaller import smaller
-from attention_transfer.phases import num_epochs
+from attention_transfer.phases import Phase, num_epochs
 from attention_transfer.pretraining import MaskedAutoencoding
+
+_DIGITS = 10  # classes of the images that are there on every machine
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,8 @@ class Experiment:
             student=smaller(split_weights(self.student)[0], side),
             teacher=teacher,
             methods=tuple(
-                _smaller_maps(method, side / (full or side)) if own_data else _of_digits(method, side / (full or side))
-                for method in (method.stretched(1 / self.training.epochs) for method in self.methods)
+                method.stretched(1 / self.training.epochs).shrunk(side / (full or side), None if own_data else _DIGITS)
+                for method in self.methods
             ),
             untrained_teacher=teacher is not None,
             # The largest networks need half a second an image for all that is done with it.
@@ -106,21 +108,3 @@ class Experiment:
                 snapshot_epochs=None if snapshots is None else tuple(sorted({min(epoch, 1) for epoch in snapshots})),
             ),
         )
-
-
-def _of_digits(method: Method, scale: float) -> Method:
-    """A method for the ten digits, and for images that are smaller by a factor."""
-    if isinstance(method, ClassAttention):
-        method = replace(
-            method,
-            top=None if method.top is None else min(method.top, 9),
-            lowest=None if method.lowest is None else min(method.lowest, 9),
-        )
-    return _smaller_maps(method, scale)
-
-
-def _smaller_maps(method: Method, scale: float) -> Method:
-    """A method for images that are smaller by a factor, and maps with them."""
-    if not isinstance(method, ClassAttention) or method.resolution is None:
-        return method
-    return replace(method, resolution=max(int(scale * method.resolution), min(2, method.resolution)))

@@ -10,6 +10,7 @@ from attention_transfer.errors import InputError
 from attention_transfer.experiment.experiment import Experiment
 from attention_transfer.files.json_fields import Fields, is_text
 from attention_transfer.methods import METHODS, Method
+from attention_transfer.methods.registry import method_named, name_of
 from attention_transfer.runs import RecordedRun
 from attention_transfer.settings import fit
 
@@ -44,7 +45,7 @@ def read_experiment(run: RecordedRun) -> Experiment:
 
 def _to_json(value: Any) -> Any:
     if isinstance(value, Method):
-        return {"name": value.key} | _fields_to_json(value)
+        return {"name": name_of(type(value))} | _fields_to_json(value)
     if is_dataclass(value):
         return _fields_to_json(value)
     if isinstance(value, tuple):
@@ -70,9 +71,10 @@ def _from_json(kind: Any, value: Any, source: str, path: str = "") -> Any:
     if kind is Method:
         fields_ = Fields(_object(value, source, path), f"{path} in {source}")
         name = str(fields_.text("name", needed=True))
-        if name not in METHODS:
-            raise InputError(f"there is no method {name!r}, which {source} names; there are {', '.join(METHODS)}")
-        return _from_json(METHODS[name], {k: v for k, v in value.items() if k != "name"}, source, path)
+        method = method_named(name)
+        if method is None:
+            raise InputError(_unknown_method(name, source))
+        return _from_json(method, {k: v for k, v in value.items() if k != "name"}, source, path)
     if is_dataclass(kind):
         return _made(cast("type[Any]", kind), _object(value, source, path), source, path)
     if get_origin(kind) is tuple:
@@ -110,3 +112,13 @@ def _object(value: Any, source: str, path: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise InputError(f"{path or source} must be an object with names and values, not {str(value)[:80]!r}")
     return cast("Mapping[str, Any]", value)
+
+
+def _unknown_method(name: str, source: str) -> str:
+    if ":" in name:
+        # Importing it would run what stands in a file of anybody's.
+        return (
+            f"{source} names the method {name!r}, which is no part of this package and is not imported because a file "
+            f"says so: name it yourself, --methods {name}, or import it with own_method({name!r})"
+        )
+    return f"there is no method {name!r}, which {source} names; there are {', '.join(METHODS)}"

@@ -23,7 +23,7 @@ from attention_transfer.methods.attention_maps.resampling import (
     same_prefix,
 )
 from attention_transfer.methods.layers.layer_selection import Layers
-from attention_transfer.methods.method import Method, Observed, Reads, Term
+from attention_transfer.methods.method import Method, Observed, Reads, Request, Term
 from attention_transfer.models.introspection.attention_layers import attention_layers
 from attention_transfer.models.introspection.description import Description
 
@@ -101,16 +101,18 @@ class AttentionCopy(Method):
             attention_layers(student, "student", self.layers.student_modules),
             attention_layers(teacher, "teacher", self.layers.teacher_modules),
         )
-        return Reads(teacher_attention=theirs, student_attention=ours)
+        return Reads(Request(attention=theirs), Request(attention=ours))
 
-    def parts(self, teacher: Observed, student: Observed) -> nn.Module | None:
-        pairs = list(zip(teacher.attention, student.attention, strict=True))
-        for i, (theirs, ours) in enumerate(pairs):
+    def check(self, teacher: Observed, student: Observed) -> None:
+        for i, (theirs, ours) in enumerate(zip(teacher.attention, student.attention, strict=True)):
             self._check(f"pair {i} of layers", theirs, ours)
         if "layers" in self.average:
             check_same_in_all_layers("average over layers", student.attention, teacher.attention)
+
+    def parts(self, teacher: Observed, student: Observed) -> nn.Module | None:
         if self.head_match != "mixed":
             return None
+        pairs = list(zip(teacher.attention, student.attention, strict=True))
         sizes = {(ours.num_heads, theirs.num_heads) for theirs, ours in pairs}
         if len(sizes) > 1:
             raise InputError('head_match="mixed" wants the same number of heads in all layers of a network')
@@ -122,7 +124,7 @@ class AttentionCopy(Method):
         given = _Given(self, teacher.attention)
         return {
             tap: self._answer(given, i, cast(HeadMatching | None, parts))
-            for i, tap in enumerate(reads.student_attention)
+            for i, tap in enumerate(reads.student.attention)
         }
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:

@@ -32,7 +32,7 @@ from attention_transfer.methods.attention_maps.resampling import (
 from attention_transfer.methods.layers.layer_selection import Layers
 from attention_transfer.methods.layers.maps import at_least_float32
 from attention_transfer.methods.layers.temperature import check_temperature
-from attention_transfer.methods.method import Method, Observed, Reads, Term
+from attention_transfer.methods.method import Method, Observed, Reads, Request, Term
 from attention_transfer.models.introspection.attention_layers import attention_layers
 from attention_transfer.models.introspection.description import Description
 
@@ -117,9 +117,9 @@ class AttentionDistillation(Method):
         theirs = attention_layers(teacher, "teacher", self.layers.teacher_modules)
         chosen, partners = self.layers.pairs(ours, theirs)
         # Partners first; a mixture wants all of them besides.
-        return Reads(teacher_attention=partners + (theirs if self.mix_layers else ()), student_attention=chosen)
+        return Reads(Request(attention=partners + (theirs if self.mix_layers else ())), Request(attention=chosen))
 
-    def parts(self, teacher: Observed, student: Observed) -> Matching | None:
+    def check(self, teacher: Observed, student: Observed) -> None:
         count = len(student.attention)
         partners, every = teacher.attention[:count], teacher.attention[count:]
         for i, (theirs, ours) in enumerate(zip(partners, student.attention, strict=True)):
@@ -137,6 +137,10 @@ class AttentionDistillation(Method):
                 'with fused attention, or say form="explicit" to have it so',
                 stacklevel=2,
             )
+
+    def parts(self, teacher: Observed, student: Observed) -> Matching | None:
+        count = len(student.attention)
+        partners, every = teacher.attention[:count], teacher.attention[count:]
         heads = mixing = None
         if self.head_match in ("matched", "mixed"):
             pairs = zip(student.attention, partners, strict=True)

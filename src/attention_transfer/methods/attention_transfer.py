@@ -12,7 +12,7 @@ from attention_transfer.batch import Batch
 from attention_transfer.errors import InputError
 from attention_transfer.methods.layers.maps import MapKind, attention_map, same_size
 from attention_transfer.methods.layers.stage_selection import Activation, check_stages, paired_layers
-from attention_transfer.methods.method import Method, Observed, Reads, Term
+from attention_transfer.methods.method import Method, Observed, Reads, Request, Term
 from attention_transfer.models.introspection.description import Description
 
 
@@ -73,9 +73,9 @@ class AttentionTransfer(Method):
         if teacher is None:
             raise InputError("attention transfer needs a teacher")
         theirs, ours = paired_layers(teacher, student, self, self.activation, self.activation)
-        return Reads(teacher=theirs, student=ours)
+        return Reads(Request(theirs), Request(ours))
 
-    def parts(self, teacher: Observed, student: Observed) -> None:
+    def check(self, teacher: Observed, student: Observed) -> None:
         for i, (theirs, ours) in enumerate(zip(teacher.features, student.features, strict=True)):
             sizes = [tuple(features.shape[2:]) for features in (theirs, ours)]
             if min(sizes[0][0], sizes[1][0]) * min(sizes[0][1], sizes[1][1]) == 1:

@@ -1,5 +1,6 @@
 """Class attention: the student finds the evidence for every class where the teacher finds it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
@@ -12,14 +13,16 @@ from torch.nn import functional
 from attention_transfer.batch import Batch
 from attention_transfer.errors import InputError
 from attention_transfer.methods.layers.maps import at_least_float32, binarised, class_maps, unit
-from attention_transfer.methods.method import Head, Method, Observed, Reads, Term, require_same_classes
-from attention_transfer.models.introspection.class_maps import class_map_tap
+from attention_transfer.methods.method import Method, Observed, Reads, Request, Term, require_same_classes
+from attention_transfer.models.introspection.class_maps import ClassMapHead, Head, class_map_tap
 from attention_transfer.models.introspection.description import Description
 
 Normalisation = Literal["l2", "l1", "none"]
 
 # Targets that must be made before pooling are made for so many classes at a time, which bounds their memory.
 _CLASSES_AT_ONCE = 16
+
+_HEAD = ClassMapHead()
 
 
 def class_map_distance(
@@ -112,6 +115,13 @@ class ClassAttention(Method):
             if count is not None and count < 1:
                 raise InputError(f"{name} must be between 1 and the number of classes, not {count}")
 
+    def shrunk(self, scale: float, classes: int | None) -> "ClassAttention":
+        most = math.inf if classes is None else classes - 1
+        few = {name: min(count, most) for name in ("top", "lowest") if (count := getattr(self, name)) is not None}
+        if self.resolution is not None:
+            few["resolution"] = max(int(scale * self.resolution), min(2, self.resolution))
+        return replace(self, **few)
+
     def resolved(self, teacher: Description | None, student: Description) -> "ClassAttention":
         if self.normalise != "auto" or teacher is None:
             return self
@@ -121,16 +131,13 @@ class ClassAttention(Method):
         if teacher is None:
             raise InputError("class attention needs a teacher")
         return Reads(
-            teacher=(class_map_tap(teacher, "teacher", self.teacher_layer),),
-            student=(class_map_tap(student, "student", self.student_layer),),
-            heads=True,
+            Request((class_map_tap(teacher, "teacher", self.teacher_layer),), provide=(_HEAD,)),
+            Request((class_map_tap(student, "student", self.student_layer),), provide=(_HEAD,)),
         )
 
-    def parts(self, teacher: Observed, student: Observed) -> None:
+    def check(self, teacher: Observed, student: Observed) -> None:
         (theirs,), (ours,) = teacher.features, student.features
-        assert teacher.head is not None
-        assert student.head is not None
-        classes = [head.weight.shape[0] for head in (teacher.head, student.head)]
+        classes = [observed[_HEAD].weight.shape[0] for observed in (teacher, student)]
         without = "a method without classes such as attention transfer"
         require_same_classes("class attention needs", classes[0], classes[1], without)
         for role, features in (("teacher", theirs), ("student", ours)):
@@ -152,14 +159,13 @@ class ClassAttention(Method):
         del batch, parts
         (theirs,), (ours,) = teacher.features, student.features
         assert self.normalise != "auto"
-        assert teacher.head is not None
-        assert student.head is not None
+        head = teacher[_HEAD]
         size = self._size(theirs, ours)
-        maps = _maps(_pooled(ours, size), student.head, self.bias)
+        maps = _maps(_pooled(ours, size), student[_HEAD], self.bias)
         with torch.no_grad():
-            targets = self._targets(theirs, teacher.head, size)
-            logits = _maps(_pooled(theirs, (1, 1)), teacher.head, bias=True).flatten(1)
-            chosen = self._chosen(logits, teacher.head)
+            targets = self._targets(theirs, head, size)
+            logits = _maps(_pooled(theirs, (1, 1)), head, bias=True).flatten(1)
+            chosen = self._chosen(logits, head)
         if chosen is not None:
             maps, targets = (m.gather(1, chosen[:, :, None, None].expand(-1, -1, *size)) for m in (maps, targets))
             logits = logits.gather(1, chosen)

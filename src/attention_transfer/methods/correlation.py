@@ -12,7 +12,7 @@ from attention_transfer.batch import Batch
 from attention_transfer.errors import InputError
 from attention_transfer.methods.layers.embedding import embedding, embedding_tap
 from attention_transfer.methods.layers.maps import unit
-from attention_transfer.methods.method import Method, Observed, Reads, Term
+from attention_transfer.methods.method import Method, Needs, Observed, Reads, Request, Term
 from attention_transfer.methods.relational import require_several
 from attention_transfer.models.introspection.description import Description
 from attention_transfer.parallel import gathered
@@ -72,9 +72,9 @@ class Correlation(Method):
         if teacher is None:
             raise InputError("probabilistic knowledge transfer needs a teacher")
         return Reads(
-            teacher=(embedding_tap(teacher, "teacher", self.teacher_layer),),
-            student=(embedding_tap(student, "student", self.student_layer),),
-            fewest_images=2 if self.form == "code" else 3,
+            Request((embedding_tap(teacher, "teacher", self.teacher_layer),)),
+            Request((embedding_tap(student, "student", self.student_layer),)),
+            Needs(minimum=2 if self.form == "code" else 3),
         )
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:

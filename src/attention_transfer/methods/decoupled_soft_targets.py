@@ -13,7 +13,7 @@ from attention_transfer.batch import UNLABELLED, Batch
 from attention_transfer.errors import InputError
 from attention_transfer.methods.layers.maps import at_least_float32
 from attention_transfer.methods.layers.temperature import check_temperature
-from attention_transfer.methods.method import Method, Observed, Reads, Term, require_same_classes
+from attention_transfer.methods.method import Method, Needs, Observed, Reads, Request, Term, require_same_classes
 from attention_transfer.models.introspection.description import Description
 from attention_transfer.schedule import Schedule
 
@@ -94,9 +94,9 @@ class DecoupledSoftTargets(Method):
         del student
         if teacher is None:
             raise InputError("decoupled soft targets need a teacher")
-        return Reads(teacher_logits=True, class_numbers=True, unlabelled=True)
+        return Reads(Request(logits=True), batch=Needs(class_indices=True, unlabelled=True))
 
-    def parts(self, teacher: Observed, student: Observed) -> None:
+    def check(self, teacher: Observed, student: Observed) -> None:
         assert teacher.logits is not None
         assert student.logits is not None
         classes = teacher.logits.shape[1], student.logits.shape[1]

@@ -14,7 +14,7 @@ from attention_transfer.capture import Tap
 from attention_transfer.errors import InputError
 from attention_transfer.methods.layers.maps import at_least_float32
 from attention_transfer.methods.layers.temperature import check_temperature
-from attention_transfer.methods.method import Method, Observed, Reads, Term, require_same_classes
+from attention_transfer.methods.method import Method, Observed, Reads, Request, Term, require_same_classes
 from attention_transfer.methods.soft_targets import soft_target_divergence
 from attention_transfer.models.introspection.description import Description
 
@@ -80,9 +80,12 @@ class DistillationToken(Method):
         if student.token_heads is None:
             raise InputError(f"the student has no head of a distillation token: {_HOW}")
         of_class, of_distillation = (Tap(path, layout="raw") for path in student.token_heads)
-        return Reads(student=(of_class, of_distillation), teacher_logits=True, task_logits=of_class)
+        return Reads(Request(logits=True), Request((of_class, of_distillation)))
 
-    def parts(self, teacher: Observed, student: Observed) -> nn.Module | None:
+    def task_tap(self, reads: Reads) -> Tap | None:
+        return reads.student.taps[0]
+
+    def check(self, teacher: Observed, student: Observed) -> None:
         assert teacher.logits is not None
         assert student.logits is not None
         of_class, of_distillation = student.features
@@ -92,7 +95,6 @@ class DistillationToken(Method):
             (of_class + of_distillation) / 2, student.logits, rtol=1e-3, atol=1e-4
         ):
             raise InputError(f"the student's logits are not the mean of its two heads: {_HOW}")
-        return None
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
         del batch, parts

@@ -13,7 +13,7 @@ from attention_transfer.capture import Tap
 from attention_transfer.errors import InputError
 from attention_transfer.methods.layers.layer_selection import Layers
 from attention_transfer.methods.layers.maps import at_least_float32
-from attention_transfer.methods.method import Method, Observed, Reads, Term
+from attention_transfer.methods.method import Method, Observed, Reads, Request, Term
 from attention_transfer.models.introspection.description import Description
 
 
@@ -45,7 +45,7 @@ class FeatureDistillation(Method):
             _blocks(student, "student", self.layers.student_modules),
             _blocks(teacher, "teacher", self.layers.teacher_modules),
         )
-        return Reads(teacher=theirs, student=ours)
+        return Reads(Request(theirs), Request(ours))
 
     def parts(self, teacher: Observed, student: Observed) -> nn.Module | None:
         layers = list(zip(student.features, teacher.features, strict=True))

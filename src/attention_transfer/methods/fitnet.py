@@ -14,8 +14,9 @@ from attention_transfer.capture import Tap
 from attention_transfer.errors import InputError
 from attention_transfer.methods.layers.maps import at_least_float32
 from attention_transfer.methods.layers.stage_selection import check_stages, paired_layers
-from attention_transfer.methods.method import Method, Observed, Phase, Reads, Term
+from attention_transfer.methods.method import Method, Observed, Reads, Request, Term
 from attention_transfer.models.introspection.description import Description
+from attention_transfer.phases import Phase
 
 _Size = tuple[int, int]
 
@@ -53,6 +54,7 @@ class FitNet(Method):
     """
 
     key: ClassVar[str] = "fitnet"
+    epoch_settings: ClassVar[tuple[str, ...]] = ("hint_epochs",)
 
     weight: float = 100.0
     form: Literal["code", "paper"] = "code"
@@ -101,7 +103,7 @@ class FitNet(Method):
         if teacher is None:
             raise InputError("hints need a teacher")
         theirs, ours = self._pairs(teacher, student)
-        return Reads(teacher=theirs, student=ours)
+        return Reads(Request(theirs), Request(ours))
 
     def parts(self, teacher: Observed, student: Observed) -> nn.Module:
         pairs = zip(student.features, teacher.features, strict=True)

@@ -9,10 +9,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from attention_transfer.batch import UNLABELLED, Batch
+from attention_transfer.capture.input_gradients import InputGradient
 from attention_transfer.errors import InputError
 from attention_transfer.methods.layers.maps import at_least_float32, unit
-from attention_transfer.methods.method import Method, Observed, Reads, Term, require_same_classes
+from attention_transfer.methods.method import Method, Needs, Observed, Reads, Request, Term, require_same_classes
 from attention_transfer.models.introspection.description import Description
+
+_GRADIENT, _OF_MIRRORED = InputGradient(), InputGradient(mirrored=True)
 
 
 def gradient_distance(
@@ -76,13 +79,14 @@ class GradientAttention(Method):
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
         del student
+        needs = Needs(labels=True, unlabelled=True)
         if self.target == "flip":
-            return Reads(student_gradient=True, flipped_gradient=True, unlabelled=True)
+            return Reads(student=Request(provide=(_GRADIENT, _OF_MIRRORED)), batch=needs)
         if teacher is None:
             raise InputError('gradient attention needs a teacher, or target="flip"')
-        return Reads(teacher_logits=True, teacher_gradient=True, student_gradient=True, unlabelled=True)
+        return Reads(Request(logits=True, provide=(_GRADIENT,)), Request(provide=(_GRADIENT,)), needs)
 
-    def parts(self, teacher: Observed, student: Observed) -> None:
+    def check(self, teacher: Observed, student: Observed) -> None:
         if self.target == "flip":
             return
         assert teacher.logits is not None
@@ -92,12 +96,10 @@ class GradientAttention(Method):
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
         del parts
-        target = teacher.gradient if self.target == "teacher" else student.flipped_gradient
-        assert student.gradient is not None
-        assert target is not None
+        target = teacher[_GRADIENT] if self.target == "teacher" else student[_OF_MIRRORED]
         # Those of probabilities all have one.
         labelled = None if batch.label is None or batch.label.ndim > 1 else batch.label != UNLABELLED
         value = gradient_distance(
-            student.gradient, target, normalise=self.normalise, distance=self.distance, labelled=labelled
+            student[_GRADIENT], target, normalise=self.normalise, distance=self.distance, labelled=labelled
         )
         return {self.key: Term(value)}

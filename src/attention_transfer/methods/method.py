@@ -2,14 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, cast
 
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from attention_transfer.batch import Batch
-from attention_transfer.capture import Attention, Replacement, Tap
+from attention_transfer.capture import Attention, Provider, Replacement, Tap
+from attention_transfer.capture.input_gradients import InputGradient
+from attention_transfer.capture.provider import Provided
 from attention_transfer.errors import InputError
 from attention_transfer.models.introspection.description import Description
 from attention_transfer.phases import Phase
@@ -54,95 +56,75 @@ class Term:
 
 
 @dataclass(frozen=True)
+class Request:
+    """What a method wants to see of one network.
+
+    Args:
+        taps: module paths whose values are read, in the order in which the method receives them.
+        logits: whether the network must run to its end; a student always does.
+        attention: attention layers, in the order in which the method receives them.
+        provide: what it needs beyond that, which few methods do, such as an `InputGradient`.
+    """
+
+    taps: tuple[Tap, ...] = ()
+    logits: bool = False
+    attention: tuple[Tap, ...] = ()
+    provide: tuple[Provider[Any], ...] = ()
+
+    @property
+    def gradients(self) -> tuple[InputGradient, ...]:
+        """Those with respect to the image, for which the network is differentiated inside the step."""
+        return tuple(each for each in self.provide if isinstance(each, InputGradient))
+
+    @property
+    def anything(self) -> bool:
+        """Whether the network must run at all."""
+        return bool(self.taps or self.attention or self.gradients) or self.logits
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method needs of a batch beside its images.
+
+    Args:
+        labels: class indices or probabilities.
+        class_indices: whether labels, where there are any, must be class indices; images cannot be mixed then.
+        unlabelled: whether it can do with class indices of -100, of images without a label, though it reads labels;
+            where it cannot, such batches are refused.
+        index: the dataset index of each image.
+        minimum: number of images of which its terms say anything; where processes share a batch, of all together.
+    """
+
+    labels: bool = False
+    class_indices: bool = False
+    unlabelled: bool = False
+    index: bool = False
+    minimum: int = 1
+
+
+@dataclass(frozen=True)
 class Reads:
     """What a method wants to see of both networks and of the batch.
 
     Args:
-        teacher: places in the teacher, in the order in which the method receives them.
-        student: places in the student, likewise.
-        teacher_logits: whether the teacher must run to its end.
-        labels: whether images need labels.
-        index: whether images need their places in the data set.
-        class_numbers: whether labels must be class indices; images cannot be mixed then.
-        unlabelled: whether it can do with class indices of -100, of images without a label, though it reads labels;
-            where it cannot, such batches are refused.
-        train_labels: whether it needs the class numbers of all training images, see `Method.given_labels`.
-        heads: whether it needs both networks' linear heads; it is then proved that each head acts on the mean over
-            positions of that network's taps, and that its result is the logits.
-        teacher_gradient: whether it needs the gradient of the teacher's cross-entropy with respect to the image.
-        student_gradient: likewise of the student, differentiable once more.
-        flipped_gradient: likewise of the student on mirrored images, mirrored back.
-        teacher_attention: attention layers of the teacher, in the order in which the method receives them.
-        student_attention: of the student, likewise.
-        teacher_fingerprint: whether it needs to know the teacher by its weights, to tell it from others.
-        teacher_norms: whether it needs the batch norms that make the values of the teacher's taps.
-        fewest_images: of which its terms say anything; where processes share a batch, of all together.
-        task_logits: one of the places in the student, whose value the task's cross-entropy is then of, in place of the
-            logits; what is predicted stays the logits.
+        teacher: of the teacher.
+        student: of the student.
+        batch: of the images of a step.
     """
 
-    teacher: tuple[Tap, ...] = ()
-    student: tuple[Tap, ...] = ()
-    teacher_logits: bool = False
-    labels: bool = False
-    index: bool = False
-    class_numbers: bool = False
-    unlabelled: bool = False
-    train_labels: bool = False
-    heads: bool = False
-    teacher_gradient: bool = False
-    student_gradient: bool = False
-    flipped_gradient: bool = False
-    teacher_attention: tuple[Tap, ...] = ()
-    student_attention: tuple[Tap, ...] = ()
-    teacher_fingerprint: bool = False
-    teacher_norms: bool = False
-    fewest_images: int = 1
-    task_logits: Tap | None = None
+    teacher: Request = Request()
+    student: Request = Request()
+    batch: Needs = Needs()
 
     @property
-    def input_gradient(self) -> bool:
-        """Whether any gradient with respect to the image is read; labels are needed for it."""
-        return self.teacher_gradient or self.student_gradient or self.flipped_gradient
+    def differentiates(self) -> bool:
+        """Whether any gradient with respect to the image is read."""
+        return bool(self.teacher.gradients or self.student.gradients)
 
 
-@dataclass(frozen=True)
-class Head:
-    """The linear layer that makes a network's logits.
-
-    Args:
-        weight: live parameter, so that what is learned through it reaches it.
-        bias: likewise; None where there is none.
-    """
-
-    weight: Float[Tensor, "k c"]
-    bias: Float[Tensor, " k"] | None
-
-
-@dataclass(frozen=True)
-class Norm:
-    """What the last batch norm before a value, alone or in a sum, makes of each channel.
-
-    Args:
-        scale: standard deviation, which may be negative; live parameter.
-        shift: mean; likewise.
-    """
-
-    scale: Float[Tensor, " c"]
-    shift: Float[Tensor, " c"]
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """By what a network is known again.
-
-    Args:
-        weights: 32 bytes that go with its weights and buffers alone.
-        reading: 32 bytes that go with the places where a method reads it, and how its images are normalised.
-    """
-
-    weights: bytes
-    reading: bytes
+# Compilers cannot call `dict[Provider[Any], Any]`.
+def _none() -> dict[Provider[Any], Any]:
+    return {}
 
 
 @dataclass(frozen=True)
@@ -151,27 +133,21 @@ class Observed:
 
     Args:
         logits: of the network; None where nothing asked for them, or in a phase in which it does not run.
-        features: one value per tap of `Reads`, in its order; spatial ones always as (batch, channels, height, width).
-        head: its linear head; None where nothing asked for it.
-        gradient: ∂(cross-entropy of each image)/∂(image), of the shape of the image as the student receives it; None
-            where nothing asked for it.
-        flipped_gradient: the same of the mirrored image, mirrored back.
-        attention: one per attention layer of `Reads`, in its order, as the network computed it itself.
-        fingerprint: of the weights that it came with, and of how it is read; None where nothing asked for it.
-        norms: one per tap, in their order; None where no batch norm makes the value. Empty where nothing asked for
-            them.
+        features: one value per tap of the `Request`, in its order; spatial ones as (batch, channels, height, width).
+        attention: one per attention layer of the `Request`, in its order, as the network computed it itself.
         taps: where features and then attention were read.
+        provided: what was provided, by what asked for it.
     """
 
     logits: Float[Tensor, "b k"] | None
     features: tuple[Tensor, ...] = ()
-    head: Head | None = None
-    gradient: Float[Tensor, "b c h w"] | None = None
-    flipped_gradient: Float[Tensor, "b c h w"] | None = None
     attention: tuple[Attention, ...] = ()
-    fingerprint: Fingerprint | None = None
-    norms: tuple[Norm | None, ...] = ()
     taps: tuple[Tap, ...] = ()
+    provided: Mapping[Provider[Any], Any] = field(default_factory=_none)
+
+    def __getitem__(self, provider: Provider[Provided]) -> Provided:
+        """What a provider of the `Request` gave."""
+        return cast("Provided", self.provided[provider])
 
 
 @dataclass(frozen=True)
@@ -190,6 +166,8 @@ class Method(Settings, ABC):
     reads_attention: ClassVar[bool] = False
     # Whether a teacher that is smaller than its student is nothing unusual.
     smaller_teacher: ClassVar[bool] = False
+    # Settings that are numbers of epochs, which a shorter or longer training scales.
+    epoch_settings: ClassVar[tuple[str, ...]] = ()
 
     weight: float = 1.0
     schedule: Schedule = field(default_factory=Schedule)
@@ -212,10 +190,20 @@ class Method(Settings, ABC):
         return "eval"
 
     def stretched(self, share: float) -> "Method":
-        """The same method for a training that is so many times as long: its schedule, and the epochs of its phases."""
-        lengths = {f.name: getattr(self, f.name) for f in fields(self) if f.name.endswith("_epochs")}
+        """The same method for a training scaled by `share`: its schedule, and the epochs of its phases."""
+        lengths = {name: getattr(self, name) for name in self.epoch_settings}
         changed = {name: max(1, round(share * epochs)) for name, epochs in lengths.items() if epochs}
         return replace(self, schedule=self.schedule.stretched(share), **changed)
+
+    def shrunk(self, scale: float, classes: int | None) -> "Method":
+        """The same method for trying it out on smaller images.
+
+        Args:
+            scale: of their sides, 0 < s ≤ 1.
+            classes: how many there are; None as many as before.
+        """
+        del scale, classes
+        return self
 
     def resolved(self, teacher: Description | None, student: Description) -> "Method":
         """The same method with every setting that depends on the two networks decided."""
@@ -230,6 +218,14 @@ class Method(Settings, ABC):
             ValueError: if the networks have nothing of the kind; the message says what to name instead.
         """
 
+    def check(self, teacher: Observed, student: Observed) -> None:
+        """Refuse two networks whose values do not fit, on what the probe saw.
+
+        Raises:
+            InputError: if the shapes cannot be matched.
+        """
+        del teacher, student
+
     def parts(self, teacher: Observed, student: Observed) -> nn.Module | None:
         """Modules that it learns beside the student, sized by what the probe saw; None if there are none.
 
@@ -242,25 +238,34 @@ class Method(Settings, ABC):
         del teacher, student
         return None
 
-    def given_labels(self, parts: nn.Module | None, labels: Int64[Tensor, " n"]) -> None:
-        """Complete the parts with what depends on the training set; once, where anybody knows its labels. They are
-        known for certain only where `Reads.train_labels` asks for them.
+    def given_labels(self, parts: nn.Module | None, labels: Int64[Tensor, " n"] | None) -> None:
+        """Complete the parts with what depends on the training set; once, when the distiller is built.
 
         Args:
             parts: what `parts` returned.
-            labels: class numbers of all training images, by their places.
+            labels: class indices of all training images, by their dataset index; None where they are unknown.
 
         Raises:
-            ValueError: if nothing can be learned from such a training set.
+            InputError: if they are needed and unknown, or nothing can be learned from such a training set.
         """
         del parts, labels
+
+    def task_tap(self, reads: Reads) -> Tap | None:
+        """The tap of the student whose value the task's cross-entropy is of, in place of the logits; what is predicted
+        stays the logits. None leaves it to them.
+
+        Args:
+            reads: what `reads` returned.
+        """
+        del reads
+        return None
 
     def replace(self, teacher: Observed, reads: Reads, parts: nn.Module | None) -> Mapping[Tap, Replacement]:
         """What the student is given in place of its own, by tap of the student.
 
         Args:
             teacher: what was read of it.
-            reads: what `reads` returned, so that values can be given their places.
+            reads: what `reads` returned, so that values can be paired with their taps.
             parts: what `parts` returned.
 
         Returns:

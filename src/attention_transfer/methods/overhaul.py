@@ -12,7 +12,8 @@ from attention_transfer.batch import Batch
 from attention_transfer.errors import InputError
 from attention_transfer.methods.layers.maps import at_least_float32, same_size
 from attention_transfer.methods.layers.stage_selection import check_stages, paired_layers
-from attention_transfer.methods.method import Method, Norm, Observed, Reads, Term
+from attention_transfer.methods.method import Method, Observed, Reads, Request, Term
+from attention_transfer.models.introspection.batch_norms import BatchNorms, Norm
 from attention_transfer.models.introspection.description import Description
 from attention_transfer.parallel import gathered
 
@@ -150,11 +151,11 @@ class Overhaul(Method):
         if teacher is None:
             raise InputError("the overhaul of feature distillation needs a teacher")
         theirs, ours = paired_layers(teacher, student, self, "pre", "pre")
-        return Reads(teacher=theirs, student=ours, teacher_norms=True)
+        return Reads(Request(theirs, provide=(BatchNorms(),)), Request(ours))
 
     def parts(self, teacher: Observed, student: Observed) -> nn.Module:
         connectors = nn.ModuleList()
-        for theirs, ours, norm in zip(teacher.features, student.features, teacher.norms, strict=True):
+        for theirs, ours, norm in zip(teacher.features, student.features, teacher[BatchNorms()], strict=True):
             # A norm of some of the channels says nothing about the others.
             known = norm is not None and self.margins == "norm" and len(norm.scale) == theirs.shape[1]
             connectors.append(Connector(ours, theirs, norm if known else None))

@@ -14,7 +14,7 @@ from attention_transfer.batch import Batch
 from attention_transfer.errors import InputError
 from attention_transfer.methods.layers.embedding import embedding, embedding_tap
 from attention_transfer.methods.layers.maps import unit
-from attention_transfer.methods.method import Method, Observed, Reads, Term
+from attention_transfer.methods.method import Method, Needs, Observed, Reads, Request, Term
 from attention_transfer.models.introspection.description import Description
 from attention_transfer.parallel import gathered
 
@@ -114,9 +114,9 @@ class Relational(Method):
         if teacher is None:
             raise InputError("relational distillation needs a teacher")
         return Reads(
-            teacher=(embedding_tap(teacher, "teacher", self.teacher_layer),),
-            student=(embedding_tap(student, "student", self.student_layer),),
-            fewest_images=3,
+            Request((embedding_tap(teacher, "teacher", self.teacher_layer),)),
+            Request((embedding_tap(student, "student", self.student_layer),)),
+            Needs(minimum=3),
         )
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:

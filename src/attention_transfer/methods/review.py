@@ -14,7 +14,7 @@ from attention_transfer.errors import InputError
 from attention_transfer.methods.layers.embedding import embedding, embedding_tap
 from attention_transfer.methods.layers.maps import at_least_float32
 from attention_transfer.methods.layers.stage_selection import Activation, check_stages, paired_layers
-from attention_transfer.methods.method import Method, Observed, Reads, Term
+from attention_transfer.methods.method import Method, Observed, Reads, Request, Term
 from attention_transfer.models.introspection.description import Description
 from attention_transfer.schedule import Schedule
 
@@ -141,7 +141,7 @@ class Review(Method):
         )
         if teacher.head is not None and student.head is not None:
             theirs, ours = (*theirs, embedding_tap(teacher, "teacher")), (*ours, embedding_tap(student, "student"))
-        return Reads(teacher=theirs, student=ours)
+        return Reads(Request(theirs), Request(ours))
 
     def parts(self, teacher: Observed, student: Observed) -> nn.Module:
         theirs, ours = _levels(teacher, "teacher"), _levels(student, "student")

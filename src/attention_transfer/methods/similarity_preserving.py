@@ -13,7 +13,7 @@ from attention_transfer.batch import Batch
 from attention_transfer.errors import InputError
 from attention_transfer.methods.layers.maps import at_least_float32
 from attention_transfer.methods.layers.stage_selection import check_stages, paired_layers
-from attention_transfer.methods.method import Method, Observed, Reads, Term
+from attention_transfer.methods.method import Method, Needs, Observed, Reads, Request, Term
 from attention_transfer.methods.relational import require_several
 from attention_transfer.models.introspection.description import Description
 from attention_transfer.parallel import gathered
@@ -70,7 +70,7 @@ class SimilarityPreserving(Method):
             raise InputError("similarity-preserving distillation needs a teacher")
         chosen = self if self.stages or self.student_layers else replace(self, stages=(-1,))
         theirs, ours = paired_layers(teacher, student, chosen, "post", "post")
-        return Reads(teacher=theirs, student=ours, fewest_images=2)
+        return Reads(Request(theirs), Request(ours), Needs(minimum=2))
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
         del batch, parts

@@ -12,7 +12,7 @@ from attention_transfer.batch import Batch
 from attention_transfer.errors import InputError
 from attention_transfer.methods.layers.maps import at_least_float32
 from attention_transfer.methods.layers.temperature import check_temperature
-from attention_transfer.methods.method import Method, Observed, Reads, Term, require_same_classes
+from attention_transfer.methods.method import Method, Observed, Reads, Request, Term, require_same_classes
 from attention_transfer.models.introspection.description import Description
 
 
@@ -63,12 +63,16 @@ class SoftTargets(Method):
         del student
         if teacher is None:
             raise InputError("soft targets need a teacher")
-        return Reads(teacher_logits=True)
+        return Reads(Request(logits=True))
+
+    def check(self, teacher: Observed, student: Observed) -> None:
+        assert teacher.logits is not None
+        assert student.logits is not None
+        classes = teacher.logits.shape[1], student.logits.shape[1]
+        require_same_classes("soft targets need", *classes, "a method without logits")
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
         del batch, parts
         assert teacher.logits is not None
         assert student.logits is not None
-        classes = teacher.logits.shape[1], student.logits.shape[1]
-        require_same_classes("soft targets need", *classes, "a method without logits")
         return {self.key: Term(soft_target_divergence(student.logits, teacher.logits, self.temperature))}

@@ -9,7 +9,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attention_transfer.capture import Changed, noise, undisturbed
+from attention_transfer.capture import noise, undisturbed
+from attention_transfer.capture.overridden_module import Changed
 from attention_transfer.distiller import Output
 from attention_transfer.errors import InputError
 from attention_transfer.methods import Phase, Term

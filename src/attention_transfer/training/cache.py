@@ -19,13 +19,12 @@ from torch import Tensor
 
 from attention_transfer.capture import Reading, Tap
 from attention_transfer.distiller import Distiller
-from attention_transfer.distiller.fingerprint import fingerprint
-from attention_transfer.distiller.observed_network import Seen
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, Experiment
 from attention_transfer.files.atomic import said_where, temporary_name
 from attention_transfer.files.env_paths import expand
 from attention_transfer.files.writing import to_write
+from attention_transfer.models.fingerprint import fingerprint
 from attention_transfer.runs import RunUnwritableError, make_folder, write_whole
 from attention_transfer.training.device import Place, environment
 from attention_transfer.training.prepare import Prepared
@@ -90,9 +89,9 @@ class TeacherCache:
     def __init__(self, folder: Path, steps: int) -> None:
         self.folder = folder
         self._steps = steps
-        self._example: Seen | None = None
+        self._example: Reading | None = None
 
-    def read(self, epoch: int, index: Tensor, run: Callable[[], Seen]) -> Seen:
+    def read(self, epoch: int, index: Tensor, run: Callable[[], Reading]) -> Reading:
         """What the teacher gives for a batch.
 
         Args:
@@ -179,9 +178,8 @@ def _arithmetic(place: Place) -> dict[str, Any]:
     }
 
 
-def _items(seen: Seen) -> dict[str, Tensor]:
+def _items(reading: Reading) -> dict[str, Tensor]:
     """Everything that was read, by the name of its file."""
-    reading = seen.reading
     found = {} if reading.logits is None else {f"logits{_SUFFIX}": reading.logits}
     found |= {_name(tap): value for tap, value in reading.values.items()}
     for tap, attention in reading.attention.items():
@@ -205,15 +203,14 @@ def _kept_like(folder: Path, examples: Mapping[str, Tensor], device: torch.devic
     }
 
 
-def _with(example: Seen, items: Mapping[str, Tensor]) -> Seen:
+def _with(reading: Reading, items: Mapping[str, Tensor]) -> Reading:
     """The same reading of other images."""
-    reading = example.reading
     attention = {
         tap: replace(each, **{part: items[_name(tap, part)] for part in _ATTENTION if _name(tap, part) in items})
         for tap, each in reading.attention.items()
     }
     values = {tap: items[_name(tap)] for tap in reading.values}
-    return Seen(Reading(items.get(f"logits{_SUFFIX}"), values, attention, reading.image))
+    return Reading(items.get(f"logits{_SUFFIX}"), values, attention, reading.image)
 
 
 def _name(tap: Tap, part: str = "value") -> str:

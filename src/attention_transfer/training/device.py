@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from attention_transfer.capture import WrittenOutAttention
+from attention_transfer.capture.eager_attention import WrittenOutAttention
 from attention_transfer.errors import InputError, first_line
 from attention_transfer.experiment import Training
 

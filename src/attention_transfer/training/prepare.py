@@ -214,20 +214,7 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
     dataset = load_data(experiment.data, experiment.seed)
     # First of all that is random: the same student for the same seed, whatever methods are compared.
     torch.manual_seed(experiment.seed)
-    student = open_model(expand(experiment.student), dataset.num_classes, image_size=dataset.image_size)
-    notes: list[str] = []
-    if student.num_classes != dataset.num_classes:
-        notes.append(f"the student's weights have {student.num_classes or 'no'} classes")
-        student = open_model(
-            expand(experiment.student), dataset.num_classes, image_size=dataset.image_size, new_head=True
-        )
-    side = (dataset.image_size, dataset.image_size)
-    check_channels(student.module, experiment.student, side)
-    if experiment.match_classes is None:
-        student = with_classes_of(student, dataset.classes, side, named=dataset.named)
-        difference = other_classes(student, dataset)
-        notes += [f"the student's last layer starts from that of other classes: {difference}"] if difference else []
-    notes += (*student.notes, *notes_on_its_own(Path(expand(experiment.student))))
+    student, notes = _open_student(experiment, dataset)
     # Built once for its errors; the loop makes one for each phase.
     make_optimizer({"student": student.module}, experiment.optimisation)
     place = choose_place(experiment.training, student.description.convolutional, process.local_rank)
@@ -247,28 +234,8 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
     teacher_input = (
         None if teacher is None else expected_input(teacher, given, experiment.teacher_mean, experiment.teacher_std)
     )
-    with unwarned():
-        distiller = Distiller(
-            student.module,
-            teacher.module if teacher is not None else None,
-            experiment.methods,
-            task_weight=experiment.task_weight,
-            example=torch.empty(2, 3, dataset.image_size, dataset.image_size),
-            student_input=given,
-            teacher_input=teacher_input,
-            train_labels=torch.tensor(dataset.train.labels),
-        )
-    notes += distiller.notes
-    for method, decided in zip(experiment.methods, distiller.methods, strict=True):
-        changed = [f.name for f in fields(method) if getattr(method, f.name) != getattr(decided, f.name)]
-        notes += [
-            f"{method.key}: {name}={getattr(method, name)} means {getattr(decided, name)} here" for name in changed
-        ]
-    if experiment.optimisation.warmup_epochs >= experiment.training.epochs:
-        notes.append(
-            f"the learning rate rises until epoch {experiment.optimisation.warmup_epochs:g}, and training ends with "
-            f"epoch {experiment.training.epochs}: it never comes down; lower --warmup-epochs, or train longer"
-        )
+    distiller = _distiller(experiment, dataset, student, teacher, teacher_input)
+    notes += (*distiller.notes, *_decided(experiment, distiller), *_never_comes_down(experiment))
     refuse_other_classes(experiment, distiller, teacher, dataset)
     refuse_to_compile(experiment, distiller)
     refuse_to_mix(experiment, distiller)
@@ -279,6 +246,65 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
     workers = experiment.data.num_workers
     said = tuple(_as_given(note, experiment) for note in notes)
     return Prepared(dataset, place, distiller, student, teacher, train, workers, said, teacher_input)
+
+
+def _open_student(experiment: Experiment, dataset: DataSet) -> tuple[OpenedModel, list[str]]:
+    """The student for the classes of the data, and what is to be said of it."""
+    student = open_model(expand(experiment.student), dataset.num_classes, image_size=dataset.image_size)
+    notes: list[str] = []
+    if student.num_classes != dataset.num_classes:
+        notes.append(f"the student's weights have {student.num_classes or 'no'} classes")
+        student = open_model(
+            expand(experiment.student), dataset.num_classes, image_size=dataset.image_size, new_head=True
+        )
+    side = (dataset.image_size, dataset.image_size)
+    check_channels(student.module, experiment.student, side)
+    if experiment.match_classes is None:
+        student = with_classes_of(student, dataset.classes, side, named=dataset.named)
+        difference = other_classes(student, dataset)
+        notes += [f"the student's last layer starts from that of other classes: {difference}"] if difference else []
+    notes += (*student.notes, *notes_on_its_own(Path(expand(experiment.student))))
+    return student, notes
+
+
+def _distiller(
+    experiment: Experiment,
+    dataset: DataSet,
+    student: OpenedModel,
+    teacher: OpenedModel | None,
+    teacher_input: Input | None,
+) -> Distiller:
+    with unwarned():
+        return Distiller(
+            student.module,
+            teacher.module if teacher is not None else None,
+            experiment.methods,
+            task_weight=experiment.task_weight,
+            example=torch.empty(2, 3, dataset.image_size, dataset.image_size),
+            student_input=Input(dataset.mean, dataset.std),
+            teacher_input=teacher_input,
+            train_labels=torch.tensor(dataset.train.labels),
+        )
+
+
+def _decided(experiment: Experiment, distiller: Distiller) -> list[str]:
+    """What methods made of settings that they decide by the networks."""
+    notes: list[str] = []
+    for method, decided in zip(experiment.methods, distiller.methods, strict=True):
+        changed = [f.name for f in fields(method) if getattr(method, f.name) != getattr(decided, f.name)]
+        notes += [
+            f"{method.key}: {name}={getattr(method, name)} means {getattr(decided, name)} here" for name in changed
+        ]
+    return notes
+
+
+def _never_comes_down(experiment: Experiment) -> list[str]:
+    if experiment.optimisation.warmup_epochs < experiment.training.epochs:
+        return []
+    return [
+        f"the learning rate rises until epoch {experiment.optimisation.warmup_epochs:g}, and training ends with epoch "
+        f"{experiment.training.epochs}: it never decays; lower --warmup-epochs, or train longer"
+    ]
 
 
 def training_batches(experiment: Experiment, dataset: DataSet, place: Place, process: Process) -> Loader:

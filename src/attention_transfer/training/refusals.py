@@ -13,6 +13,7 @@ from attention_transfer.memory_budget import ChecksMemory
 from attention_transfer.methods.method import Reads
 from attention_transfer.models import OpenedModel
 from attention_transfer.models.class_names import pair_classes
+from attention_transfer.models.introspection.class_maps import ClassMapHead
 from attention_transfer.training.device import Place
 from attention_transfer.training.distributed import Process
 
@@ -28,7 +29,7 @@ def refuse_missing_logits(experiment: Experiment, student: OpenedModel, teacher:
     descriptions = teacher.description, student.description
     # What attention there is has not been looked for yet.
     others = [method for method in experiment.methods if not method.reads_attention]
-    readers = [method.key for method in others if method.reads(*descriptions).teacher_logits]
+    readers = [method.key for method in others if method.reads(*descriptions).teacher.logits]
     if readers:
         raise InputError(
             f"the teacher {experiment.teacher!r} has no last layer, and {', '.join(readers)} learns from its logits: "
@@ -47,7 +48,7 @@ def refuse_other_classes(
     if teacher is None or experiment.match_classes is not None:
         return
     difference = other_classes(teacher, dataset)
-    readers = _reading(distiller, lambda reads: reads.teacher_logits or reads.heads or reads.teacher_gradient)
+    readers = _reading(distiller, _reads_classes)
     if difference and readers:
         raise InputError(
             f"{', '.join(readers)} learns from the teacher's classes, and those of {experiment.teacher!r} are others "
@@ -65,7 +66,7 @@ def refuse_to_compile(experiment: Experiment, distiller: Distiller) -> None:
     if not experiment.training.compile:
         return
     _refuse_methods(
-        _reading(distiller, lambda reads: reads.input_gradient),
+        _reading(distiller, lambda reads: reads.differentiates),
         "needs the gradient of a gradient, and torch.compile cannot differentiate twice: leave out --compile, or the "
         "method",
     )
@@ -98,10 +99,10 @@ def refuse_to_mix(experiment: Experiment, distiller: Distiller) -> None:
     Raises:
         InputError: naming the methods.
     """
-    mixing, one_class = experiment.data.mixing, _reading(distiller, lambda reads: reads.class_numbers)
+    mixing, one_class = experiment.data.mixing, _reading(distiller, lambda reads: reads.batch.class_indices)
     if mixing.mixes:
         two = "and a mixed image has two: leave out --mixup and --cutmix, or the method"
-        by_index = _reading(distiller, lambda reads: reads.index)
+        by_index = _reading(distiller, lambda reads: reads.batch.index)
         _refuse_methods(by_index, f"goes by the dataset index of each image, {two}")
         _refuse_methods(one_class, f"wants one class for each image, {two}")
     if mixing.softens:
@@ -120,11 +121,17 @@ def refuse_small_batches(experiment: Experiment, distiller: Distiller, process: 
     """
     count = experiment.training.batch_size * process.world_size
     for method, reads in zip(distiller.methods, distiller.reads, strict=True):
-        if count < reads.fewest_images:
+        if count < reads.batch.minimum:
             raise InputError(
                 f"{method.key} compares the images of a batch with each other, and of {count} there is nothing to "
-                f"compare: give a batch size of at least {-(-reads.fewest_images // process.world_size)}"
+                f"compare: give a batch size of at least {-(-reads.batch.minimum // process.world_size)}"
             )
+
+
+def _reads_classes(reads: Reads) -> bool:
+    """Whether a method reads what the teacher says of classes: its logits, its head, or the gradient of its loss."""
+    asked = reads.teacher
+    return asked.logits or bool(asked.gradients) or any(isinstance(each, ClassMapHead) for each in asked.provide)
 
 
 def _reading(distiller: Distiller, what: Callable[[Reads], object]) -> list[str]:

@@ -47,8 +47,8 @@ def loader(
             black before normalisation (4 pixels of 32: the CIFAR protocol); `crop-flip` also mirrors half of them;
             `reflect-crop-flip` fills with the image's own reflection; `trivial-augment` goes on from `crop-flip` with
             one operation of TrivialAugment; `random-resized-crop` takes crops of random area and shape, and mirrors
-            likewise. `auto` is the last for photographs and `crop-flip` for the rest, but `crop` where mirror images
-            leave their class.
+            half of them. `auto` is the last for photographs and `crop-flip` for the rest, but `crop` where mirrored
+            images leave their class.
         changes: what further happens to training images; None means nothing.
         mixing: how training images and labels are mixed with those of their batch; None means not at all.
         seed: of order and augmentation.
@@ -61,17 +61,7 @@ def loader(
     Raises:
         ValueError: a number is out of its range, or training has too few images for a single batch.
     """
-    least = 2 if train else 1
-    if batch_size < least:
-        raise InputError(f"{'training' if train else 'evaluation'} needs batches of at least {least}, not {batch_size}")
-    if not 0 <= rank < world_size:
-        raise InputError(f"rank {rank} is not one of {world_size} processes: ranks go from 0 to world_size − 1")
-    plan = Plan(len(split), batch_size, train, seed, rank, world_size)
-    if train and not plan.num_batches:
-        raise InputError(
-            f"{len(split)} training images of {dataset.name} do not give each of {world_size} processes a batch of 2: "
-            f"use more images"
-        )
+    plan = _plan(len(split), batch_size, train, seed, rank, world_size, dataset.name)
     if augment == "auto":
         augment = "random-resized-crop" if dataset.photographs else "crop-flip" if dataset.mirrored else "crop"
     if not train:
@@ -83,15 +73,35 @@ def loader(
         std=torch.tensor(dataset.std, device=device).reshape(1, 3, 1, 1),
         memory_format=torch.channels_last if channels_last else torch.contiguous_format,
     )
-    if isinstance(split.images, tuple):
-        form = (delivered if augment == "none" else stored)(
-            dataset.image_size, photographs=dataset.photographs, decoding=dataset.decoding
-        )
-        source = Files(split.images, form, num_workers, device)
-    else:
-        source = Memory(split, device)
+    source = _pixels(split, dataset, augment, num_workers, device)
     labels = torch.from_numpy(split.labels).to(device)
     return Loader(source, labels, plan, preparation, mixing or Mixing(), dataset.num_classes)
+
+
+def _plan(count: int, batch_size: int, train: bool, seed: int, rank: int, world_size: int, name: str) -> Plan:
+    least = 2 if train else 1
+    if batch_size < least:
+        raise InputError(f"{'training' if train else 'evaluation'} needs batches of at least {least}, not {batch_size}")
+    if not 0 <= rank < world_size:
+        raise InputError(f"rank {rank} is not one of {world_size} processes: ranks go from 0 to world_size − 1")
+    plan = Plan(count, batch_size, train, seed, rank, world_size)
+    if train and not plan.num_batches:
+        raise InputError(
+            f"{count} training images of {name} do not give each of {world_size} processes a batch of 2: use more "
+            "images"
+        )
+    return plan
+
+
+def _pixels(
+    split: Split, dataset: DataSet, augment: Augmentation, num_workers: int, device: torch.device
+) -> Memory | Files:
+    if not isinstance(split.images, tuple):
+        return Memory(split, device)
+    form = (delivered if augment == "none" else stored)(
+        dataset.image_size, photographs=dataset.photographs, decoding=dataset.decoding
+    )
+    return Files(split.images, form, num_workers, device)
 
 
 class Loader:

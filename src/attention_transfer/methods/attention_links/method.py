@@ -18,7 +18,7 @@ from attention_transfer.methods.attention_links.memory import bytes_of_links
 from attention_transfer.methods.attention_links.selection import chosen_links
 from attention_transfer.methods.attention_maps.patch_attention import Softmax, finest, on_one_grid, patch_attention
 from attention_transfer.methods.layers.stage_selection import stage_taps
-from attention_transfer.methods.method import Method, Observed, Reads, Term
+from attention_transfer.methods.method import Method, Observed, Reads, Request, Term
 from attention_transfer.models.introspection.attention_layers import attention_layers
 from attention_transfer.models.introspection.description import Description
 from attention_transfer.models.introspection.layouts import such_as
@@ -109,7 +109,7 @@ class AttentionLinks(Method):
         _refuse_twice("student", layers)
         choice = chosen_links(self.links, len(stages), len(layers))
         choice.check_places(*_places(stages, layers))
-        return Reads(teacher=tuple(stages[number] for number in choice.linked_stages), student_attention=layers)
+        return Reads(Request(tuple(stages[number] for number in choice.linked_stages)), Request(attention=layers))
 
     def parts(self, teacher: Observed, student: Observed) -> Links:
         assert student.logits is not None

@@ -10,7 +10,8 @@ from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 
-from attention_transfer.capture import Attention, left_uncompiled
+from attention_transfer.capture import Attention
+from attention_transfer.capture.uncompiled_calls import left_uncompiled
 from attention_transfer.errors import needing
 from attention_transfer.methods.attention_maps.averages import only_map
 from attention_transfer.methods.attention_maps.cross_entropy import log_map

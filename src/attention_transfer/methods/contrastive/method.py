@@ -14,7 +14,7 @@ from attention_transfer.methods.contrastive.memory_bank import Bank, Others, Que
 from attention_transfer.methods.layers.embedding import embedding, embedding_tap
 from attention_transfer.methods.layers.maps import unit
 from attention_transfer.methods.layers.temperature import check_temperature
-from attention_transfer.methods.method import Method, Observed, Reads, Term
+from attention_transfer.methods.method import Method, Needs, Observed, Reads, Request, Term
 from attention_transfer.models.introspection.description import Description
 from attention_transfer.parallel import gathered
 
@@ -178,13 +178,9 @@ class Contrastive(Method):
             raise InputError("contrastive transfer needs a teacher")
         bank = self.memory == "bank"
         return Reads(
-            teacher=(embedding_tap(teacher, "teacher", self.teacher_layer),),
-            student=(embedding_tap(student, "student", self.student_layer),),
-            labels=not bank,
-            class_numbers=not bank,
-            unlabelled=True,
-            index=bank,
-            train_labels=bank,
+            Request((embedding_tap(teacher, "teacher", self.teacher_layer),)),
+            Request((embedding_tap(student, "student", self.student_layer),)),
+            Needs(labels=not bank, class_indices=not bank, unlabelled=True, index=bank),
         )
 
     def parts(self, teacher: Observed, student: Observed) -> Contrast:
@@ -194,10 +190,15 @@ class Contrastive(Method):
             parts.memory = Queue(self.num_negatives, self.dimensions)
         return parts
 
-    def given_labels(self, parts: nn.Module | None, labels: Int64[Tensor, " n"]) -> None:
+    def given_labels(self, parts: nn.Module | None, labels: Int64[Tensor, " n"] | None) -> None:
         if self.memory == "bank":
+            if labels is None:
+                raise InputError(
+                    f"{self.key} needs the labels of all training images: give Distiller(..., train_labels=...), class "
+                    "indices in the order that index counts"
+                )
             cast(Contrast, parts).memory = Bank(labels, self.dimensions, self.num_negatives, self.momentum)
-        else:
+        elif labels is not None:
             check_classes(labels)
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:

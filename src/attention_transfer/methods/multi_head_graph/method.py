@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from attention_transfer.batch import Batch
 from attention_transfer.errors import InputError
 from attention_transfer.methods.layers.stage_selection import Activation, check_stages, paired_layers
-from attention_transfer.methods.method import GradientLimit, Method, Observed, Phase, Reads, Term
+from attention_transfer.methods.method import GradientLimit, Method, Needs, Observed, Reads, Request, Term
 from attention_transfer.methods.multi_head_graph.graphs import (
     Direction,
     Reduction,
@@ -28,8 +28,10 @@ from attention_transfer.methods.multi_head_graph.heads import Adapter, GraphHead
 from attention_transfer.methods.multi_head_graph.pretrained_heads import load_heads
 from attention_transfer.methods.multi_head_graph.singular_vectors import aligned, oriented, singular_vectors
 from attention_transfer.methods.relational import require_several
+from attention_transfer.models.fingerprint import WeightFingerprint
 from attention_transfer.models.introspection.description import Description
 from attention_transfer.parallel import gathered
+from attention_transfer.phases import Phase
 
 HEADS_TERM = "mhgd-heads"
 
@@ -84,6 +86,7 @@ class MultiHeadGraph(Method):
     """
 
     key: ClassVar[str] = "mhgd"
+    epoch_settings: ClassVar[tuple[str, ...]] = ("graph_epochs",)
 
     weight: float = 1.0
     graph: Literal["learned", "random", "constant", "identity", "similarity"] = "learned"
@@ -143,7 +146,7 @@ class MultiHeadGraph(Method):
                 f"a graph links two layers, and {len(theirs)} is read: give at least two stages, or module paths with "
                 "student_layers= and teacher_layers="
             )
-        return Reads(teacher=theirs, student=ours, teacher_fingerprint=True, fewest_images=2)
+        return Reads(Request(theirs, provide=(WeightFingerprint(),)), Request(ours), Needs(minimum=2))
 
     def parts(self, teacher: Observed, student: Observed) -> GraphParts | None:
         theirs, ours = ([features.shape[1] for features in seen.features] for seen in (teacher, student))
@@ -156,12 +159,12 @@ class MultiHeadGraph(Method):
             )
         if self.graph == "similarity" and not differing:
             return None
-        assert teacher.fingerprint is not None
+        teacher_mark = teacher[WeightFingerprint()]
         pairs = [] if self.graph == "similarity" else pairwise(theirs)
         heads = [GraphHeads(front, back, self.heads, scaled=self.scaled) for front, back in pairs]
         adapters = {i: Adapter(ours[i], theirs[i]) for i in differing}
-        reading = hashlib.blake2b(teacher.fingerprint.reading + bytes([self.scaled]), digest_size=32).digest()
-        parts = GraphParts(heads, adapters, teacher.fingerprint.weights, reading)
+        reading = hashlib.blake2b(teacher_mark.reading + bytes([self.scaled]), digest_size=32).digest()
+        parts = GraphParts(heads, adapters, teacher_mark.weights, reading)
         if self.graph_from is not None:
             load_heads(parts, self.graph_from, self.key)
         elif self.graph_epochs == 0:

@@ -8,7 +8,8 @@ from typing import cast
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attention_transfer.capture import FoundAttention, Places, Tap, find_attention, noise
+from attention_transfer.capture import Places, Tap, noise
+from attention_transfer.capture.attention_search import FoundAttention, find_attention
 from attention_transfer.errors import InputError
 from attention_transfer.models.introspection.describe import network_of
 from attention_transfer.models.introspection.description import Description

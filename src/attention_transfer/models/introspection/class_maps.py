@@ -3,7 +3,9 @@ position of what is pooled gives them (section 3.1 of Guo et al., CVPR 2023, equ
 to read, and proved on the network itself that the maps' means are its logits.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -11,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attention_transfer.capture import Capture, CaptureError, Reading, Tap, noise, undisturbed
+from attention_transfer.capture import Capture, CaptureError, Provider, Reading, ReadNetwork, Tap, noise, undisturbed
 from attention_transfer.errors import InputError
 from attention_transfer.models.introspection.description import Description
 from attention_transfer.models.introspection.pooling import between
@@ -24,6 +26,43 @@ _FAST_TOLERANCE = 1e-2
 _MOVED = 1.1
 # A parameter that acts on one side only has its whole gradient there; rounding leaves far less, of itself or of others.
 _LEARNED, _NEGLIGIBLE = 0.1, 1e-4
+
+
+@dataclass(frozen=True)
+class Head:
+    """The linear layer that makes a network's logits.
+
+    Args:
+        weight: live parameter, so that what is learned through it reaches it.
+        bias: live parameter; None where there is none.
+    """
+
+    weight: Float[Tensor, "k c"]
+    bias: Float[Tensor, " k"] | None
+
+
+@dataclass(frozen=True)
+class ClassMapHead(Provider[Head]):
+    """A network's linear head, proved to act on the mean over positions of the taps and to give the logits."""
+
+    def bound(self, network: ReadNetwork, taps: Sequence[Tap]) -> Callable[[Reading], Head]:
+        del taps
+        return partial(_head, network)
+
+    def prove(self, network: ReadNetwork, taps: Sequence[Tap], images: Tensor) -> None:
+        for tap in taps:
+            if network.head is None:
+                raise CaptureError(f"the {network.role} has no linear head that could be applied at every position")
+            prove_class_maps(network.model, tap, network.head, network.receives(images), network.role)
+
+
+def _head(network: ReadNetwork, reading: Reading) -> Head:
+    del reading
+    assert network.head is not None
+    layer = network.model.get_submodule(network.head)
+    assert isinstance(layer, nn.Linear)
+    bias = cast("Tensor | None", layer.bias)
+    return Head(network.precise(layer.weight), None if bias is None else network.precise(bias))
 
 
 def class_map_tap(description: Description, role: str, layer: str | None = None) -> Tap:

@@ -3,7 +3,9 @@
 import re
 from dataclasses import replace
 
-from attention_transfer.capture import Grid, Layout, Place, Places, Tap, fits, patch_grid
+from attention_transfer.capture import Layout, Places, Tap
+from attention_transfer.capture.output_layouts import Place
+from attention_transfer.capture.patch_grid import Grid, fits, patch_grid
 
 # Suggested layers have at most half the rows of the image, and at least so many positions.
 _LEAST_POSITIONS = 4

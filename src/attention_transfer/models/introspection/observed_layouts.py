@@ -5,7 +5,8 @@ from dataclasses import replace
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attention_transfer.capture import Places, find_places
+from attention_transfer.capture import Places
+from attention_transfer.capture.output_layouts import find_places
 from attention_transfer.models.introspection.description import Description, Stage
 from attention_transfer.models.introspection.layouts import suggested_layers, tap_seen
 

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from attention_transfer.capture import Patch
+from attention_transfer.capture.patch_grid import Patch
 
 # Networks of several branches or stages number those of each.
 _PREFIX_TOKENS = re.compile(

@@ -1,0 +1,77 @@
+"""Every method, a line for each: to add one, add its line. The command finds names and descriptions here too."""
+
+import sys
+from importlib import import_module
+
+from attention_transfer.errors import InputError
+from attention_transfer.methods.attention_copy import AttentionCopy as AttentionCopy
+from attention_transfer.methods.attention_distillation import AttentionDistillation as AttentionDistillation
+from attention_transfer.methods.attention_links.method import AttentionLinks as AttentionLinks
+from attention_transfer.methods.attention_transfer import AttentionTransfer as AttentionTransfer
+from attention_transfer.methods.class_attention import ClassAttention as ClassAttention
+from attention_transfer.methods.contrastive.method import Contrastive as Contrastive
+from attention_transfer.methods.correlation import Correlation as Correlation
+from attention_transfer.methods.decoupled_soft_targets import DecoupledSoftTargets as DecoupledSoftTargets
+from attention_transfer.methods.distillation_token import DistillationToken as DistillationToken
+from attention_transfer.methods.feature_distillation import FeatureDistillation as FeatureDistillation
+from attention_transfer.methods.fitnet import FitNet as FitNet
+from attention_transfer.methods.gradient_attention import GradientAttention as GradientAttention
+from attention_transfer.methods.method import Method
+from attention_transfer.methods.multi_head_graph.method import MultiHeadGraph as MultiHeadGraph
+from attention_transfer.methods.overhaul import Overhaul as Overhaul
+from attention_transfer.methods.relational import Relational as Relational
+from attention_transfer.methods.review import Review as Review
+from attention_transfer.methods.similarity_preserving import SimilarityPreserving as SimilarityPreserving
+from attention_transfer.methods.soft_targets import SoftTargets as SoftTargets
+
+METHODS: dict[str, type[Method]] = {
+    found.key: found
+    for found in list(globals().values())
+    if isinstance(found, type) and issubclass(found, Method) and found is not Method
+}
+"""Classes of methods by the acronym that names them on the command line."""
+
+_OWN: dict[str, type[Method]] = {}
+
+
+def own_method(path: str) -> type[Method]:
+    """A method that somebody wrote outside of this package, from now on known by its import path.
+
+    Its module is imported, which runs it: give only what the user typed, never what stands in a file.
+
+    Args:
+        path: `package.module:Class`.
+
+    Raises:
+        InputError: there is no such module or class, or the class is no method with a key of its own.
+    """
+    module, _, name = path.partition(":")
+    if not module or not name:
+        raise InputError(f"a method of your own is written package.module:Class, not {path!r}")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as `python -m` does: the module may lie in the current folder
+    try:
+        found = getattr(import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"the module of the method {path!r} cannot be imported: {error}. Give a path from the current folder or "
+            "from an installed package"
+        ) from error
+    if not isinstance(found, type) or not issubclass(found, Method) or found is Method:
+        raise InputError(f"{path!r} is no method: give a class that inherits from attention_transfer.Method")
+    key = getattr(found, "key", None)
+    taken = {each.key for each in (*METHODS.values(), *_OWN.values()) if each is not found}
+    if not isinstance(key, str) or not key or key in taken:
+        raise InputError(f"the key of {path!r} must be a name that no other method has, not {key!r}")
+    _OWN[path] = found
+    return found
+
+
+def method_named(name: str) -> type[Method] | None:
+    """The class of a method by its key, or by its import path where `own_method` has met it; None if there is none."""
+    return METHODS.get(name) or _OWN.get(name)
+
+
+def name_of(method: type[Method]) -> str:
+    """How a record names a method: by its key, or by its import path where it is nobody's here."""
+    return next((path for path, found in _OWN.items() if found is method), method.key)
