@@ -50,9 +50,17 @@ nitpick_ignore_regex = [
 ]
 
 
-# Headings of the side bar, and the pages below each: those that come to match join by themselves.
+# Headings of the side bar, and the pages below each. A page that nothing matches stops the building.
 CONTENTS = {
-    "Using it": ["/README", "/docs/training", "/docs/data", "/docs/recipes", "/docs/*", "/examples/README"],
+    "Using it": [
+        "/README",
+        "/docs/recipes",
+        "/docs/training",
+        "/docs/data",
+        "/docs/pretraining",
+        "/docs/*-families",
+        "/examples/README",
+    ],
     "Methods": ["/docs/methods/*"],
     "API reference": ["/docs/reference/distiller", "/docs/reference/methods", "/docs/reference/*"],
     "Results": ["/docs/results/README", "/docs/results/*"],
