@@ -14,7 +14,7 @@ import tyro
 
 from attention_transfer.experiment import Experiment
 from attention_transfer.recipes import RECIPES
-from attention_transfer.training.fit import fit
+from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.progress import Reporter
 
 
@@ -65,7 +65,7 @@ def run(experiment: Experiment, flags: Flags) -> str | None:
     training = replace(experiment.training, device=flags.device, threads=flags.threads)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            fit(replace(experiment, training=training), Path(folder) / "run", Reporter(silent=True))
+            fit_experiment(replace(experiment, training=training), Path(folder) / "run", Reporter(silent=True))
         except Exception as error:  # every recipe is tried, whatever becomes of the ones before
             return f"{type(error).__name__}: {error}"
     return None

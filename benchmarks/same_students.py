@@ -20,7 +20,7 @@ import tyro
 
 from attention_transfer.experiment import Experiment
 from attention_transfer.recipes import RECIPES
-from attention_transfer.training.fit import fit
+from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.progress import Reporter
 
 # What goes by the clock, and not by what is learned.
@@ -87,7 +87,7 @@ def trained(experiment: Experiment) -> dict[str, Any]:
     experiment = replace(experiment, training=replace(experiment.training, device="cpu", threads=1))
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        fit(experiment, run, Reporter(silent=True))
+        fit_experiment(experiment, run, Reporter(silent=True))
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         digest = hashlib.sha256((run / "student.safetensors").read_bytes()).hexdigest()
     timeless = [{key: value for key, value in row.items() if not key.endswith(_TIMES)} for row in rows]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from attention_transfer.files.atomic import whole_folder
 from attention_transfer.files.env_paths import expand
 from attention_transfer.runs import (
     NotARunError,
@@ -206,14 +207,23 @@ def test_a_file_whose_writing_fails_leaves_the_old_one(tmp_path: Path):
     assert [below.name for below in tmp_path.iterdir()] == ["weights.bin"]
 
 
-def test_the_checkpoint_has_a_folder_and_survives_the_cleaning_of_leftovers(tmp_path: Path):
+def test_checkpoints_have_a_folder_and_survive_the_cleaning_of_leftovers(tmp_path: Path):
     with make(tmp_path) as run:
-        with whole_file(run.checkpoint) as temporary:
-            temporary.write_bytes(b"state")
-        (run.checkpoint.parent / ".tmp-9-last.pt").write_bytes(b"half")
+        with whole_folder(run.checkpoints / "epoch-1-step-0") as temporary:
+            (temporary / "state").write_bytes(b"state")
+        (run.checkpoints / ".tmp-9-epoch-2-step-0").mkdir()
     with make(tmp_path) as run:
-        assert run.checkpoint.read_bytes() == b"state"
-        assert len(list(run.checkpoint.parent.iterdir())) == 1
+        assert [path.name for path in run.checkpoints.iterdir()] == ["epoch-1-step-0"]
+        assert (run.checkpoints / "epoch-1-step-0" / "state").read_bytes() == b"state"
+
+
+def test_metrics_that_were_lost_come_back_from_who_kept_them(tmp_path: Path):
+    rows = [{"epoch": epoch, "step": epoch} for epoch in (1, 2, 3)]
+    with make(tmp_path) as run:
+        run.append_metrics(rows[0])
+        run.append_metrics({"epoch": 4})
+        run.truncate(3, rows)
+        assert run.read_metrics() == rows
 
 
 def test_runs_are_found_once_at_any_depth(tmp_path: Path):

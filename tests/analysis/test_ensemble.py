@@ -14,7 +14,7 @@ from attention_transfer.analysis.measure import measure
 from attention_transfer.analysis.subject import open_subjects
 from attention_transfer.commands.evaluate import command
 from attention_transfer.runs import RunFolder
-from attention_transfer.training.fit import fit
+from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.prepare import load_data
 from tests.training.conftest import Make, images, make
 from tests.training.test_fit import silent
@@ -28,7 +28,7 @@ def runs(make: Make, tmp_path: Path) -> list[str]:
     places: list[str] = []
     for number, student in enumerate(("resnet8", "resnet14", "resnet8")):
         experiment = make(teacher=None, methods=(), student=student, seed=number, training={"epochs": 1})
-        fit(experiment, tmp_path / f"run{number}", silent())
+        fit_experiment(experiment, tmp_path / f"run{number}", silent())
         places.append(str(tmp_path / f"run{number}"))
     return places
 
@@ -93,7 +93,7 @@ def test_members_of_other_classes_or_data_are_refused(
             np.savez(tmp_path / name / f"{part}.npz", images=content["images"], labels=labels, classes=classes)
     for name in ("named", "fewer"):
         experiment = make(teacher=None, methods=(), data=Data(f"npz:{tmp_path / name}"), training={"epochs": 1})
-        fit(experiment, tmp_path / f"{name}-run", silent())
+        fit_experiment(experiment, tmp_path / f"{name}-run", silent())
     named, fewer = (str(tmp_path / f"{name}-run") for name in ("named", "fewer"))
     with pytest.raises(ValueError, match=r"these runs were trained on different data .*say with --data"):
         command([runs[0], named])

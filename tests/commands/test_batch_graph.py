@@ -16,7 +16,7 @@ from attention_transfer.data import DataSet
 from attention_transfer.methods.multi_head_graph.graphs import squashed_graph
 from attention_transfer.models import open_model
 from attention_transfer.runs import RunFolder
-from attention_transfer.training.fit import fit
+from attention_transfer.training.experiment_run import fit_experiment
 from tests.analysis.conftest import CPU, dataset, save_network
 from tests.training.conftest import Make, images, make
 from tests.training.test_fit import KilledError, Killer, silent
@@ -37,7 +37,7 @@ def experiment(make: Make, tmp_path: Path) -> Experiment:
 
 @pytest.fixture
 def run(experiment: Experiment, tmp_path: Path) -> RunFolder:
-    fit(experiment, tmp_path / "run", silent())
+    fit_experiment(experiment, tmp_path / "run", silent())
     return RunFolder(tmp_path / "run")
 
 
@@ -99,7 +99,7 @@ def test_the_command_draws_chosen_graphs_and_refuses_another_teacher(
 
 
 def test_plain_similarity_is_drawn_once(make: Make, experiment: Experiment, dataset: DataSet, tmp_path: Path) -> None:
-    fit(replace(experiment, methods=(MultiHeadGraph(graph="similarity"),)), tmp_path / "run", silent())
+    fit_experiment(replace(experiment, methods=(MultiHeadGraph(graph="similarity"),)), tmp_path / "run", silent())
     found = batch_graphs(RunFolder(tmp_path / "run"), dataset, dataset.test.subset(np.arange(5)), CPU)
     assert [graph.shape for graph in found.student] == [(1, 5, 5)] * 2
 
@@ -107,9 +107,9 @@ def test_plain_similarity_is_drawn_once(make: Make, experiment: Experiment, data
 def test_runs_without_graphs_and_unfinished_ones_are_refused(
     make: Make, experiment: Experiment, dataset: DataSet, tmp_path: Path
 ) -> None:
-    fit(make(training={"epochs": 1}), tmp_path / "other", silent())
+    fit_experiment(make(training={"epochs": 1}), tmp_path / "other", silent())
     with pytest.raises(KilledError):
-        fit(experiment, tmp_path / "broken", Killer(4))
+        fit_experiment(experiment, tmp_path / "broken", Killer(4))
     for name, said in (("other", "was trained with at, kd: give a run of mhgd"), ("broken", "is not finished")):
         with pytest.raises(ValueError, match=said):
             batch_graphs(RunFolder(tmp_path / name), dataset, dataset.test, CPU)

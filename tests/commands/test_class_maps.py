@@ -10,7 +10,7 @@ from attention_transfer.analysis.class_maps import evidence
 from attention_transfer.analysis.subject import open_subjects
 from attention_transfer.commands.class_maps import command
 from attention_transfer.data import DataSet
-from attention_transfer.training.fit import fit
+from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.prepare import load_data
 from tests.analysis.conftest import CPU, dataset, save_network
 from tests.training.conftest import Make, images, make
@@ -68,7 +68,7 @@ def test_binarised_maps_have_rows_of_their_own(networks: list[str], images: Path
 
 def test_a_run_is_drawn_along_its_training_on_its_own_images(make: Make, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    fit(make(methods=(), teacher=None, training={"epochs": 2, "snapshot_epochs": (0, 1)}), folder)
+    fit_experiment(make(methods=(), teacher=None, training={"epochs": 2, "snapshot_epochs": (0, 1)}), folder)
     picture = tmp_path / "maps.svg"
     arguments = [str(folder), "--along-training", "--figure", str(picture), "--device", "cpu", "--index", "5", "6"]
     command(arguments)
@@ -106,7 +106,7 @@ def test_what_cannot_be_drawn_is_refused_and_leaves_no_file(
 
 
 def test_a_run_without_snapshots_says_how_to_keep_some(make: Make, images: Path, tmp_path: Path) -> None:
-    fit(make(methods=(), teacher=None, training={"epochs": 1}), tmp_path / "run")
+    fit_experiment(make(methods=(), teacher=None, training={"epochs": 1}), tmp_path / "run")
     with pytest.raises(ValueError, match="kept no snapshots: train with --snapshot-epochs"):
         run([str(tmp_path / "run"), "--along-training"], images, tmp_path / "no.png")
 

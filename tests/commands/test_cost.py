@@ -8,7 +8,7 @@ import pytest
 from attention_transfer import Data
 from attention_transfer.commands.cost import command
 from attention_transfer.report.cost import cost_markdown
-from attention_transfer.training.fit import fit
+from attention_transfer.training.experiment_run import fit_experiment
 from tests.analysis.conftest import save_network
 from tests.training.conftest import Make, images, make
 
@@ -37,7 +37,9 @@ def test_each_model_gets_images_of_its_own_size_or_an_assumption_is_said(
     images: Path, make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    fit(make(methods=(), teacher=None, data=Data(f"npz:{images}", image_size=24), training={"epochs": 1}), run)
+    fit_experiment(
+        make(methods=(), teacher=None, data=Data(f"npz:{images}", image_size=24), training={"epochs": 1}), run
+    )
     capsys.readouterr()
     command([str(run), "resnet8", "--num-classes", "3", *QUICK, "--json"])
     content = json.loads(capsys.readouterr().out)
@@ -93,7 +95,7 @@ def test_a_run_on_a_set_of_known_size_is_measured_at_that_size(
 ) -> None:
     run = tmp_path / "run"
     data = Data("cluttered-digits", train_limit=16, test_limit=8)
-    fit(make(methods=(), teacher=None, data=data, training={"epochs": 1}), run)
+    fit_experiment(make(methods=(), teacher=None, data=data, training={"epochs": 1}), run)
     capsys.readouterr()
     command([str(run), *QUICK, "--json"])
     content = json.loads(capsys.readouterr().out)

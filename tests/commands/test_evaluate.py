@@ -8,7 +8,7 @@ import pytest
 from attention_transfer import Data
 from attention_transfer.commands.evaluate import command
 from attention_transfer.runs import RunFolder
-from attention_transfer.training.fit import fit
+from attention_transfer.training.experiment_run import fit_experiment
 from tests.training.conftest import Make, images, make
 
 __all__ = ["images", "make"]
@@ -18,7 +18,7 @@ def test_classes_that_a_run_never_saw_are_measured_as_it_measured_them(
     images: Path, make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = Data(f"npz:{images}", train_classes=2)
-    fit(make(methods=(), teacher=None, data=data, training={"epochs": 1}), tmp_path / "run")
+    fit_experiment(make(methods=(), teacher=None, data=data, training={"epochs": 1}), tmp_path / "run")
     capsys.readouterr()
     command([str(tmp_path / "run"), "--split", "unseen", "--device", "cpu", "--json"])
     found = json.loads(capsys.readouterr().out)

@@ -18,7 +18,7 @@ from attention_transfer.methods.attention_links.selection import read_links
 from attention_transfer.models import save_model
 from attention_transfer.report.link_maps import link_maps_figure, link_table
 from attention_transfer.runs import RunFolder
-from attention_transfer.training.fit import fit
+from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.progress import Reporter
 from tests.training.conftest import Make, images, make
 
@@ -43,7 +43,7 @@ def run(make: Make, tmp_path: Path) -> Path:
         optimisation=optimisation,
         training={"epochs": 1, "snapshot_epochs": (0, 1)},
     )
-    fit(experiment, folder, Reporter(silent=True))
+    fit_experiment(experiment, folder, Reporter(silent=True))
     return folder
 
 
@@ -66,7 +66,7 @@ def test_links_are_extracted_by_one_run_and_used_by_another(
     kept = json.loads((run / "findings" / "attention-links-0.5-per-channel.json").read_text())
     assert kept == content
     second = tmp_path / "second"
-    fit(
+    fit_experiment(
         make(student=STUDENT, teacher="resnet8", methods=(AttentionLinks(links=str(out)),), training={"epochs": 1}),
         second,
         Reporter(silent=True),
@@ -94,7 +94,9 @@ def test_links_of_another_pair_and_a_threshold_that_leaves_nothing_are_refused(
     assert main(["links", str(run), "--threshold", "0.01", "--out", str(out)]) == 0
     deeper = STUDENT.replace("depth=2", "depth=3")
     with pytest.raises(ValueError, match="belong to a student of 2 layers, and this one has 3"):
-        fit(make(student=deeper, teacher="resnet8", methods=(AttentionLinks(links=str(out)),)), tmp_path / "other")
+        fit_experiment(
+            make(student=deeper, teacher="resnet8", methods=(AttentionLinks(links=str(out)),)), tmp_path / "other"
+        )
 
 
 def test_a_run_of_which_nothing_is_kept_is_drawn_all_the_same(
@@ -180,7 +182,7 @@ def test_runs_of_one_name_in_several_folders_are_told_apart(
 def test_runs_without_links_or_snapshots_are_refused(
     make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fit(make(training={"epochs": 1}), tmp_path / "other", Reporter(silent=True))
+    fit_experiment(make(training={"epochs": 1}), tmp_path / "other", Reporter(silent=True))
     assert main(["links", str(tmp_path / "other")]) == 2
     assert "has learned nothing beside its student" in capsys.readouterr().err
 

@@ -9,7 +9,7 @@ import pytest
 from attention_transfer import Data, Input
 from attention_transfer.commands.localise import command
 from attention_transfer.runs import RunFolder
-from attention_transfer.training.fit import fit
+from attention_transfer.training.experiment_run import fit_experiment
 from tests.analysis.conftest import save_network
 from tests.training.conftest import Make, images, make
 
@@ -38,7 +38,7 @@ def test_models_share_a_table_and_a_picture_and_runs_keep_what_was_found(
     boxed: Path, models: list[str], make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    fit(make(methods=(), teacher=None, data=Data(f"npz:{boxed}"), training={"epochs": 1}), run)
+    fit_experiment(make(methods=(), teacher=None, data=Data(f"npz:{boxed}"), training={"epochs": 1}), run)
     capsys.readouterr()
     common = ["--device", "cpu", "--map", "activation", "gradient", "--stage", "1"]
     # The run says which data.

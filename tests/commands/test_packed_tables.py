@@ -10,7 +10,7 @@ from attention_transfer.cli import main
 from attention_transfer.commands.data_of_runs import own_data
 from attention_transfer.models.opening import open_model
 from attention_transfer.runs import RunFolder, find_runs
-from attention_transfer.training import fit
+from attention_transfer.training import experiment_run
 
 RUNS = Path(__file__).parents[2] / "docs" / "results" / "runs"
 PLACE = Path("docs", "results", "runs")
@@ -24,7 +24,7 @@ def refuse_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("a finished run is trained again")
 
-    monkeypatch.setattr(fit, "prepare", refuse)
+    monkeypatch.setattr(experiment_run, "prepare", refuse)
     monkeypatch.setattr("attention_transfer.commands.launching.processes.run_jobs", refuse)
 
 

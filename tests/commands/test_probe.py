@@ -8,7 +8,7 @@ import pytest
 from attention_transfer import Input
 from attention_transfer.commands.probe import command
 from attention_transfer.runs import RunFolder
-from attention_transfer.training.fit import fit
+from attention_transfer.training.experiment_run import fit_experiment
 from tests.analysis.conftest import save_network
 from tests.training.conftest import Make, images, make
 
@@ -22,7 +22,7 @@ def test_several_models_share_one_table_and_runs_keep_what_was_found(
     images: Path, make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, network = tmp_path / "run", save_network(tmp_path / "network", input=Input())
-    fit(make(methods=(), teacher=None, training={"epochs": 1}), run)
+    fit_experiment(make(methods=(), teacher=None, training={"epochs": 1}), run)
     capsys.readouterr()
     command([str(run), network, "--data", f"npz:{images}", *SHORT])
     table = capsys.readouterr().out

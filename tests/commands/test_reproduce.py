@@ -14,7 +14,7 @@ from attention_transfer.commands.launching.table_plan import changes
 from attention_transfer.methods import AttentionCopy
 from attention_transfer.recipes import RECIPES
 from attention_transfer.runs import RunFolder
-from attention_transfer.training.fit import fit
+from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.progress import Reporter
 
 TINY = ["--tiny", "--device", "cpu", "--threads", "1"]
@@ -32,7 +32,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             if not finished(folder / run.name):
                 names.append(run.name)
                 try:
-                    fit(run.experiment, folder / run.name, Reporter(silent=True))
+                    fit_experiment(run.experiment, folder / run.name, Reporter(silent=True))
                 except ValueError as error:
                     failed.append(f"{run.name}: {error}")
         if failed:

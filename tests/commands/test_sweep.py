@@ -10,7 +10,7 @@ from attention_transfer.commands import sweep
 from attention_transfer.commands.train import parse
 from attention_transfer.recipes import RECIPES
 from attention_transfer.runs import RunFolder
-from attention_transfer.training.fit import fit
+from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.progress import Reporter
 from tests.training.conftest import images
 
@@ -77,7 +77,7 @@ def interrupted_after(epochs: int, given: list[str], folder: Path) -> None:
                 raise KeyboardInterrupt
 
     try:
-        fit(experiment, folder, Stopper(silent=True))
+        fit_experiment(experiment, folder, Stopper(silent=True))
     except KeyboardInterrupt:
         assert epochs < experiment.training.epochs
 

@@ -13,7 +13,7 @@ from attention_transfer.models import MODELS, build
 from attention_transfer.models.meta_networks import outline
 from attention_transfer.recipes import RECIPES
 from attention_transfer.runs import RunFolder
-from attention_transfer.training.fit import fit
+from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.progress import Reporter
 
 # Settings of a formula, with nothing around it that could break; the methods' own tests are about these.
@@ -116,5 +116,5 @@ def test_kinds_are_told_apart_by_methods_and_options():
 def test_one_recipe_of_each_kind_runs_to_its_end(name: str, tmp_path: Path):
     experiment = RECIPES[name]().tiny()
     experiment = replace(experiment, training=replace(experiment.training, device="cpu", threads=1))
-    fit(experiment, tmp_path / "run", Reporter(silent=True))
+    fit_experiment(experiment, tmp_path / "run", Reporter(silent=True))
     assert RunFolder(tmp_path / "run").finished

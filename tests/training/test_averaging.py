@@ -11,7 +11,7 @@ from torch import nn
 
 from attention_transfer.runs import RunFolder
 from attention_transfer.training.averaging import WeightAverage
-from attention_transfer.training.fit import fit
+from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.prepare import load_data
 from tests.closeness import assert_near
 from tests.training.conftest import Make
@@ -73,8 +73,8 @@ def test_a_run_keeps_the_average_of_the_weights_that_its_steps_left(make: Make, 
     """One step an epoch, so that snapshots of a run without an average show every step."""
     plain = make(teacher=None, methods=(), training={"epochs": 3, "batch_size": 48, "snapshot_epochs": (0, 1, 2, 3)})
     averaged = replace(plain, training=replace(plain.training, ema_decay=0.75))
-    fit(plain, tmp_path / "plain", silent())
-    fit(averaged, tmp_path / "averaged", silent())
+    fit_experiment(plain, tmp_path / "plain", silent())
+    fit_experiment(averaged, tmp_path / "averaged", silent())
 
     def weights(run: str, epoch: int) -> dict[str, torch.Tensor]:
         return safetensors.torch.load_file(RunFolder(tmp_path / run).snapshots[epoch] / "student.safetensors")
@@ -103,8 +103,8 @@ def test_what_is_measured_is_what_is_kept_and_the_trained_student_stands_beside_
 
     plain = make(teacher=None, methods=(), training={"epochs": 4})
     averaged = replace(plain, training=replace(plain.training, ema_decay=0.9))
-    fit(plain, tmp_path / "plain", silent())
-    fit(averaged, tmp_path / "averaged")
+    fit_experiment(plain, tmp_path / "plain", silent())
+    fit_experiment(averaged, tmp_path / "averaged")
     assert "unaveraged test" in capsys.readouterr().out
     theirs = {row["epoch"]: row["test"] for row in rows(tmp_path / "plain")}
     for row in rows(tmp_path / "averaged"):
@@ -123,5 +123,5 @@ def test_what_is_measured_is_what_is_kept_and_the_trained_student_stands_beside_
 def test_an_average_that_is_too_long_for_the_run_is_said_to_be(
     make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str], decay: float, said: bool
 ) -> None:
-    fit(make(teacher=None, methods=(), training={"epochs": 3, "ema_decay": decay}), tmp_path / "run")
+    fit_experiment(make(teacher=None, methods=(), training={"epochs": 3, "ema_decay": decay}), tmp_path / "run")
     assert ("still consists of the initial student to 100%" in capsys.readouterr().out) == said

@@ -19,7 +19,7 @@ from attention_transfer.methods import METHODS
 from attention_transfer.report.compare import compare
 from attention_transfer.runs import RunFolder
 from attention_transfer.training.cache import TeacherCache, remember_teacher
-from attention_transfer.training.fit import fit
+from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.prepare import prepare
 from attention_transfer.training.progress import Reporter
 
@@ -89,11 +89,11 @@ def test_a_run_that_reads_it_is_the_same_to_the_bit(
 ) -> None:
     wanted = experiment(*methods, network=network)
     wanted = replace(wanted, training=replace(wanted.training, precision=precision))
-    fit(wanted, tmp_path / "without", SILENT)
+    fit_experiment(wanted, tmp_path / "without", SILENT)
     steps = len(runs)
     for name in ("first", "second"):
         runs.clear()
-        fit(wanted, tmp_path / name, SILENT, teacher_cache=tmp_path / "cache")
+        fit_experiment(wanted, tmp_path / name, SILENT, teacher_cache=tmp_path / "cache")
         # The first step is always run, and compared with what is there.
         assert len(runs) == (steps if name == "first" else 1)
         assert_same_training(tmp_path / "without", tmp_path / name)
@@ -102,13 +102,13 @@ def test_a_run_that_reads_it_is_the_same_to_the_bit(
 def test_what_another_method_reads_beyond_it_is_added(runs: list[int], tmp_path: Path) -> None:
     for name, methods, expected in (("kd", ("kd",), 6), ("both", ("kd", "at"), 6), ("at", ("at",), 1)):
         runs.clear()
-        fit(experiment(*methods), tmp_path / name, SILENT, teacher_cache=tmp_path / "cache")
+        fit_experiment(experiment(*methods), tmp_path / name, SILENT, teacher_cache=tmp_path / "cache")
         assert len(runs) == expected
 
 
 def test_an_interrupted_run_goes_on_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = experiment("at")
-    fit(wanted, tmp_path / "whole", SILENT)
+    fit_experiment(wanted, tmp_path / "whole", SILENT)
     forward, steps = Distiller.forward, []
 
     def interrupted(self: Distiller, *args: Any):
@@ -119,8 +119,8 @@ def test_an_interrupted_run_goes_on_with_it(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(Distiller, "forward", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        fit(wanted, tmp_path / "run", SILENT, teacher_cache=tmp_path / "cache")
-    fit(wanted, tmp_path / "run", SILENT, teacher_cache=tmp_path / "cache")
+        fit_experiment(wanted, tmp_path / "run", SILENT, teacher_cache=tmp_path / "cache")
+    fit_experiment(wanted, tmp_path / "run", SILENT, teacher_cache=tmp_path / "cache")
     assert_same_training(tmp_path / "whole", tmp_path / "run")
 
 
@@ -130,25 +130,25 @@ def kept(cache: Path) -> list[Path]:
 
 def test_a_file_that_was_cut_short_is_made_again(runs: list[int], tmp_path: Path) -> None:
     wanted = experiment("kd")
-    fit(wanted, tmp_path / "first", SILENT, teacher_cache=tmp_path / "cache")
+    fit_experiment(wanted, tmp_path / "first", SILENT, teacher_cache=tmp_path / "cache")
     for path in kept(tmp_path / "cache"):
         path.write_bytes(path.read_bytes()[:-7])
     runs.clear()
-    fit(wanted, tmp_path / "second", SILENT, teacher_cache=tmp_path / "cache")
+    fit_experiment(wanted, tmp_path / "second", SILENT, teacher_cache=tmp_path / "cache")
     assert len(runs) == 6
     assert_same_training(tmp_path / "first", tmp_path / "second")
     runs.clear()
-    fit(wanted, tmp_path / "third", SILENT, teacher_cache=tmp_path / "cache")
+    fit_experiment(wanted, tmp_path / "third", SILENT, teacher_cache=tmp_path / "cache")
     assert len(runs) == 1
 
 
 def test_what_a_changed_teacher_gave_is_refused(tmp_path: Path) -> None:
     wanted = experiment("kd")
-    fit(wanted, tmp_path / "first", SILENT, teacher_cache=tmp_path / "cache")
+    fit_experiment(wanted, tmp_path / "first", SILENT, teacher_cache=tmp_path / "cache")
     for path in kept(tmp_path / "cache"):
         save_file({"value": load_file(path)["value"] + 1}, path, metadata={"order": "[0, 1]"})
     with pytest.raises(ValueError, match=r"holds something else than what this teacher gives.*Delete that folder"):
-        fit(wanted, tmp_path / "second", SILENT, teacher_cache=tmp_path / "cache")
+        fit_experiment(wanted, tmp_path / "second", SILENT, teacher_cache=tmp_path / "cache")
 
 
 def full(path: Path) -> SimpleNamespace:
@@ -158,7 +158,7 @@ def full(path: Path) -> SimpleNamespace:
 def test_a_disk_that_is_too_small_is_met_in_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", full)
     with pytest.raises(ValueError, match=r"in 6 steps takes 0\.0 GB.*leave out --teacher-cache"):
-        fit(experiment("kd"), tmp_path / "run", SILENT, teacher_cache=tmp_path / "cache")
+        fit_experiment(experiment("kd"), tmp_path / "run", SILENT, teacher_cache=tmp_path / "cache")
     assert not kept(tmp_path / "cache")
 
 
@@ -211,14 +211,14 @@ def test_where_it_cannot_be_kept_the_teacher_runs_and_the_user_is_told(
 
 
 def test_without_a_teacher_nothing_is_made(tmp_path: Path) -> None:
-    fit(experiment(), tmp_path / "run", SILENT, teacher_cache=tmp_path / "cache")
+    fit_experiment(experiment(), tmp_path / "run", SILENT, teacher_cache=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
 def test_a_place_that_cannot_be_a_folder_is_refused_before_the_run_begins(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("")
     with pytest.raises(ValueError, match=r"--teacher-cache .* cannot be made"):
-        fit(experiment("kd"), tmp_path / "run", SILENT, teacher_cache=tmp_path / "cache")
+        fit_experiment(experiment("kd"), tmp_path / "run", SILENT, teacher_cache=tmp_path / "cache")
     assert not (tmp_path / "run").exists()
 
 
@@ -247,8 +247,8 @@ def test_a_distiller_without_teacher_has_nothing_to_remember(tmp_path: Path) -> 
 
 def test_compare_says_that_times_lack_the_teacher(tmp_path: Path) -> None:
     wanted = experiment("kd")
-    fit(wanted, tmp_path / "with", SILENT, teacher_cache=tmp_path / "cache")
-    fit(replace(wanted, seed=1), tmp_path / "without", SILENT)
+    fit_experiment(wanted, tmp_path / "with", SILENT, teacher_cache=tmp_path / "cache")
+    fit_experiment(replace(wanted, seed=1), tmp_path / "without", SILENT)
     comparison = compare([RunFolder(tmp_path / "with"), RunFolder(tmp_path / "without")])
     assert any("teacher read from a cache" in machine for group in comparison.groups for machine in group.hardware)
     assert any("the use of a teacher cache" in warning for warning in comparison.warnings)

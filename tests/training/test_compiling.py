@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from attention_transfer import AttentionDistillation
-from attention_transfer.training.fit import fit
+from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.progress import Reporter
 from tests.training.conftest import Make
 
@@ -16,7 +16,7 @@ def test_networks_that_must_draw_the_same_numbers_are_not_compiled(make: Make, t
     methods = (AttentionDistillation(same_drop_path=True),)
     experiment = make(student=VIT, teacher=VIT, methods=methods, training={"compile": True})
     with pytest.raises(ValueError, match="has same_drop_path, and compiled networks need not draw the same numbers"):
-        fit(experiment, tmp_path / "run", Reporter(silent=True))
+        fit_experiment(experiment, tmp_path / "run", Reporter(silent=True))
 
 
 def test_versions_of_torch_that_cannot_compile_are_refused(
@@ -24,4 +24,4 @@ def test_versions_of_torch_that_cannot_compile_are_refused(
 ) -> None:
     monkeypatch.setattr("attention_transfer.training.refusals.compiles", lambda: False)
     with pytest.raises(ValueError, match=r"cannot compile a distiller: leave out --compile, or take torch 2\.1\d"):
-        fit(make(training={"compile": True}), tmp_path / "run", Reporter(silent=True))
+        fit_experiment(make(training={"compile": True}), tmp_path / "run", Reporter(silent=True))

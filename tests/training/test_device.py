@@ -15,7 +15,7 @@ from attention_transfer import AttentionCopy, Data, Distiller, Experiment, Metho
 from attention_transfer.experiment import Optimisation
 from attention_transfer.models import build
 from attention_transfer.training.device import Place
-from attention_transfer.training.fit import fit
+from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.prepare import prepare
 from attention_transfer.training.progress import Reporter
 from tests.trained import as_trained
@@ -170,7 +170,7 @@ def test_a_step_of_a_run_is_computed_so(
         optimisation=Optimisation(optimizer="adamw", learning_rate=1e-3),
         training=Training(epochs=1, batch_size=8, precision=precision),
     )
-    fit(experiment, tmp_path / "run", Reporter(silent=True))
+    fit_experiment(experiment, tmp_path / "run", Reporter(silent=True))
     assert seen == [calls]
 
 
@@ -214,7 +214,7 @@ def test_a_training_gives_threads_and_denormals_back(make: Make, tmp_path: Path,
         torch.set_num_threads(2)
         torch.set_flush_denormal(flushes)
         with pytest.raises(ValueError, match="cannot be used here") if fails else nullcontext():
-            fit(experiment, tmp_path / "run", Reporter(silent=True))
+            fit_experiment(experiment, tmp_path / "run", Reporter(silent=True))
         assert torch.get_num_threads() == 2
         assert bool(torch.full((1,), 1e-40) * 1) is not flushes
     finally:

@@ -19,7 +19,7 @@ from attention_transfer import (
 )
 from attention_transfer.runs import RunFolder
 from attention_transfer.training.distributed import Process, wrap
-from attention_transfer.training.fit import fit
+from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.progress import Reporter
 from tests.distiller.test_distiller import Limited
 from tests.pairs import pair
@@ -123,7 +123,7 @@ def run_fit(rank: int, port: int, folder: str, images: str) -> None:
         data=Data(f"npz:{images}"),
         training=Training(epochs=1, batch_size=8, threads=1, device="cpu"),
     )
-    fit(experiment, Path(folder), Reporter(silent=True))
+    fit_experiment(experiment, Path(folder), Reporter(silent=True))
 
 
 def test_two_processes_train_in_phases_and_leave_a_finished_run_alone(

@@ -30,7 +30,7 @@ from attention_transfer.data import Split
 from attention_transfer.methods import Needs, Observed, Phase, Reads, Request
 from attention_transfer.models import Description, open_model
 from attention_transfer.runs import RunExistsError, RunFolder
-from attention_transfer.training.fit import fit
+from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.metrics import NonFiniteLossError
 from attention_transfer.training.prepare import evenly, load_data
 from attention_transfer.training.progress import Reporter
@@ -67,7 +67,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 def test_loss_falls_and_everything_is_recorded(make: Make, tmp_path: Path) -> None:
     experiment = make(training={"epochs": 6}, teacher=None, methods=())
-    fit(experiment, tmp_path / "run", silent())
+    fit_experiment(experiment, tmp_path / "run", silent())
     run = RunFolder(tmp_path / "run")
     metrics = run.read_metrics()
     assert [row["epoch"] for row in metrics] == [1, 2, 3, 4, 5, 6]
@@ -84,7 +84,7 @@ def test_loss_falls_and_everything_is_recorded(make: Make, tmp_path: Path) -> No
 
 
 def test_terms_are_recorded_raw_and_weighted_and_the_teacher_is_measured(make: Make, tmp_path: Path) -> None:
-    fit(make(task_weight=0.1), tmp_path / "run", silent())
+    fit_experiment(make(task_weight=0.1), tmp_path / "run", silent())
     run = RunFolder(tmp_path / "run")
     terms = run.read_metrics()[-1]["terms"]
     assert {name: term["weight"] for name, term in terms.items()} == {"ce": 0.1, "at": 1000.0, "kd": 0.9}
@@ -96,7 +96,9 @@ def test_terms_are_recorded_raw_and_weighted_and_the_teacher_is_measured(make: M
 
 def test_validation_images_are_measured_each_epoch_and_not_learned_from(make: Make, tmp_path: Path) -> None:
     experiment = make(teacher=None, methods=())
-    fit(replace(experiment, data=replace(experiment.data, validation_fraction=0.25)), tmp_path / "run", silent())
+    fit_experiment(
+        replace(experiment, data=replace(experiment.data, validation_fraction=0.25)), tmp_path / "run", silent()
+    )
     run = RunFolder(tmp_path / "run")
     held_out = {row["validation"]["count"] for row in run.read_metrics()}
     assert len(held_out) == 1
@@ -106,7 +108,7 @@ def test_validation_images_are_measured_each_epoch_and_not_learned_from(make: Ma
 
 
 def test_the_student_loads_in_plain_torch(make: Make, tmp_path: Path) -> None:
-    fit(make(), tmp_path / "run", silent())
+    fit_experiment(make(), tmp_path / "run", silent())
     config = json.loads((tmp_path / "run" / "student.json").read_text())
     student = build(config["model"], config["num_classes"])
     student.load_state_dict(safetensors.torch.load_file(tmp_path / "run" / "student.safetensors"))
@@ -124,36 +126,36 @@ def test_an_interrupted_run_ends_with_the_same_student_bit_for_bit(
     make: Make, tmp_path: Path, every: int | None, killed_after: int
 ) -> None:
     experiment = make(training={"epochs": 3, "checkpoint_every_steps": every})
-    fit(experiment, tmp_path / "whole", silent())
+    fit_experiment(experiment, tmp_path / "whole", silent())
     with pytest.raises(KilledError):
-        fit(experiment, tmp_path / "broken", Killer(killed_after))
+        fit_experiment(experiment, tmp_path / "broken", Killer(killed_after))
     assert not RunFolder(tmp_path / "broken").finished
-    fit(experiment, tmp_path / "broken", silent())
+    fit_experiment(experiment, tmp_path / "broken", silent())
     whole, broken = (tmp_path / name / "student.safetensors" for name in ("whole", "broken"))
     assert whole.read_bytes() == broken.read_bytes()
     assert rows(tmp_path / "whole") == rows(tmp_path / "broken")
 
 
 def test_a_finished_run_is_left_alone_and_another_experiment_refused(make: Make, tmp_path: Path) -> None:
-    fit(make(), tmp_path / "run", silent())
+    fit_experiment(make(), tmp_path / "run", silent())
     before = (tmp_path / "run" / "summary.json").stat().st_mtime_ns
-    fit(make(), tmp_path / "run", silent())
+    fit_experiment(make(), tmp_path / "run", silent())
     assert (tmp_path / "run" / "summary.json").stat().st_mtime_ns == before
     with pytest.raises(RunExistsError, match="seed is 0 there, 1 now"):
-        fit(make(seed=1), tmp_path / "run", silent())
+        fit_experiment(make(seed=1), tmp_path / "run", silent())
 
 
 def test_a_run_written_before_a_setting_existed_is_the_same_run(make: Make, tmp_path: Path) -> None:
-    fit(make(), tmp_path / "run", silent())
+    fit_experiment(make(), tmp_path / "run", silent())
     file = tmp_path / "run" / "experiment.json"
     recorded = json.loads(file.read_text())
     del recorded["data"]["test_limit"]
     file.write_text(json.dumps(recorded))
-    fit(make(), tmp_path / "run", silent())
+    fit_experiment(make(), tmp_path / "run", silent())
     recorded["data"]["num_workers"] = 3
     file.write_text(json.dumps(recorded))
     with pytest.raises(RunExistsError, match="num_workers is 3 there, 0 now"):
-        fit(make(), tmp_path / "run", silent())
+        fit_experiment(make(), tmp_path / "run", silent())
 
 
 def test_the_same_seed_starts_from_the_same_student_whatever_the_method(make: Make, tmp_path: Path) -> None:
@@ -188,7 +190,7 @@ class Exploding(Method):
 @pytest.mark.usefixtures("toy_methods")
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_term_and_step(make: Make, tmp_path: Path) -> None:
     with pytest.raises(NonFiniteLossError, match=r"not finite: exploding, gradient in epoch 1, step \d"):
-        fit(make(methods=(Exploding(),)), tmp_path / "run", silent())
+        fit_experiment(make(methods=(Exploding(),)), tmp_path / "run", silent())
     assert not RunFolder(tmp_path / "run").finished
 
 
@@ -217,15 +219,15 @@ class TwoPhases(Method):
 @pytest.mark.usefixtures("toy_methods")
 def test_phases_train_what_they_say_and_resume_in_the_middle(make: Make, tmp_path: Path) -> None:
     experiment = make(methods=(TwoPhases(),), training={"epochs": 2})
-    fit(experiment, tmp_path / "whole", silent())
+    fit_experiment(experiment, tmp_path / "whole", silent())
     metrics = rows(tmp_path / "whole")
     assert [row["phase"] for row in metrics] == ["first", "first", "second", "second"]
     assert metrics[0]["learning_rate"] == 0.01
     # The student rests in the first phase: measured twice, it gives the same.
     assert metrics[0]["test"] == metrics[1]["test"] != metrics[2]["test"]
     with pytest.raises(KilledError):
-        fit(experiment, tmp_path / "broken", Killer(4))
-    fit(experiment, tmp_path / "broken", silent())
+        fit_experiment(experiment, tmp_path / "broken", Killer(4))
+    fit_experiment(experiment, tmp_path / "broken", silent())
     whole, broken = (tmp_path / name / "student.safetensors" for name in ("whole", "broken"))
     assert whole.read_bytes() == broken.read_bytes()
 
@@ -233,9 +235,9 @@ def test_phases_train_what_they_say_and_resume_in_the_middle(make: Make, tmp_pat
 def test_weights_that_are_not_finite_stop_the_run_though_losses_are(make: Make, tmp_path: Path) -> None:
     experiment = make(teacher=None, methods=(), optimisation={"learning_rate": 1e38, "schedule": "constant"})
     with pytest.raises(NonFiniteLossError):
-        fit(experiment, tmp_path / "run", silent())
+        fit_experiment(experiment, tmp_path / "run", silent())
     assert not RunFolder(tmp_path / "run").read_metrics()
-    assert not RunFolder(tmp_path / "run").checkpoint.exists()
+    assert not list(RunFolder(tmp_path / "run").checkpoints.glob("*"))
 
 
 class Dice(nn.Module):
@@ -250,11 +252,11 @@ def test_resuming_is_exact_for_networks_that_draw_from_other_generators(
 ) -> None:
     monkeypatch.setitem(MODELS, "resnet8", lambda classes: nn.Sequential(Dice(), MODELS["resnet14"](classes)))
     experiment = make(teacher=None, methods=())
-    fit(experiment, tmp_path / "whole", silent())
+    fit_experiment(experiment, tmp_path / "whole", silent())
     with pytest.raises(KilledError):
-        fit(experiment, tmp_path / "broken", Killer(4))
+        fit_experiment(experiment, tmp_path / "broken", Killer(4))
     random.seed(99)
-    fit(experiment, tmp_path / "broken", silent())
+    fit_experiment(experiment, tmp_path / "broken", silent())
     whole, broken = (tmp_path / name / "student.safetensors" for name in ("whole", "broken"))
     assert whole.read_bytes() == broken.read_bytes()
 
@@ -334,7 +336,7 @@ def test_bad_input_is_refused_before_anything_is_written(
     make: Make, tmp_path: Path, fields: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ValueError, match=words):
-        fit(make(**fields), tmp_path / "run", silent())
+        fit_experiment(make(**fields), tmp_path / "run", silent())
     assert not (tmp_path / "run").exists()
 
 
@@ -353,7 +355,7 @@ def test_a_network_that_is_not_there_is_refused_before_any_image_is_loaded(
         "attention_transfer.training.prepare.load_data", lambda *args, **kwargs: pytest.fail("images were loaded")
     )
     with pytest.raises(ValueError, match=message):
-        fit(make(**changes), tmp_path / "run", silent())
+        fit_experiment(make(**changes), tmp_path / "run", silent())
 
 
 def test_a_teacher_of_other_classes_is_refused_only_where_its_logits_are_read(make: Make, tmp_path: Path) -> None:
@@ -361,8 +363,8 @@ def test_a_teacher_of_other_classes_is_refused_only_where_its_logits_are_read(ma
     safetensors.torch.save_file(teacher.state_dict(), tmp_path / "teacher.safetensors")
     name = f"resnet14@{tmp_path / 'teacher.safetensors'}"
     with pytest.raises(ValueError, match="the teacher has 7, the student 3"):
-        fit(make(teacher=name, methods=(SoftTargets(),)), tmp_path / "run", silent())
-    fit(make(teacher=name, methods=(METHODS["at"](),)), tmp_path / "run", silent())
+        fit_experiment(make(teacher=name, methods=(SoftTargets(),)), tmp_path / "run", silent())
+    fit_experiment(make(teacher=name, methods=(METHODS["at"](),)), tmp_path / "run", silent())
     summary = RunFolder(tmp_path / "run").summary
     assert summary is not None
     assert summary["teacher"] is None
@@ -371,7 +373,7 @@ def test_a_teacher_of_other_classes_is_refused_only_where_its_logits_are_read(ma
 def test_classes_left_out_are_measured_apart_and_not_learned_from(make: Make, tmp_path: Path) -> None:
     experiment = make(training={"epochs": 3})
     data = replace(experiment.data, train_classes=2, train_fraction=0.5)
-    fit(replace(experiment, data=data), tmp_path / "run", silent())
+    fit_experiment(replace(experiment, data=data), tmp_path / "run", silent())
     run = RunFolder(tmp_path / "run")
     assert run.summary is not None
     assert run.summary["samples_seen"] == 3 * 16

@@ -18,7 +18,7 @@ from attention_transfer.experiment import from_json, to_json
 from attention_transfer.models import open_model
 from attention_transfer.runs import PARTS_WEIGHTS, RunFolder
 from attention_transfer.training.distributed import Process, wrap
-from attention_transfer.training.fit import fit
+from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.prepare import prepare
 from attention_transfer.training.progress import Reporter
 from tests.trained import as_trained
@@ -39,12 +39,12 @@ def experiment(make: Make) -> Experiment:
 def test_a_run_killed_in_either_phase_ends_with_the_same_student_and_heads(
     experiment: Experiment, tmp_path: Path
 ) -> None:
-    fit(experiment, tmp_path / "whole", silent())
+    fit_experiment(experiment, tmp_path / "whole", silent())
     for killed_after in (2, 4, 6, 8):
         broken = tmp_path / f"broken-{killed_after}"
         with pytest.raises(KilledError):
-            fit(experiment, broken, Killer(killed_after))
-        fit(experiment, broken, silent())
+            fit_experiment(experiment, broken, Killer(killed_after))
+        fit_experiment(experiment, broken, silent())
         for name in ("student.safetensors", PARTS_WEIGHTS):
             assert (tmp_path / "whole" / name).read_bytes() == (broken / name).read_bytes()
         assert rows(tmp_path / "whole") == rows(broken)
@@ -52,7 +52,7 @@ def test_a_run_killed_in_either_phase_ends_with_the_same_student_and_heads(
 
 def test_the_student_waits_for_the_heads_and_these_rest_thereafter(experiment: Experiment, tmp_path: Path) -> None:
     snapshots = replace(experiment.training, snapshot_epochs=(0, 2, 3))
-    fit(replace(experiment, training=snapshots), tmp_path / "run", silent())
+    fit_experiment(replace(experiment, training=snapshots), tmp_path / "run", silent())
     run = RunFolder(tmp_path / "run")
     metrics = run.read_metrics()
     assert [row["phase"] for row in metrics] == ["graph", "graph", "transfer", "transfer"]
@@ -71,12 +71,12 @@ def test_heads_of_a_run_serve_other_students_of_its_teacher(make: Make, experime
     teacher = build("resnet14", 3)
     safetensors.torch.save_file(teacher.state_dict(), tmp_path / "teacher.safetensors")
     taught = replace(experiment, teacher=f"resnet14@{tmp_path / 'teacher.safetensors'}", untrained_teacher=False)
-    fit(taught, tmp_path / "first", silent())
+    fit_experiment(taught, tmp_path / "first", silent())
     parts = RunFolder(tmp_path / "first").parts
     assert parts is not None
     second = replace(taught, methods=(replace(METHOD, graph_from=tmp_path / "first"),), seed=1, student="resnet14")
     assert from_json(json.loads(json.dumps(to_json(second)))) == second
-    fit(second, tmp_path / "second", silent())
+    fit_experiment(second, tmp_path / "second", silent())
     assert [row["phase"] for row in rows(tmp_path / "second")] == 2 * ["all"]
     kept = [safetensors.torch.load_file(tmp_path / name / PARTS_WEIGHTS) for name in ("first", "second")]
     assert kept[0].keys() == kept[1].keys()
@@ -85,18 +85,18 @@ def test_heads_of_a_run_serve_other_students_of_its_teacher(make: Make, experime
     safetensors.torch.save_file(build("resnet14", 3).state_dict(), tmp_path / "other.safetensors")
     other = replace(second, teacher=f"resnet14@{tmp_path / 'other.safetensors'}")
     with pytest.raises(ValueError, match="trained on another teacher"):
-        fit(other, tmp_path / "third", silent())
+        fit_experiment(other, tmp_path / "third", silent())
     unfinished = make(methods=(replace(METHOD, graph_from=tmp_path / "broken"),))
     with pytest.raises(KilledError):
-        fit(experiment, tmp_path / "broken", Killer(1))
+        fit_experiment(experiment, tmp_path / "broken", Killer(1))
     with pytest.raises(ValueError, match="kept no parts: it is not finished"):
-        fit(unfinished, tmp_path / "fourth", silent())
+        fit_experiment(unfinished, tmp_path / "fourth", silent())
 
 
 def test_the_epochs_of_all_phases_are_said_before_they_begin(experiment: Experiment, tmp_path: Path) -> None:
     output = io.StringIO()
     short = replace(experiment, training=replace(experiment.training, epochs=1))
-    fit(short, tmp_path / "run", Reporter(Console(file=output, width=200)))
+    fit_experiment(short, tmp_path / "run", Reporter(Console(file=output, width=200)))
     lines = output.getvalue().splitlines()
     said = lines.index("2 epochs of graph heads, then 1")
     assert said < next(i for i, line in enumerate(lines) if line.startswith("epoch 1/3"))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from attention_transfer import Data, Experiment, FitNet, SoftTargets, Training
 from attention_transfer.runs import RunFolder
-from attention_transfer.training.fit import fit
+from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.progress import Reporter
 
 
@@ -18,7 +18,7 @@ def test_two_stages_train_to_the_end(tmp_path: Path, images: Path) -> None:
         data=Data(f"npz:{images}"),
         training=Training(epochs=1, batch_size=8, threads=1, device="cpu"),
     )
-    fit(experiment, tmp_path / "run", Reporter(silent=True))
+    fit_experiment(experiment, tmp_path / "run", Reporter(silent=True))
     rows = RunFolder(tmp_path / "run").read_metrics()
     assert [row["phase"] for row in rows] == ["hint", "task"]
     assert rows[0]["learning_rate"] == 0.01

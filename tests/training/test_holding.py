@@ -9,7 +9,7 @@ from torch import nn
 
 from attention_transfer import MODELS
 from attention_transfer.runs import RunFolder
-from attention_transfer.training.fit import fit
+from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.holding import held_without_gradient
 from tests.closeness import assert_near
 from tests.training.conftest import Make
@@ -41,7 +41,7 @@ def test_a_run_decays_rows_that_nothing_trains_unless_they_are_to_be_held(
         optimisation=settings | {"hold_without_gradient": hold},
         training={"epochs": 2, "snapshot_epochs": (0,)},
     )
-    fit(experiment, tmp_path / "run", silent())
+    fit_experiment(experiment, tmp_path / "run", silent())
     before, after = (
         safetensors.torch.load_file(place / "student.safetensors")
         for place in (RunFolder(tmp_path / "run").snapshots[0], tmp_path / "run")

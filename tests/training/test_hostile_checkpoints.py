@@ -1,11 +1,8 @@
-"""A checkpoint that somebody else may have written: refused in a sentence before anything is taken from it."""
+"""A checkpoint whose content somebody else may have written: refused in a sentence before anything is taken from it."""
 
 import json
-import os
-import pickle
 import shutil
-import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,68 +11,55 @@ import torch
 
 from attention_transfer.cli import main
 from attention_transfer.errors import InputError
-from attention_transfer.runs import RunFolder
-from attention_transfer.training.checkpoint import CheckpointError, load_optimizer
-from attention_transfer.training.fit import fit
-from attention_transfer.training.progress import Reporter
-from tests.commands.hostile import images as four_classes
+from attention_transfer.training.checkpoint_checks import (
+    CheckpointError,
+    Expected,
+    check_checkpoint,
+    load_optimizer,
+)
+from attention_transfer.training.checkpoint_files import (
+    checkpoints,
+    read_checkpoint,
+    write_checkpoint,
+)
+from tests.training.interrupted import NAMES, command, interrupted, resealed
 
 NAN, INF = float("nan"), float("inf")
 WEIGHT = "student.fc.weight"
 
 
-class _Killer(Reporter):
-    """Ends a training after three steps of its second epoch."""
-
-    def steps(self, items: Iterable[Any], total: int, done: int, title: str) -> Iterator[Any]:
-        del total, done
-        for count, item in enumerate(items):
-            if title.startswith("epoch 2") and count == 3:
-                raise KeyboardInterrupt
-            yield item
-
-
-def command(folder: Path) -> list[str]:
-    """A training of a second, with two checkpoints in each epoch of four steps."""
-    words = "train digits --student resnet8 --methods --epochs 2 --batch-size 4 --threads 1 --device cpu"
-    words += " --ema-decay 0.5 --checkpoint-every-steps 2 --data"
-    return [*words.split(), f"npz:{four_classes(folder / 'images')}", "--run-folder", str(folder / "run")]
-
-
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was interrupted inside its second epoch."""
-    from attention_transfer.commands.train import parse
-    from attention_transfer.recipes import RECIPES
+    """A run that was interrupted inside its second epoch, after two steps of it."""
+    return interrupted(tmp_path_factory.mktemp("broken"))
 
-    folder = tmp_path_factory.mktemp("broken")
-    experiment, place = parse(RECIPES["digits"](), command(folder)[2:])
-    with pytest.raises(KeyboardInterrupt):
-        fit(experiment, place, _Killer(silent=True))
-    assert not RunFolder(place).finished
-    return folder
+
+Again = Callable[[Callable[[Any], Any]], str]
 
 
 @pytest.fixture
-def again(broken: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[Callable[[Any], Any]], str]:
-    """Goes on with a copy of the run whose checkpoint was changed, and gives what is said."""
+def again(broken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Again:
+    """Goes on with a copy of the run whose only checkpoint was changed, checksum included, and gives what is said."""
 
     def resume(change: Callable[[dict[str, Any]], Any]) -> str:
-        run = broken / "run"
-        file = RunFolder(run).checkpoint
-        kept, rows = file.read_bytes(), (run / "metrics.jsonl").read_bytes()
-        try:
-            state = torch.load(file, weights_only=True)
-            changed = change(state)
-            torch.save(state if changed is None else changed, file)
-            code = main(command(broken))
-        finally:
-            file.write_bytes(kept)
-            assert (run / "metrics.jsonl").read_bytes() == rows
+        run = tmp_path / "run"
+        if not run.exists():
+            shutil.copytree(broken / "run", run)
+        rows = (run / "metrics.jsonl").read_bytes()
+        file, *others = checkpoints(broken / "run" / "checkpoints")
+        assert len(others) == 1
+        state = read_checkpoint(file)
+        changed = change(state)
+        for path in checkpoints(run / "checkpoints"):
+            shutil.rmtree(path)
+        written = write_checkpoint(tmp_path / "written", NAMES)
+        resealed(written, state if changed is None else changed)
+        shutil.move(written, run / "checkpoints" / file.name)
+        assert main([*command(broken)[:-1], str(run)]) == 2
+        assert (run / "metrics.jsonl").read_bytes() == rows
         said = capsys.readouterr().err.strip()
-        assert code == 2, said
         assert len(said.splitlines()) == 1
-        assert str(file) in said
+        assert str(run / "checkpoints" / file.name) in said
         assert "delete it to start this run anew" in said
         return said
 
@@ -94,91 +78,112 @@ def changed(*path: Any, to: Any) -> Callable[[Any], None]:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("field", "values"),
     [
-        *[("epoch", value) for value in ("1", None, True, 1.5, NAN, INF, -1, 3, 10**30, [1], torch.tensor(1))],
-        *[("first_batch", value) for value in ("0", None, -1, 4, 10**30, NAN, {})],
-        *[("seconds", value) for value in ("long", None, NAN, INF, -1.0, [])],
-        *[("total_seconds", value) for value in ("long", None, NAN, -INF, torch.zeros(()))],
-        *[("distiller", value) for value in (None, [], "weights", torch.zeros(3), {})],
-        *[("optimizer", value) for value in (None, [], "adam", 5)],
-        *[("average", value) for value in (None, [], {}, {"x": torch.zeros(())})],
-        *[("means", value) for value in (None, [], {}, {"sums": {}, "weights": {}, "count": "1"})],
-        ("means", {"sums": {"loss": "high"}, "weights": {}, "count": 1}),
-        ("means", {"sums": {"loss": torch.tensor(NAN)}, "weights": {}, "count": 1}),
-        ("means", {"sums": {"loss": torch.zeros(7)}, "weights": {}, "count": 1}),
-        ("means", {"sums": {}, "weights": {"ce": INF}, "count": 1}),
+        ("epoch", ("1", None, True, 1.5, NAN, -1, 3, 10**30, [1], torch.tensor(1))),
+        ("first_batch", ("0", None, -1, 4, NAN, {})),
+        ("updates", ("0", None, -1, 10**30)),
+        ("seconds", ("long", None, INF, -1.0)),
+        ("total_seconds", (None, NAN, torch.zeros(()))),
+        ("world_size", (None, 0, "1", 1.0)),
+        ("distiller", (None, [], "weights", torch.zeros(3), {})),
+        ("optimizer", (None, [], "adam", 5)),
+        ("average", (None, [], {}, {"x": torch.zeros(())})),
+        ("rows", (None, {}, [5], [{"epoch": "1"}], [{"epoch": 2}], [{"epoch": 1}, {"epoch": 1}])),
+        (
+            "means",
+            (
+                None,
+                [],
+                [{}],
+                [{"sums": {}, "weights": {}, "count": "1"}],
+                [{"sums": {"loss": "high"}, "weights": {}, "count": 1}],
+                [{"sums": {"loss": torch.tensor(NAN)}, "weights": {}, "count": 1}],
+                [{"sums": {"loss": torch.zeros(7)}, "weights": {}, "count": 1}],
+                [{"sums": {}, "weights": {"ce": INF}, "count": 1}],
+            ),
+        ),
     ],
-    ids=repr,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_field_of_another_kind_is_refused(again: Callable[[Any], str], field: str, value: Any) -> None:
-    assert f"'{field}'" in again(changed(field, to=value))
-
-
-@pytest.mark.parametrize("field", ["epoch", "first_batch", "seconds", "distiller", "optimizer", "average", "means"])
-def test_a_missing_field_is_refused(again: Callable[[Any], str], field: str) -> None:
+def test_a_field_of_another_kind_or_none_is_refused(again: Again, field: str, values: tuple[Any, ...]) -> None:
     def forget(state: dict[str, Any]) -> None:
         del state[field]
 
-    assert f"'{field}'" in again(forget)
-    assert "is missing" in again(forget)
+    said = again(forget)
+    assert f"'{field}'" in said
+    assert "is missing" in said
+    for value in values:
+        with pytest.raises(CheckpointError, match=f"'{field}'|'x'"):
+            check(field, value)
 
 
-@pytest.mark.parametrize("whole", [[], "a text", 5, None, torch.zeros(3), [{"epoch": 1}]], ids=repr)
-def test_what_holds_no_fields_is_refused(again: Callable[[Any], str], whole: Any) -> None:
-    assert "holds no fields by name" in again(lambda _: [] if whole is None else whole)
+def check(field: str, value: Any) -> None:
+    """Holds a state that is right, but for a field, to what a run expects."""
+    weights = {"w": torch.zeros(2)}
+    state: dict[str, Any] = {
+        "epoch": 1,
+        "first_batch": 2,
+        "updates": 6,
+        "phase_updates": 6,
+        "seconds": 0.5,
+        "total_seconds": 1.5,
+        "world_size": 1,
+        "distiller": weights,
+        "optimizer": {},
+        "average": weights,
+        "means": [{"sums": {"loss": torch.zeros(())}, "weights": {"ce": 1.0}, "count": 2}],
+        "rows": [{"epoch": 1}],
+    }
+    expected = Expected(2, 4, weights, weights)
+    check_checkpoint(state, expected, Path("here"))
+    check_checkpoint(state | {field: value}, expected, Path("here"))
+
+
+def test_another_number_of_processes_is_said(again: Again) -> None:
+    said = again(changed("world_size", to=2))
+    assert "is of 2 processes, each with batches of its own, and now there is 1" in said
+
+
+@pytest.mark.parametrize("whole", [[], "a text", 5], ids=repr)
+def test_what_holds_no_fields_is_refused(again: Again, whole: Any) -> None:
+    assert "holds no fields by name" in again(lambda _: whole)
 
 
 @pytest.mark.parametrize(
-    "value",
+    ("weight", "value"),
     [
-        torch.full((4, 64), NAN),
-        torch.full((4, 64), INF),
-        torch.zeros(4, 63),
-        torch.zeros(4, 64, dtype=torch.int64),
-        torch.zeros(4, 64).to_sparse(),
-        torch.zeros(()).expand(4, 64),
-        torch.zeros(()).expand(10**9, 10**6),
-        torch.zeros(4, 64, device="meta"),
-        [[0.0] * 64] * 4,
-        "weights",
-        None,
+        (WEIGHT, torch.full((4, 64), NAN)),
+        (WEIGHT, torch.zeros(4, 63)),
+        (WEIGHT, torch.zeros(4, 64, dtype=torch.int64)),
+        (WEIGHT, [[0.0] * 64] * 4),
+        ("more", torch.zeros(1)),
     ],
-    ids=lambda value: str(getattr(value, "shape", value))[:20],
+    ids=["not finite", "shape", "whole numbers", "list", "another name"],
 )
-def test_weights_of_another_kind_are_refused(again: Callable[[Any], str], value: Any) -> None:
-    assert f"'{WEIGHT}' in 'distiller'" in again(changed("distiller", WEIGHT, to=value))
-
-
-def test_weights_of_other_networks_are_refused(again: Callable[[Any], str]) -> None:
-    assert "of other networks or methods (more)" in again(changed("distiller", "more", to=torch.zeros(1)))
-    assert "'fc.bias' in 'average'" in again(changed("average", "fc.bias", to=torch.full((4,), NAN)))
+def test_weights_of_another_kind_are_refused(again: Again, weight: str, value: Any) -> None:
+    said = again(changed("distiller", weight, to=value))
+    wanted = "of other networks or methods (more)" if weight == "more" else f"'{WEIGHT}' in 'distiller'"
+    assert wanted in said
 
 
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        (("param_groups",), None),
         (("param_groups",), []),
         (("param_groups", 0), "group"),
-        (("param_groups", 0, "lr"), "high"),
         (("param_groups", 0, "lr"), NAN),
-        (("param_groups", 0, "momentum"), [0.9]),
         (("param_groups", 0, "nesterov"), "yes"),
-        (("param_groups", 0, "params"), "all"),
         (("param_groups", 0, "params"), [0]),
         (("state",), []),
-        (("state", 0), "state"),
         (("state", 0, "momentum_buffer"), torch.full((16, 3, 3, 3), NAN)),
         (("state", 0, "momentum_buffer"), torch.zeros(5)),
-        (("state", 0, "momentum_buffer"), torch.zeros((), dtype=torch.float64).expand(10**9, 10**6)),
-        (("state", 0, "momentum_buffer"), "momentum"),
         (("state", 10**6), {"momentum_buffer": torch.zeros(5)}),
         (("state", "first"), {}),
     ],
-    ids=repr,
+    ids=["groups", "group", "rate", "flag", "parameters", "states", "not finite", "shape", "number", "name"],
 )
-def test_another_optimiser_is_refused(again: Callable[[Any], str], path: tuple[Any, ...], value: Any) -> None:
+def test_another_optimiser_is_refused(again: Again, path: tuple[Any, ...], value: Any) -> None:
     assert "'optimizer' of the checkpoint" in again(changed("optimizer", *path, to=value))
 
 
@@ -200,59 +205,6 @@ def test_the_state_of_other_optimisers_is_taken_and_held_to_finite_numbers(
             bad = state | {"state": {0: state["state"][0] | {name: torch.full_like(value, NAN)}}}
             with pytest.raises(CheckpointError, match=f"'{name}' of parameter 0"):
                 load_optimizer(stepped(), bad, tmp_path)
-
-
-def test_an_untouched_checkpoint_is_taken(broken: Path, tmp_path: Path) -> None:
-    shutil.copytree(broken / "run", tmp_path / "run")
-    words = command(broken)
-    assert main([*words[:-1], str(tmp_path / "run")]) == 0
-    assert RunFolder(tmp_path / "run").finished
-
-
-# ---------------------------------------------------------------- files
-
-
-def _bomb(file: Path) -> None:
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("archive/data.pkl", bytes(2**26))
-
-
-def _hostile(file: Path) -> None:
-    class Hostile:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return Path.touch, (file.with_name("it-ran"),)
-
-    file.write_bytes(pickle.dumps(Hostile()))
-
-
-@pytest.mark.parametrize(
-    "write",
-    [
-        lambda file: file.write_bytes(b""),
-        lambda file: file.write_bytes(b"PK\x03\x04" + bytes(100)),
-        lambda file: file.write_bytes(os.urandom(4096)),
-        lambda file: file.write_text(json.dumps({"epoch": 1})),
-        lambda file: file.mkdir(),
-        lambda file: os.mkfifo(file) if hasattr(os, "mkfifo") else file.mkdir(),
-        lambda file: file.symlink_to("/dev/zero" if Path("/dev/zero").exists() else "."),
-        _bomb,
-        _hostile,
-    ],
-    ids=["empty", "zip", "noise", "JSON", "folder", "pipe", "device", "bomb", "code"],
-)
-def test_files_that_are_no_checkpoints_are_refused(
-    write: Callable[[Path], Any], broken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copytree(broken / "run", tmp_path / "run")
-    file = RunFolder(tmp_path / "run").checkpoint
-    file.unlink()
-    write(file)
-    assert main([*command(broken)[:-1], str(tmp_path / "run")]) == 2
-    said = capsys.readouterr().err.strip()
-    assert len(said.splitlines()) == 1
-    assert str(file) in said
-    assert "weights_only" not in said
-    assert not file.with_name("it-ran").exists()
 
 
 @pytest.mark.parametrize(

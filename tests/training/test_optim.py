@@ -9,7 +9,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from attention_transfer import Optimisation, build
-from attention_transfer.training.optim import make_optimizer, make_scheduler, peak_learning_rate
+from attention_transfer.training.optim import make_optimizer, make_scheduler
+from attention_transfer.training.update import peak_learning_rate
 
 TINY = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 3, "num_heads": 2, "num_classes": 5}
 RECIPE = {"optimizer": "adamw", "learning_rate": 8e-3, "weight_decay": 0.05, "decay_norm_and_bias": False}

@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 from attention_transfer import Contrastive, DecoupledSoftTargets, Overhaul, Review
-from attention_transfer.training.fit import fit
+from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.prepare import prepare
 from tests.training.conftest import Make
 from tests.training.test_fit import KilledError, Killer, rows, silent
@@ -25,10 +25,10 @@ def test_an_interrupted_run_ends_with_the_same_student_and_memory_bit_for_bit(
     make: Make, tmp_path: Path, name: str
 ) -> None:
     experiment = make(methods=METHODS[name], training={"checkpoint_every_steps": 2})
-    fit(experiment, tmp_path / "whole", silent())
+    fit_experiment(experiment, tmp_path / "whole", silent())
     with pytest.raises(KilledError):
-        fit(experiment, tmp_path / "broken", Killer(5))
-    fit(experiment, tmp_path / "broken", silent())
+        fit_experiment(experiment, tmp_path / "broken", Killer(5))
+    fit_experiment(experiment, tmp_path / "broken", silent())
     for file in ("student.safetensors", "parts.safetensors"):
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "broken" / file).read_bytes()
     assert rows(tmp_path / "whole") == rows(tmp_path / "broken")
@@ -39,7 +39,7 @@ def test_a_bank_knows_the_training_images_and_all_were_remembered(make: Make, tm
     prepared = prepare(experiment)
     bank = prepared.distiller.parts["crd"].memory
     assert torch.equal(bank.labels, torch.tensor(prepared.dataset.train.labels))
-    fit(experiment, tmp_path / "run", silent())
+    fit_experiment(experiment, tmp_path / "run", silent())
     kept = safetensors.torch.load_file(tmp_path / "run" / "parts.safetensors")
     assert (kept["crd.memory.student"] != bank.student).any(1).all()
     assert (kept["crd.normalisers"] > 0).all()

@@ -16,7 +16,7 @@ from attention_transfer.models import open_model
 from attention_transfer.pretraining import MaskedAutoencoding
 from attention_transfer.report.compare import compare
 from attention_transfer.runs import STUDENT_WEIGHTS, RunFolder
-from attention_transfer.training.fit import fit
+from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.prepare import load_data
 from attention_transfer.training.progress import Item, Reporter
 from tests.training.conftest import images
@@ -60,7 +60,7 @@ class Killed(Reporter):
 
 
 def quiet(experiment: Experiment, folder: Path) -> RunFolder:
-    fit(experiment, folder, Reporter(silent=True))
+    fit_experiment(experiment, folder, Reporter(silent=True))
     return RunFolder(folder)
 
 
@@ -94,7 +94,7 @@ def test_a_resumed_pretraining_is_bit_for_bit_the_uninterrupted_one(
     experiment = pretraining(checkpoint_every_steps=1)
     whole = quiet(experiment, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        fit(experiment, tmp_path / "cut", Killed(steps))
+        fit_experiment(experiment, tmp_path / "cut", Killed(steps))
     cut = quiet(experiment, tmp_path / "cut")
     ours, theirs = (safetensors.torch.load_file(run.path / STUDENT_WEIGHTS) for run in (cut, whole))
     assert ours.keys() == theirs.keys()

@@ -9,7 +9,7 @@ import torch
 from attention_transfer.methods import METHODS
 from attention_transfer.models import open_model
 from attention_transfer.runs import RunFolder
-from attention_transfer.training.fit import fit
+from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.prepare import prepare
 from tests.training.conftest import Make
 from tests.training.test_fit import KilledError, Killer, TwoPhases, silent
@@ -21,7 +21,7 @@ def weights(folder: Path) -> bytes:
 
 def test_snapshots_are_the_students_of_their_epochs(make: Make, tmp_path: Path) -> None:
     experiment = make(training={"epochs": 3, "snapshot_epochs": (0, 2, 3)})
-    fit(experiment, tmp_path / "run", silent())
+    fit_experiment(experiment, tmp_path / "run", silent())
     run = RunFolder(tmp_path / "run")
     assert list(run.snapshots) == [0, 2, 3]
     opened = {epoch: open_model(str(path)) for epoch, path in run.snapshots.items()}
@@ -36,8 +36,8 @@ def test_snapshots_are_the_students_of_their_epochs(make: Make, tmp_path: Path) 
 
 
 def test_a_run_without_snapshots_keeps_none_and_learns_the_same(make: Make, tmp_path: Path) -> None:
-    fit(make(), tmp_path / "plain", silent())
-    fit(make(training={"snapshot_epochs": (0, 1)}), tmp_path / "kept", silent())
+    fit_experiment(make(), tmp_path / "plain", silent())
+    fit_experiment(make(training={"snapshot_epochs": (0, 1)}), tmp_path / "kept", silent())
     assert not (tmp_path / "plain" / "snapshots").exists()
     assert weights(tmp_path / "plain") == weights(tmp_path / "kept")
 
@@ -48,9 +48,9 @@ def test_an_interrupted_run_ends_with_the_same_snapshots(
 ) -> None:
     settings = {"epochs": 3, "checkpoint_every_steps": every, "snapshot_epochs": (0, 1, 2, 3)}
     experiment = make(training=settings, teacher=None, methods=())
-    fit(experiment, tmp_path / "whole", silent())
+    fit_experiment(experiment, tmp_path / "whole", silent())
     with pytest.raises(KilledError):
-        fit(experiment, tmp_path / "broken", Killer(killed_after))
+        fit_experiment(experiment, tmp_path / "broken", Killer(killed_after))
     # As a run looks that was killed between a snapshot and its checkpoint.
     broken = RunFolder(tmp_path / "broken")
     done = max(broken.snapshots)
@@ -58,7 +58,7 @@ def test_an_interrupted_run_ends_with_the_same_snapshots(
     stale = broken.path / "snapshots" / f"epoch-{done + 1}"
     stale.mkdir()
     (stale / "student.safetensors").write_text("of another course")
-    fit(experiment, broken.path, silent())
+    fit_experiment(experiment, broken.path, silent())
     whole = RunFolder(tmp_path / "whole").snapshots
     assert list(whole) == list(broken.snapshots) == [0, 1, 2, 3]
     assert all(weights(whole[epoch]) == weights(broken.snapshots[epoch]) for epoch in whole)
@@ -68,7 +68,7 @@ def test_epochs_of_snapshots_count_over_all_phases(make: Make, tmp_path: Path, m
     monkeypatch.setitem(METHODS, TwoPhases.key, TwoPhases)
     experiment = make(methods=(TwoPhases(),), training={"epochs": 1, "snapshot_epochs": (2, 3)})
     assert experiment.epochs == 3
-    fit(experiment, tmp_path / "run", silent())
+    fit_experiment(experiment, tmp_path / "run", silent())
     assert list(RunFolder(tmp_path / "run").snapshots) == [2, 3]
     late = replace(experiment.training, snapshot_epochs=(4,))
     with pytest.raises(ValueError, match=r"snapshot_epochs must be within the 3 epochs of the run .*, not 4"):

@@ -21,7 +21,7 @@ from attention_transfer.cli import main
 from attention_transfer.commands.suggest_weight import to_text
 from attention_transfer.methods import METHODS, Method, Observed, Reads, Schedule, Term
 from attention_transfer.models import Description
-from attention_transfer.training.fit import fit
+from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.prepare import Prepared, prepare
 from attention_transfer.training.progress import Reporter
 from tests.training.conftest import Make, images, make
@@ -89,7 +89,7 @@ def test_sizes_are_means_over_the_first_batches_with_weights_of_one(make: Make, 
 
 def test_a_whole_training_ends_with_the_student_of_train(make: Make, tmp_path: Path, scratch: Path) -> None:
     experiment = make()
-    fit(experiment, tmp_path / "run", SILENT)
+    fit_experiment(experiment, tmp_path / "run", SILENT)
     prepared = prepare(measurable(experiment))
     train_for(experiment, prepared, 6, prepared.train.num_batches, SILENT)
     trained = safetensors.torch.load_file(tmp_path / "run" / "student.safetensors")

@@ -15,9 +15,9 @@ from attention_transfer.analysis.subject import open_subjects
 from attention_transfer.data.sources.cluttered_digits import NUM_IMAGES
 from attention_transfer.experiment import Data, Experiment, Training
 from attention_transfer.models import build, save_model
-from attention_transfer.training import fit as fit_module
+from attention_transfer.training import experiment_run as fit_module
 from attention_transfer.training.evaluate import Score
-from attention_transfer.training.fit import fit
+from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.prepare import load_data, prepare
 from attention_transfer.training.progress import Reporter
 from attention_transfer.training.teacher_check import TeacherCheck, check_teacher
@@ -49,13 +49,13 @@ def named(images: Path, tmp_path: Path) -> Callable[..., str]:
 def teacher(make: Make, named: Callable[..., str], tmp_path: Path) -> str:
     """The run of a network that has learned red, green and blue."""
     experiment = make(student="resnet8", teacher=None, methods=(), data=Data(named(NAMES)), training={"epochs": 3})
-    fit(experiment, tmp_path / "teacher", Reporter(silent=True))
+    fit_experiment(experiment, tmp_path / "teacher", Reporter(silent=True))
     return str(tmp_path / "teacher")
 
 
 def lines_of(experiment: Experiment, folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
     capsys.readouterr()
-    fit(experiment, folder, Reporter())
+    fit_experiment(experiment, folder, Reporter())
     return capsys.readouterr().out
 
 
@@ -164,9 +164,9 @@ def test_measuring_changes_nothing_that_is_learned(
     teacher: str, make: Make, named: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experiment = make(teacher=teacher, methods=(SoftTargets(), AttentionTransfer()), data=Data(named(NAMES)))
-    fit(experiment, tmp_path / "measured", Reporter(silent=True))
+    fit_experiment(experiment, tmp_path / "measured", Reporter(silent=True))
     monkeypatch.setattr(fit_module, "check_teacher", lambda prepared: None)
-    fit(experiment, tmp_path / "unmeasured", Reporter(silent=True))
+    fit_experiment(experiment, tmp_path / "unmeasured", Reporter(silent=True))
     first, second = (tmp_path / name / "student.safetensors" for name in ("measured", "unmeasured"))
     assert first.read_bytes() == second.read_bytes()
 
@@ -213,8 +213,8 @@ def test_what_a_cache_keeps_of_a_teacher_goes_with_its_order(
     for name, classes in (("as-it-is", NAMES), ("turned", TURNED)):
         data = Data(named(classes))
         experiment = make(teacher=teacher, methods=(SoftTargets(),), data=data, training={"epochs": 1})
-        fit(experiment, tmp_path / f"{name}-cached", Reporter(silent=True), teacher_cache=tmp_path / "cache")
-        fit(experiment, tmp_path / f"{name}-run", Reporter(silent=True))
+        fit_experiment(experiment, tmp_path / f"{name}-cached", Reporter(silent=True), teacher_cache=tmp_path / "cache")
+        fit_experiment(experiment, tmp_path / f"{name}-run", Reporter(silent=True))
         cached, run = (tmp_path / f"{name}-{kind}" / "student.safetensors" for kind in ("cached", "run"))
         assert cached.read_bytes() == run.read_bytes()
     assert len(list((tmp_path / "cache").iterdir())) == 2

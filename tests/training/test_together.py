@@ -13,7 +13,7 @@ from attention_transfer.experiment import Data, Experiment, Optimisation, Traini
 from attention_transfer.models import open_model
 from attention_transfer.runs import RunFolder
 from attention_transfer.training.evaluate import evaluate
-from attention_transfer.training.fit import fit
+from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.prepare import load_data
 from attention_transfer.training.progress import Reporter
 
@@ -27,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of attention copy, with a moved teacher."""
     folder = tmp_path_factory.mktemp("together")
     alone = Experiment("test", VIT, data=DATA, training=replace(TRAINING, snapshot_epochs=None), seed=1)
-    fit(alone, folder / "teacher", Reporter(silent=True))
+    fit_experiment(alone, folder / "teacher", Reporter(silent=True))
     copied = replace(
         alone,
         teacher=str(folder / "teacher"),
@@ -36,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         optimisation=Optimisation(optimizer="adamw", learning_rate=0.01),
         seed=0,
     )
-    fit(copied, folder / "run", Reporter(silent=True))
+    fit_experiment(copied, folder / "run", Reporter(silent=True))
     # What is needed lies in the run folder.
     (folder / "teacher").rename(folder / "gone")
     return folder / "run"
@@ -78,7 +78,7 @@ def test_training_that_goes_on_from_the_student_alone_says_so(run: Path, tmp_pat
             lines.append(text)
 
     onward = Experiment("test", str(run), data=DATA, training=replace(TRAINING, snapshot_epochs=None, epochs=1))
-    fit(onward, tmp_path / "onward", Listening(silent=True))
+    fit_experiment(onward, tmp_path / "onward", Listening(silent=True))
     assert any("computed with its teacher's attention" in line for line in lines)
 
 
@@ -88,6 +88,6 @@ def test_it_can_teach_in_turn(run: Path, tmp_path: Path) -> None:
     pupil = Experiment(
         "test", "resnet8", str(run), (SoftTargets(),), data=DATA, training=replace(TRAINING, snapshot_epochs=None)
     )
-    fit(pupil, tmp_path / "pupil", Reporter(silent=True))
+    fit_experiment(pupil, tmp_path / "pupil", Reporter(silent=True))
     taught = RunFolder(tmp_path / "pupil").summary["teacher"]["test"]["top1"]
     assert taught == RunFolder(run).summary["student"]["test"]["top1"]

@@ -26,7 +26,7 @@ from attention_transfer.batch import Batch
 from attention_transfer.methods import Needs, Observed, Reads
 from attention_transfer.models import Description
 from attention_transfer.runs import RunFolder
-from attention_transfer.training.fit import fit
+from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.prepare import prepare
 from tests.training.conftest import Make
 from tests.training.test_fit import KilledError, Killer, rows, silent
@@ -83,18 +83,18 @@ def recipe(make: Make, images: Path, monkeypatch: pytest.MonkeyPatch) -> Experim
 def test_an_interrupted_run_of_the_recipe_ends_with_the_same_student_bit_for_bit(
     recipe: Experiment, tmp_path: Path, killed_after: int
 ) -> None:
-    fit(recipe, tmp_path / "whole", silent())
+    fit_experiment(recipe, tmp_path / "whole", silent())
     with pytest.raises(KilledError):
-        fit(recipe, tmp_path / "broken", Killer(killed_after))
+        fit_experiment(recipe, tmp_path / "broken", Killer(killed_after))
     torch.manual_seed(99)
-    fit(recipe, tmp_path / "broken", silent())
+    fit_experiment(recipe, tmp_path / "broken", silent())
     whole, broken = (tmp_path / name / "student.safetensors" for name in ("whole", "broken"))
     assert whole.read_bytes() == broken.read_bytes()
     assert rows(tmp_path / "whole") == rows(tmp_path / "broken")
 
 
 def test_metrics_show_the_full_rate_and_the_loss_of_mixed_labels(recipe: Experiment, tmp_path: Path) -> None:
-    fit(recipe, tmp_path / "run", silent())
+    fit_experiment(recipe, tmp_path / "run", silent())
     first, second, last = rows(tmp_path / "run")
     # The rate of the last step: 2/3 of the warm-up, then the cosine.
     assert first["learning_rate"] == pytest.approx(2e-3 * 2 / 3)
@@ -110,10 +110,10 @@ def test_drop_path_draws_anew_in_each_step(recipe: Experiment) -> None:
     """Seeded by (seed, epoch, step, rank) and not by the past, and not alike in all steps either."""
     prepared = prepare(replace(recipe, data=Data(recipe.data.name)))
     image = next(iter(prepared.train.epoch(0))).image
-    from attention_transfer.training.fit import _seed_step
+    from attention_transfer.training.step_seeds import seed_step
 
     def logits(step: int, rank: int = 0) -> torch.Tensor:
-        _seed_step(recipe.seed, 0, step, rank)
+        seed_step(recipe.seed, 0, step, rank)
         return prepared.distiller.student.train()(image)
 
     assert torch.equal(logits(3), logits(3))

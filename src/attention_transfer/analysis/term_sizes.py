@@ -14,8 +14,8 @@ from torch.nn.utils import get_total_norm
 from attention_transfer.experiment import Experiment
 from attention_transfer.methods import Schedule
 from attention_transfer.runs import RunFolder
-from attention_transfer.training.checkpoint import read_checkpoint
-from attention_transfer.training.fit import fit
+from attention_transfer.training.checkpointing import read_weights
+from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.prepare import Prepared
 from attention_transfer.training.progress import Reporter
 
@@ -103,10 +103,9 @@ def train_for(experiment: Experiment, prepared: Prepared, steps: int, num_batche
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "run")
         try:
-            fit(replace(experiment, training=training), folder, _Stopper(reporter, epochs, part))
+            fit_experiment(replace(experiment, training=training), folder, _Stopper(reporter, epochs, part))
         except _EnoughError:
-            state = read_checkpoint(RunFolder(folder).checkpoint, prepared.place.device)
-            prepared.distiller.load_state_dict(state["distiller"])
+            prepared.distiller.load_state_dict(read_weights(RunFolder(folder)))
             return
     raise AssertionError("the training ended before it was interrupted")
 
@@ -122,7 +121,7 @@ class _Stopper(Reporter):
         super().__init__(silent=True)
         self._shown, self._epochs, self._steps, self._done = shown, epochs, steps, 0
 
-    def steps(self, items: Iterable[Item], total: int, done: int, title: str) -> Iterator[Item]:
+    def steps(self, items: Iterable[Item], total: int | None, done: int, title: str) -> Iterator[Item]:
         for count, item in enumerate(self._shown.steps(items, total, done, title)):
             if self._done == self._epochs and count == self._steps:
                 raise _EnoughError

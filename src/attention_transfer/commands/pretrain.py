@@ -63,9 +63,9 @@ class Flags:
 def command(arguments: Sequence[str]) -> None:
     """Run `pretrain`."""
     experiment, folder = parse(arguments)
-    from attention_transfer.training.fit import fit
+    from attention_transfer.training.experiment_run import fit_experiment
 
-    fit(experiment, folder)
+    fit_experiment(experiment, folder)
 
 
 def parse(arguments: Sequence[str]) -> tuple[Experiment, Path]:

@@ -39,12 +39,12 @@ def command(arguments: Sequence[str]) -> None:
     from attention_transfer.report.compare import compare
     from attention_transfer.report.table import to_markdown
     from attention_transfer.runs import find_runs
-    from attention_transfer.training.fit import fit
+    from attention_transfer.training.experiment_run import fit_experiment
     from attention_transfer.training.progress import Reporter
 
     students: list[Path] = []
     teacher = folder / "teacher"
-    fit(_sized(RECIPES["digits-teacher"](), flags.tiny), teacher, Reporter(prefix="teacher  "))
+    fit_experiment(_sized(RECIPES["digits-teacher"](), flags.tiny), teacher, Reporter(prefix="teacher  "))
     for seed in flags.seeds:
         taught = replace(
             _sized(RECIPES["digits"](), flags.tiny), seed=seed, teacher=str(teacher), untrained_teacher=False
@@ -52,7 +52,7 @@ def command(arguments: Sequence[str]) -> None:
         alone = replace(taught, teacher=None, methods=())
         for name, experiment in (("alone", alone), ("at", taught)):
             run = folder / f"{name}-seed{seed}"
-            fit(experiment, run, Reporter(prefix=f"{name}, seed {seed}  "))
+            fit_experiment(experiment, run, Reporter(prefix=f"{name}, seed {seed}  "))
             students.append(run)
     print(to_markdown(compare(find_runs(students))))
     picture = folder / "quickstart.png"

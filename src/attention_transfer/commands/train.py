@@ -61,9 +61,9 @@ def command(arguments: Sequence[str]) -> None:
     if recipe is None:
         return
     experiment, common = _read(recipe, arguments[1:])
-    from attention_transfer.training.fit import fit
+    from attention_transfer.training.experiment_run import fit_experiment
 
-    fit(experiment, _folder(experiment, common), teacher_cache=common.teacher_cache)
+    fit_experiment(experiment, _folder(experiment, common), teacher_cache=common.teacher_cache)
 
 
 def recipe_of(command: str, arguments: Sequence[str]) -> Experiment | None:

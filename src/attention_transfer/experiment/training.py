@@ -16,7 +16,8 @@ class Training:
         epochs: passes over the training images.
         batch_size: images per step and process.
         device: `auto` takes an accelerator if there is one.
-        precision: arithmetic of the networks; losses are always float32.
+        precision: arithmetic of the networks; losses are always float32. Under float16 the loss is scaled, and a step
+            whose gradient is too large for it is left out.
         channels_last: memory format of networks and images; None means yes where the student or its teacher is a
             network of convolutions.
         compile: run the distiller through `torch.compile`.
@@ -29,12 +30,14 @@ class Training:
             metrics show the student as it was trained beside it. None leaves that as the only one.
         snapshot_epochs: after so many finished epochs (0: before training) the student is also kept apart, under
             snapshots/epoch-N of the run folder, which opens as a model; ascending. None keeps only the last.
+        accumulate_steps: batches whose gradients are averaged into one step of the optimiser (the last step of an
+            epoch may have fewer); steps are counted and checkpoints written by these. None (1) steps after each batch.
     """
 
     epochs: int = 240
     batch_size: int = 64
     device: str = "auto"
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: bool | None = None
     compile: bool = False
     threads: int | None = None
@@ -42,6 +45,7 @@ class Training:
     evaluate_every_epochs: int = 1
     ema_decay: float | None = None
     snapshot_epochs: tuple[int, ...] | None = None
+    accumulate_steps: int | None = None
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, "epochs", "at least 1", self.epochs)
@@ -53,6 +57,8 @@ class Training:
         require(self.threads is None or 1 <= self.threads <= _MOST_THREADS, "threads", wanted, self.threads)
         decay = self.ema_decay
         require(decay is None or 0 < decay < 1, "ema_decay", "0 < d < 1", decay)
+        together = self.accumulate_steps
+        require(together is None or together >= 1, "accumulate_steps", "at least 1", together)
         snapshots = self.snapshot_epochs or ()
         ascending = list(snapshots) == sorted(set(snapshots)) and all(epoch >= 0 for epoch in snapshots)
         require(ascending, "snapshot_epochs", "numbers of finished epochs, at least 0 and ascending", snapshots)

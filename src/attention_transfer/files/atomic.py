@@ -35,11 +35,7 @@ def whole_file(path: str | Path) -> Generator[Path]:
     try:
         with said_where(path, temporary):
             yield temporary
-            descriptor = os.open(temporary, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            _make_last(temporary)
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -110,6 +106,9 @@ def whole_folder(path: str | Path) -> Generator[Path]:
     try:
         with said_where(path, temporary):
             yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file() and not file.is_symlink():
+                    _make_last(file)
             # A folder cannot take the place of one that holds something; for a moment there is neither, never a half.
             if path.exists() or path.is_symlink():
                 remove_whole(path)
@@ -144,6 +143,14 @@ def temporary_name(path: Path) -> Path:
     Who handed the folder on could otherwise have put a link there, through which another file would be written.
     """
     return path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+
+
+def _make_last(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _synchronise(folder: Path) -> None:

@@ -36,7 +36,7 @@ EXPERIMENT = "experiment.json"
 _ENVIRONMENT = "environment.json"
 METRICS = "metrics.jsonl"
 _SUMMARY = "summary.json"
-_CHECKPOINT = Path("checkpoints", "last.pt")
+_CHECKPOINTS = "checkpoints"
 _SNAPSHOT = "epoch-"
 _FINDINGS = "findings"
 
@@ -144,11 +144,11 @@ class RunFolder:
         return path if path.exists() else None
 
     @property
-    def checkpoint(self) -> Path:
-        """Where the last checkpoint is or will be; its folder exists. Write it through `whole_file`."""
-        path = self.path / _CHECKPOINT
+    def checkpoints(self) -> Path:
+        """The folder of what an interrupted run goes on from; it exists where the run may be written."""
+        path = self.path / _CHECKPOINTS
         if self._writable:
-            make_folder(path.parent)
+            make_folder(path)
         return path
 
     @property
@@ -207,10 +207,16 @@ class RunFolder:
         lines = {f"line {number} of {path}": line for number, line in enumerate(read_regular(path).split(b"\n"), 1)}
         return [check_row(parse_object(line, source), source) for source, line in list(lines.items())[:-1]]
 
-    def truncate(self, epochs: int) -> None:
-        """Forget metrics and snapshots after the first `epochs` epochs: a run that resumes there will write them."""
+    def truncate(self, epochs: int, rows: Iterable[Json] = ()) -> None:
+        """Forget metrics and snapshots after the first `epochs` epochs: a run that resumes there will write them.
+
+        Args:
+            epochs: finished ones, which are kept.
+            rows: of these, as somebody else kept them, in the place of what the metrics lack.
+        """
         self._require_lock()
-        self._write_metrics([row for row in self.read_metrics() if row["epoch"] <= epochs])
+        kept = {int(row["epoch"]): row for row in (*rows, *self.read_metrics()) if row["epoch"] <= epochs}
+        self._write_metrics([kept[epoch] for epoch in sorted(kept)])
         for epoch, folder in self.snapshots.items():
             if epoch > epochs:
                 remove_whole(folder)
@@ -324,4 +330,4 @@ def _folders(path: Path) -> tuple[Path, ...]:
     """The folders that a run writes in, none of which may lead out of it."""
     for name in (METRICS, _FINDINGS):
         to_write(path, name)
-    return to_write(path, *_CHECKPOINT.parent.parts), to_write(path, _SNAPSHOTS)
+    return to_write(path, _CHECKPOINTS), to_write(path, _SNAPSHOTS)

@@ -2,18 +2,16 @@
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class WeightAverage:
     """The exponential moving average of a network's parameters and buffers: a ← d·a + (1 − d)·w after each step.
 
-    It begins with the network as it is; whole numbers, such as counts of batches, are copied. timm's `ModelEmaV3`
-    without warm-up does the arithmetic.
+    It begins with the network as it is; whole numbers, such as counts of batches, are copied.
 
     Args:
         network: that is trained.
@@ -24,11 +22,23 @@ class WeightAverage:
         self.decay = decay
         self._network = network
         # The tensors alone: a copy of the network would bring the hooks along with which it is read.
-        self._average = ModelEmaV3(_Tensors(network), decay=decay)
+        self._average = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        self._move = get_ema_multi_avg_fn(decay)
 
+    @torch.no_grad()
     def update(self) -> None:
         """Take in the network as a step has left it."""
-        self._average.update(self._network)
+        averages: list[Tensor] = []
+        values: list[Tensor] = []
+        for name, value in self._network.state_dict().items():
+            if value.is_floating_point():
+                averages.append(self._average[name])
+                values.append(value)
+            else:
+                self._average[name].copy_(value)
+        if averages:
+            # One call for all of them; the last argument, how many were averaged, is for means of equal weight.
+            self._move(averages, values, 0)
 
     @contextmanager
     def in_place(self) -> Generator[None]:
@@ -42,7 +52,7 @@ class WeightAverage:
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps: the averages by the names of the network."""
-        return dict(zip(self._network.state_dict(), self._average.module.state_dict().values(), strict=True))
+        return dict(self._average)
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Go on from a checkpoint."""
@@ -53,13 +63,3 @@ class WeightAverage:
 def _copy(values: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> None:
     for name, place in places.items():
         place.copy_(values[name])
-
-
-class _Tensors(nn.Module):
-    """Copies of all that a network's state dict holds, in its order and by number: names may hold dots."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        values: list[Any] = list(network.state_dict().values())
-        for number, value in enumerate(values):
-            self.register_parameter(str(number), nn.Parameter(value.detach().clone(), requires_grad=False))

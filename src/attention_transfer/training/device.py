@@ -2,18 +2,23 @@
 
 import os
 import platform
+import warnings
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from attention_transfer.capture.eager_attention import WrittenOutAttention
 from attention_transfer.errors import InputError, first_line
-from attention_transfer.experiment import Training
+
+if TYPE_CHECKING:
+    from attention_transfer.experiment import Training
+
+Precision = Literal["float32", "bfloat16", "float16"]
 
 # Smaller than the least normal number of float32.
 _DENORMAL = 1e-40
@@ -30,14 +35,14 @@ class Place:
     """
 
     device: torch.device
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     memory_format: torch.memory_format = torch.contiguous_format
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context in which networks run."""
         if self.precision == "float32":
             return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
+        return torch.autocast(self.device.type, torch.float16 if self.precision == "float16" else torch.bfloat16)
 
     def attention_kernel(self) -> AbstractContextManager[Any]:
         """The context in which a step runs, forwards and backwards (where checkpointed layers run again): which of
@@ -64,7 +69,7 @@ def given_back() -> Generator[None]:
         torch.set_flush_denormal(flushes)
 
 
-def choose_place(training: Training, convolutional: bool, local_rank: int = 0) -> Place:
+def choose_place(training: "Training", convolutional: bool, local_rank: int = 0) -> Place:
     """Settle device, precision and memory format, and torch's threads.
 
     Raises:
@@ -75,8 +80,33 @@ def choose_place(training: Training, convolutional: bool, local_rank: int = 0) -
     # Denormals in decaying momentum buffers slow a CPU down tenfold.
     torch.set_flush_denormal(True)
     device = _device(training.device, local_rank)
+    refuse_precision(training.precision, device)
     channels_last = convolutional if training.channels_last is None else training.channels_last
     return Place(device, training.precision, torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def refuse_precision(precision: Precision, device: torch.device) -> None:
+    """Refuse half precision where a device cannot compute in it.
+
+    Raises:
+        InputError: naming precision and device.
+    """
+    if precision != "float16":
+        return
+    try:
+        with warnings.catch_warnings():
+            # Where it cannot, torch warns and goes on in float32.
+            warnings.simplefilter("error")
+            with torch.autocast(device.type, torch.float16):
+                weight = torch.ones(4, 4, device=device, requires_grad=True)
+                (weight @ weight).sum().backward()
+                image = torch.ones(1, 4, 4, 4, device=device, requires_grad=True)
+                torch.nn.functional.conv2d(image, weight.reshape(1, 4, 2, 2)).sum().backward()
+            torch.amp.GradScaler(device.type)
+    except Exception as error:  # whatever torch says there
+        raise InputError(
+            f"precision float16 cannot be used on {device.type} here ({first_line(error)}): take bfloat16 or float32"
+        ) from error
 
 
 def environment(place: Place) -> dict[str, Any]:

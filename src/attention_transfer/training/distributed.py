@@ -4,14 +4,19 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from attention_transfer.capture.private_names import left_out
-from attention_transfer.distiller import Distiller
-from attention_transfer.pretraining import MaskedAutoencoder
+
+if TYPE_CHECKING:
+    from attention_transfer.distiller import Distiller
+    from attention_transfer.pretraining import MaskedAutoencoder
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,14 @@ class Process:
         if self.world_size > 1:
             distributed.all_reduce(value)
         return value
+
+    def gathered(self, value: Value) -> list[Value]:
+        """What each process has, in the order of their ranks; on all but the first, only its own."""
+        if self.world_size == 1:
+            return [value]
+        found: list[Any] = [None] * self.world_size
+        distributed.gather_object(value, found if self.writes else None)
+        return found if self.writes else [value]
 
     def wait(self) -> None:
         """Wait for all others."""
@@ -67,7 +80,7 @@ def joined(device: str = "auto") -> Generator[Process]:
         distributed.destroy_process_group()
 
 
-def wrap(distiller: Distiller | MaskedAutoencoder, process: Process) -> nn.Module:
+def wrap(distiller: "Distiller | MaskedAutoencoder", process: Process) -> nn.Module:
     """The distiller as each process runs it: gradients averaged over all, parameters that no term reaches left out.
 
     Args:

@@ -1,16 +1,27 @@
 """How good a network is on a data set."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from attention_transfer.batch import Batch
 from attention_transfer.capture import as_logits
-from attention_transfer.data import DataSet, Loader
 from attention_transfer.training.device import Place
 from attention_transfer.training.metrics import scores
+
+if TYPE_CHECKING:
+    from attention_transfer.data import DataSet
+
+
+class Measured(Protocol):
+    """Batches to measure on."""
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches, in order."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -35,7 +46,7 @@ class Score:
         """As the metrics file has it."""
         return {name: value for name, value in asdict(self).items() if name != "images_of" or value is not None}
 
-    def of(self, dataset: DataSet, split: str) -> "Score":
+    def of(self, dataset: "DataSet", split: str) -> "Score":
         """The same, with what the owner of the data set calls the images of a split."""
         others = split in ("test", "unseen") and dataset.test_is != "test"
         return replace(self, images_of=dataset.test_is) if others else self
@@ -44,7 +55,7 @@ class Score:
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    loader: Loader,
+    loader: Measured,
     place: Place,
     prepare: Callable[[Tensor], Tensor] | None = None,
 ) -> Score:

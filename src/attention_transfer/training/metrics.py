@@ -78,18 +78,25 @@ class FiniteGuard:
         self._seen: list[tuple[int, int, tuple[str, ...], Tensor]] = []
 
     @torch.no_grad()
-    def check(self, epoch: int, step: int, out: Output, gradients: list[Tensor]) -> None:
+    def check(self, epoch: int, step: int, out: Output, gradients: list[Tensor] | None) -> None:
         """Look at one step, after its backward and before the optimiser.
+
+        Args:
+            epoch: counted from 0.
+            step: in the epoch, from 0.
+            out: of the step.
+            gradients: of all that moves; None where they are not complete yet, or somebody else looks at them.
 
         Raises:
             NonFiniteLossError: naming the term and the step.
         """
-        names = (*out.terms, "gradient")
-        norm = torch.nn.utils.get_total_norm(gradients)
+        names = tuple(out.terms)
         # Weighted, so that the message can tell which term has taken over.
-        values = [*(term.weighted.detach().float() for term in out.terms.values()), norm.float()]
+        values = [term.weighted.detach().float() for term in out.terms.values()]
+        if gradients is not None:
+            names, values = (*names, "gradient"), [*values, torch.nn.utils.get_total_norm(gradients).float()]
         sizes = torch.stack(values)
-        if not self._eager:
+        if not self._eager and gradients is not None:
             fine = sizes.isfinite().all()
             for gradient in gradients:
                 gradient.copy_(torch.where(fine, gradient, torch.zeros_like(gradient)))

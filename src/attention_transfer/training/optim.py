@@ -51,11 +51,6 @@ def make_optimizer(modules: Mapping[str, nn.Module], optimisation: Optimisation)
         raise InputError(f"the optimiser {optimisation.optimizer!r} cannot be built by timm: {error}") from error
 
 
-def peak_learning_rate(optimizer: torch.optim.Optimizer) -> float:
-    """The rate of the layers that have the full one."""
-    return max(group["lr"] for group in optimizer.param_groups)
-
-
 def make_scheduler(
     optimizer: torch.optim.Optimizer, optimisation: Optimisation, steps: int, steps_per_epoch: int
 ) -> Scheduler:

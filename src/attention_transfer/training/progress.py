@@ -1,12 +1,12 @@
 """What a person sees of a run: bars on a terminal, plain lines elsewhere."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attention_transfer.errors import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Item = TypeVar("Item")
 
@@ -15,26 +15,34 @@ class Reporter:
     """Shows a run.
 
     Args:
-        console: where; rich knows whether it is a terminal.
+        console: where; None is standard output, through rich where it is installed, which knows whether that is a
+            terminal, and as plain lines where it is not.
         silent: show nothing, as on all processes but the first.
         prefix: before every line, to tell runs apart.
     """
 
-    def __init__(self, console: Console | None = None, *, silent: bool = False, prefix: str = "") -> None:
-        self._console = console or Console(highlight=False)
+    def __init__(self, console: "Console | None" = None, *, silent: bool = False, prefix: str = "") -> None:
+        self._console = None if silent else console or _standard_output()
         self._silent = silent
         self._prefix = prefix
 
     def line(self, text: str) -> None:
         """One line."""
-        if not self._silent:
-            self._console.print(printable(f"{self._prefix}{text}"), markup=False, soft_wrap=True)
+        if self._silent:
+            return
+        line = printable(f"{self._prefix}{text}")
+        if self._console is None:
+            print(line, flush=True)
+        else:
+            self._console.print(line, markup=False, soft_wrap=True)
 
-    def steps(self, items: Iterable[Item], total: int, done: int, title: str) -> Iterator[Item]:
-        """Go through the steps of an epoch, with a bar on a terminal."""
-        if self._silent or not self._console.is_terminal:
+    def steps(self, items: Iterable[Item], total: int | None, done: int, title: str) -> Iterator[Item]:
+        """Go through the steps of an epoch, with a bar on a terminal; `total` is None where nobody knows it."""
+        if self._console is None or not self._console.is_terminal:
             yield from items
             return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -52,15 +60,23 @@ class Reporter:
         parts = [f"epoch {row['epoch']}/{epochs}", f"lr {row['learning_rate']:.3g}"]
         parts += [f"{name} {term['raw']:.4g}×{term['weight']:g}" for name, term in row["terms"].items()]
         for split in ("train", "validation", "test", "unseen"):
-            if row.get(split):
+            if "top1" in (row.get(split) or {}):
                 parts.append(f"{called(split, row[split])} {row[split]['top1']:.2f} %")
-        if row.get("unaveraged", {}).get("test"):
+        if "top1" in row.get("unaveraged", {}).get("test", {}):
             unaveraged = row["unaveraged"]["test"]
             parts.append(f"unaveraged {called('test', unaveraged)} {unaveraged['top1']:.2f} %")
         if row.get("neighbours"):
             parts.append(f"nearest neighbours {row['neighbours']['top1']:.2f} %")
         parts.append(f"{row['seconds']:.0f} s")
         self.line("  ".join(parts))
+
+
+def _standard_output() -> "Console | None":
+    try:
+        from rich.console import Console
+    except ImportError:
+        return None
+    return Console(highlight=False)
 
 
 def called(split: str, measured: Mapping[str, Any]) -> str:

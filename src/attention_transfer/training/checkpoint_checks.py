@@ -1,9 +1,8 @@
-"""Checkpoints: everything that an interrupted run needs to go on as if nothing had happened.
+"""What a checkpoint must hold: everything that an interrupted run needs to go on as if nothing had happened.
 
 A run folder is handed on, and its checkpoint with it: what it holds is looked at before anything is taken from it.
 """
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,44 +12,17 @@ import torch
 from torch import Tensor
 
 from attention_transfer.errors import InputError
-from attention_transfer.files.archives import unpacks_to
 from attention_transfer.files.json_fields import is_number, is_whole
-from attention_transfer.files.untrusted import refuse_irregular
-from attention_transfer.models.weight_files import UNPACKED_BYTES, UNPACKED_TIMES
+from attention_transfer.runs.shapes import check_row
 
 # Of these an optimiser keeps as many numbers as a parameter has.
 _LIKE_PARAMETERS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "exp_inf", "sum")
-_ANEW = "delete it to start this run anew"
+_MOST = 2**53  # steps; more than any training has
+START_ANEW = "delete it to start this run anew"
 
 
 class CheckpointError(InputError):
     """A checkpoint that cannot be read, or holds something else than its run does."""
-
-
-def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """Read a checkpoint; tensors only, no code.
-
-    Raises:
-        CheckpointError: if the file is damaged, or no checkpoint.
-    """
-    try:
-        refuse_irregular(path, path.stat())
-        if unpacks_to(path, times=UNPACKED_TIMES, least=UNPACKED_BYTES) is not None:
-            raise InputError("it unpacks to much more than torch.save packs")
-        with warnings.catch_warnings():
-            # Of tensors that no run of ours keeps.
-            warnings.simplefilter("ignore")
-            state: Any = torch.load(path, map_location=device, weights_only=True)
-    except InputError as error:
-        raise CheckpointError(f"the checkpoint {path} is not read: {error}; {_ANEW}") from error
-    except Exception as error:
-        # Whatever a reader of pickles and archives falls over is in the file. Its words advise to read it unsafely.
-        raise CheckpointError(
-            f"the checkpoint {path} cannot be read: it is damaged, or no checkpoint ({type(error).__name__}); {_ANEW}"
-        ) from error
-    if not isinstance(state, dict):
-        raise CheckpointError(f"the checkpoint {path} holds no fields by name; {_ANEW}")
-    return cast("dict[str, Any]", state)
 
 
 @dataclass(frozen=True)
@@ -59,15 +31,19 @@ class Expected:
 
     Args:
         epochs: of the whole training.
-        batches: of an epoch.
+        batches: of an epoch; None where nobody knows how many there are.
         distiller: its state dict, as it is before training.
         average: that of the averaged weights; None without any.
+        world_size: number of processes.
+        scaler: what scales the loss keeps; None where nothing does.
     """
 
     epochs: int
-    batches: int
+    batches: int | None
     distiller: Mapping[str, Any]
     average: Mapping[str, Any] | None
+    world_size: int = 1
+    scaler: Mapping[str, Any] | None = None
 
 
 def check_checkpoint(state: Mapping[str, Any], expected: Expected, path: Path) -> None:
@@ -83,8 +59,17 @@ def check_checkpoint(state: Mapping[str, Any], expected: Expected, path: Path) -
     """
     fields = _Fields(state, path)
     fields.need("epoch", f"a whole number from 0 to {expected.epochs}", _is_up_to(expected.epochs))
-    last = expected.batches - 1 if state["epoch"] < expected.epochs else 0
+    last = 0 if state["epoch"] == expected.epochs else _MOST if expected.batches is None else expected.batches - 1
     fields.need("first_batch", f"a whole number from 0 to {last}", _is_up_to(last))
+    for name in ("updates", "phase_updates"):
+        fields.need(name, f"a whole number from 0 to {_MOST}", _is_up_to(_MOST))
+    fields.need("world_size", "a number of processes", lambda value: is_whole(value, 1))
+    if state["world_size"] != expected.world_size:
+        raise CheckpointError(
+            f"the checkpoint {path} is of {state['world_size']} process{'es' * (state['world_size'] > 1)}, each with "
+            f"batches of its own, and now there {'are' if expected.world_size > 1 else 'is'} {expected.world_size}: "
+            f"start as many (torchrun --nproc-per-node), or {START_ANEW}"
+        )
     for name in ("seconds", "total_seconds"):
         fields.need(name, "a finite number, at least 0", _is_duration)
     fields.need("optimizer", "the state of an optimiser", _is_mapping)
@@ -93,7 +78,10 @@ def check_checkpoint(state: Mapping[str, Any], expected: Expected, path: Path) -
     if expected.average is not None:
         fields.need("average", "averaged weights", _is_mapping)
         fields.like("average", expected.average)
-    fields.need("means", "the means of an epoch", _are_means)
+    fields.need("means", "the means of an epoch, of each process", _are_means_of(expected.world_size))
+    fields.need("rows", "the metrics of finished epochs", _are_rows_of(state["epoch"]))
+    if expected.scaler is not None:
+        fields.need("scaler", "what a scale of the loss goes on with", _is_alike_to(expected.scaler))
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], path: Path) -> None:
@@ -114,7 +102,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], p
             return
         except Exception as error:  # whatever torch falls over is in the file
             wrong = f"it does not fit this run ({type(error).__name__})"
-    raise CheckpointError(f"'optimizer' of the checkpoint {path} cannot be taken: {wrong}; {_ANEW}")
+    raise CheckpointError(f"'optimizer' of the checkpoint {path} cannot be taken: {wrong}; {START_ANEW}")
 
 
 def _what_is_wrong(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> str | None:
@@ -162,7 +150,7 @@ class _Fields:
 
     def need(self, name: str, wanted: str, is_right: Callable[[Any], bool]) -> None:
         if name not in self.state:
-            raise CheckpointError(f"{name!r} of the checkpoint {self.path} is missing; {_ANEW}")
+            raise CheckpointError(f"{name!r} of the checkpoint {self.path} is missing; {START_ANEW}")
         if not is_right(self.state[name]):
             raise self._refused(repr(name), wanted, self.state[name])
 
@@ -174,7 +162,7 @@ class _Fields:
             listed = ", ".join(each[:60] for each in other[:3])
             raise CheckpointError(
                 f"{name!r} of the checkpoint {self.path} is of other networks or methods ({listed}"
-                f"{', …' if len(other) > 3 else ''}); {_ANEW}"
+                f"{', …' if len(other) > 3 else ''}); {START_ANEW}"
             )
         for key, wanted in expected.items():
             value = found[key]
@@ -186,7 +174,9 @@ class _Fields:
                 raise self._refused(f"{key!r} in {name!r}", shape, value)
 
     def _refused(self, what: str, wanted: str, value: object) -> CheckpointError:
-        return CheckpointError(f"{what} of the checkpoint {self.path} must be {wanted}, not {_short(value)}; {_ANEW}")
+        return CheckpointError(
+            f"{what} of the checkpoint {self.path} must be {wanted}, not {_short(value)}; {START_ANEW}"
+        )
 
 
 def _is_up_to(most: int) -> Callable[[Any], bool]:
@@ -214,6 +204,41 @@ def _is_sound(value: Tensor) -> bool:
         return False
     stored = value.untyped_storage().nbytes() >= value.numel() * value.element_size()
     return stored and (not value.is_floating_point() or bool(value.isfinite().all()))
+
+
+def _are_means_of(processes: int) -> Callable[[Any], bool]:
+    return lambda value: (
+        isinstance(value, list)
+        and len(cast("list[Any]", value)) == processes
+        and all(map(_are_means, cast("list[Any]", value)))
+    )
+
+
+def _are_rows_of(epochs: int) -> Callable[[Any], bool]:
+    """Whether something is a list of rows of metrics, ascending and of finished epochs alone."""
+
+    def are_rows(value: Any) -> bool:
+        if not isinstance(value, list):
+            return False
+        before = 0
+        for row in cast("list[Any]", value):
+            try:
+                if not isinstance(row, dict) or not before < check_row(cast("dict[str, Any]", row), "")["epoch"]:
+                    return False
+            except InputError:
+                return False
+            before = row["epoch"]
+        return before <= epochs
+
+    return are_rows
+
+
+def _is_alike_to(own: Mapping[str, Any]) -> Callable[[Any], bool]:
+    return lambda value: (
+        isinstance(value, dict)
+        and cast("dict[str, Any]", value).keys() == own.keys()
+        and all(_is_alike(value[name], each) for name, each in own.items())
+    )
 
 
 def _are_means(value: Any) -> bool:
