@@ -71,8 +71,8 @@ CONTENTS = {
 class NamesOf(SphinxDirective):
     """What a module hands on, documented under its name there: ``{names-of} attention_transfer``.
 
-    With ``:rooms:`` only what these rooms define; with ``:methods:`` the methods among it alone, in short, and without
-    it everything else. Of a room, only what the package itself does not hand on.
+    With ``:rooms:`` what these rooms define; with ``:methods:`` the methods among it alone, in short, and without it
+    everything else.
     """
 
     required_arguments = 1
@@ -80,14 +80,13 @@ class NamesOf(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         module = importlib.import_module(self.arguments[0])
-        rooms = self.options.get("rooms")
-        others = [] if module is attention_transfer else attention_transfer.__all__
+        rooms = self.options.get("rooms", [])
         lines: list[str] = []
-        for name in module.__all__:
+        for name in sorted(set(dir(module))):
             value = getattr(module, name)
             home = getattr(value, "__module__", "").split(".")
-            is_method = value in attention_transfer.METHODS.values() if inspect.isclass(value) else False
-            if home[0] != attention_transfer.__name__ or name in others or (rooms and home[1] not in rooms):
+            is_method = inspect.isclass(value) and value in attention_transfer.METHODS.values()
+            if home[0] != attention_transfer.__name__ or home[1] not in rooms:
                 continue
             if is_method == ("methods" in self.options):
                 members = [] if is_method else ["   :members:"]

@@ -15,9 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attention_transfer import Description, Distiller, InputError, Method, Term, build
+from attention_transfer import Description, Distiller, InputError, Method, Observed, Reads, Request, Term, build
 from attention_transfer.batch import Batch
-from attention_transfer.methods import Observed, Reads
 
 
 def centre(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 2"]:
@@ -57,7 +56,7 @@ class CentreOfAttention(Method):
         for role, network in (("teacher", teacher), ("student", student)):
             if not -len(network.stages) <= self.stage < len(network.stages):
                 raise InputError(f"centre: the {role} has {len(network.stages)} stages and no stage {self.stage}")
-        return Reads(teacher=(teacher.stages[self.stage].output,), student=(student.stages[self.stage].output,))
+        return Reads(Request((teacher.stages[self.stage].output,)), Request((student.stages[self.stage].output,)))
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
         del batch, parts
