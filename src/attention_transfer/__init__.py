@@ -36,6 +36,8 @@ _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__all__":  # asked for by `from attention_transfer import *`
+        return __dir__()
     # What is in none of the other rooms can only be a method, or what methods are made of.
     room = _ROOM_OF.get(name) or ("methods" if name[:1].isupper() else None)
     if room is not None:

@@ -15,7 +15,7 @@ from attention_transfer.errors import InputError
 from attention_transfer.experiment import from_json
 from attention_transfer.files.untrusted import LARGEST_JSON, read_object
 from attention_transfer.models import open_model
-from attention_transfer.models.student_file import read_student_file
+from attention_transfer.models.saving import read_student_file
 from attention_transfer.runs import STUDENT_CONFIG, STUDENT_WEIGHTS, RunFolder
 from tests.commands.hostile import rewrite, run_folder
 

@@ -161,7 +161,7 @@ def test_names_of_a_runs_own_parts_lead_nowhere_else(
 
 
 def test_a_snapshot_may_name_the_teacher_of_its_run_and_no_other(tmp_path: Path) -> None:
-    from attention_transfer.runs.inside import own_part
+    from attention_transfer.runs.shapes import own_part
 
     snapshot = tmp_path / "run" / "snapshots" / "epoch-1"
     assert own_part(snapshot, "../../teacher", "x") == tmp_path / "run" / "teacher"

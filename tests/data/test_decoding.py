@@ -9,8 +9,7 @@ from PIL import Image
 from tests.raw_images import write_png, write_tiff
 
 from attention_transfer.data.pipeline.decoding import AS_STORED, WHITE, Decoding, colour
-from attention_transfer.data.pipeline.formats import endings
-from attention_transfer.data.pipeline.refusals import IncompleteImageError, UnsuitableImageError
+from attention_transfer.data.pipeline.formats import IncompleteImageError, UnsuitableImageError, endings
 
 AVIF = pytest.param(".avif", marks=pytest.mark.skipif(".avif" not in endings(), reason="Pillow without AVIF"))
 RED, GREEN = (255, 0, 0), (0, 200, 0)

@@ -8,7 +8,7 @@ from PIL import Image, features
 from tests.raw_images import write_png, write_tiff
 
 from attention_transfer.data.pipeline.decoding import AS_STORED, Decoding
-from attention_transfer.data.pipeline.refusals import IncompleteImageError, UnsuitableImageError
+from attention_transfer.data.pipeline.formats import IncompleteImageError, UnsuitableImageError
 
 SHAPE = (9, 7)
 

@@ -12,9 +12,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from attention_transfer.data.pipeline import decoding as module
 from attention_transfer.data.pipeline.decoding import Decoding
-from attention_transfer.data.pipeline.formats import endings
+from attention_transfer.data.pipeline.formats import IncompleteImageError, UnsuitableImageError, endings
 from attention_transfer.data.pipeline.image_files import Form, delivered, stored
-from attention_transfer.data.pipeline.refusals import IncompleteImageError, UnsuitableImageError
 
 ANIMATED = [".gif", ".webp", ".png", *[ending for ending in (".avif",) if ending in endings()]]
 XMP = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="{turn}"/></x:xmpmeta>'

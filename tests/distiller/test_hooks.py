@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from attention_transfer import AttentionCopy, AttentionTransfer, Distiller, Method, SoftTargets
-from attention_transfer.capture import backward_pass, scoped_hooks
+from attention_transfer.capture import scoped_hooks
 
 EXAMPLE = torch.empty(2, 3, 16, 16)
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -98,7 +98,7 @@ def test_a_checkpointed_student_is_recomputed_as_it_ran_where_torch_tells_less(
         out = attached_to((student, teacher), AttentionCopy())(IMAGES, LABELS)
         with monkeypatch.context() as patch:
             if not known:
-                patch.setattr(backward_pass, "ask_number" if unknown == "numbers" else "ask_end", None)
+                patch.setattr(scoped_hooks, "ask_number" if unknown == "numbers" else "ask_end", None)
             out.loss.backward()
             assert torch.equal(student(IMAGES), copy.deepcopy(student)(IMAGES))
         del out
@@ -110,8 +110,8 @@ def test_a_checkpointed_student_is_recomputed_as_it_ran_where_torch_tells_less(
 
 
 def test_a_torch_that_tells_nothing_of_backward_passes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backward_pass, "ask_number", None)
-    monkeypatch.setattr(backward_pass, "ask_end", None)
+    monkeypatch.setattr(scoped_hooks, "ask_number", None)
+    monkeypatch.setattr(scoped_hooks, "ask_end", None)
     with pytest.raises(ValueError, match="version of torch"):
         attached_to(transformers(), AttentionCopy())
 

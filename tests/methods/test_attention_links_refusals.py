@@ -10,7 +10,7 @@ from tests.methods.test_attention_links import EXAMPLE, linked, links_of, transf
 from torch import nn
 
 from attention_transfer import AttentionLinks, Distiller, build
-from attention_transfer.methods.attention_links import memory
+from attention_transfer.methods.attention_links import link_weights
 from attention_transfer.methods.attention_links.selection import LinkChoice, LinkGroup, links_to_json
 
 
@@ -60,10 +60,10 @@ def test_more_than_memory_holds_is_refused_with_what_to_select(monkeypatch: pyte
     needed = links_of(linked(AttentionLinks())).bytes_per_image
     channels = 16 * 16 * 16 + 32 * 8 * 8 + 64 * 4 * 4
     assert needed == 4 * channels + 4 * 2 * 112 * 16
-    monkeypatch.setattr(memory, "memory_of", lambda device: 2 * needed - 1)
+    monkeypatch.setattr(link_weights, "memory_of", lambda device: 2 * needed - 1)
     with pytest.raises(ValueError, match=r"16, 32, 64 channels hold .* for a batch of 2.*stages=\(-1,\)"):
         linked(AttentionLinks())
     # Of what is left the last one is not the last of the teacher.
-    monkeypatch.setattr(memory, "memory_of", lambda device: 0)
+    monkeypatch.setattr(link_weights, "memory_of", lambda device: 0)
     with pytest.raises(ValueError, match=r"16, 32 channels hold .*stages=\(-1,\)"):
         linked(AttentionLinks(stages=(0, 1)))

@@ -8,8 +8,8 @@ from tests.closeness import assert_near
 from torch import Tensor
 from torch.nn import functional
 
-from attention_transfer.methods.attention_links import bicubic
-from attention_transfer.methods.attention_links.bicubic import resized
+from attention_transfer.methods.attention_links import loss
+from attention_transfer.methods.attention_links.loss import resized
 
 SHAPES = ((3, 12, 9), (5, 2, 3), (2, 12, 9), (4, 6, 5), (1, 4, 4))
 
@@ -26,7 +26,7 @@ def stages() -> list[Tensor]:
 def test_stages_are_resized_as_torch_does_it(
     grid: tuple[int, int], antialias: bool, align_corners: bool, few: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(bicubic, "_FEW_POSITIONS", few)
+    monkeypatch.setattr(loss, "_FEW_POSITIONS", few)
     how: dict[str, Any] = {"align_corners": align_corners, "antialias": antialias}
     for found, stage in zip(resized(stages(), grid, **how), stages(), strict=True):
         expected = functional.interpolate(stage, grid, mode="bicubic", **how)
@@ -34,7 +34,7 @@ def test_stages_are_resized_as_torch_does_it(
 
 
 def test_channels_of_one_size_are_resized_in_one_call(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(bicubic, "_FEW_POSITIONS", 0)
+    monkeypatch.setattr(loss, "_FEW_POSITIONS", 0)
     calls: list[tuple[int, ...]] = []
     real = functional.interpolate
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from attention_transfer import Description, Stage, Tap, build, describe
-from attention_transfer.methods.layers.embedding import embedding, embedding_tap
+from attention_transfer.methods.layers.stage_selection import embedding, embedding_tap
 
 
 @pytest.mark.parametrize("name", ["resnet8", "mobilenetv2_half", "wrn_16_1"])

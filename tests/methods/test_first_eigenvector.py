@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attention_transfer.methods.multi_head_graph.first_eigenvector import first_eigenvector
+from attention_transfer.methods.multi_head_graph.singular_vectors import first_eigenvector
 
 
 def matrix(*values: float, dtype: torch.dtype = torch.float32) -> Tensor:

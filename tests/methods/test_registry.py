@@ -72,3 +72,10 @@ def test_what_is_no_method_is_refused(own: str, path: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         own_method(path)
     assert own not in METHODS
+
+
+def test_the_package_hands_every_method_on() -> None:
+    found: dict[str, object] = {}
+    exec("from attention_transfer import *", found)
+    assert {method.__name__ for method in METHODS.values()} <= found.keys()
+    assert {"Distiller", "Reads", "Request", "Needs", "Term", "build"} <= found.keys()

@@ -135,7 +135,7 @@ def test_published_weights_have_the_classes_that_their_library_names(
 
 
 def test_a_network_of_timm_from_a_folder_has_the_names_that_stand_there() -> None:
-    from attention_transfer.models.published_classes import published_classes
+    from attention_transfer.models.class_names import published_classes
 
     module = build("timm:test_vit", 2)
     module.pretrained_cfg = {**module.pretrained_cfg, "label_names": ["cat", "dog"], "num_classes": 2}  # pyright: ignore

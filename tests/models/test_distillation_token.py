@@ -20,8 +20,8 @@ from attention_transfer.models import build, describe, open_model, save_model
 from attention_transfer.models.distillation_token import with_token, written_plainly
 from attention_transfer.models.meta_networks import outline
 from attention_transfer.models.naming import parse_name
-from attention_transfer.models.smaller import smaller
 from attention_transfer.models.two_token_transformer import DistilledVisionTransformer
+from attention_transfer.models.untrained import smaller
 from attention_transfer.runs import STUDENT_CONFIG, STUDENT_WEIGHTS
 
 SIZES = "img_size=16, patch_size=4, embed_dim=24, depth=2, num_heads=2"

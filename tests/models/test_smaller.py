@@ -7,7 +7,7 @@ from timm.models import VisionTransformer
 from attention_transfer.models import build
 from attention_transfer.models.meta_networks import outline
 from attention_transfer.models.naming import parse_name
-from attention_transfer.models.smaller import smaller
+from attention_transfer.models.untrained import smaller
 
 
 def built(name: str) -> VisionTransformer:

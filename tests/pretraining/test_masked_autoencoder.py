@@ -8,7 +8,7 @@ from torch import nn
 
 from attention_transfer.errors import InputError
 from attention_transfer.pretraining import MaskedAutoencoder, MaskedAutoencoding
-from attention_transfer.pretraining.patches import random_order
+from attention_transfer.pretraining.decoder import random_order
 from tests.known import before_blocks
 
 SMALL = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 0}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attention_transfer.pretraining.patches import normalised, num_seen, patches_of, random_order, take
+from attention_transfer.pretraining.decoder import normalised, num_seen, patches_of, random_order, take
 
 
 def test_patches_are_cut_row_by_row() -> None:

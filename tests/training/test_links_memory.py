@@ -3,7 +3,7 @@
 import pytest
 
 from attention_transfer import AttentionLinks
-from attention_transfer.methods.attention_links import memory
+from attention_transfer.methods.attention_links import link_weights
 from attention_transfer.methods.attention_links.link_weights import Links
 from attention_transfer.training.prepare import prepare
 from tests.training.conftest import Make
@@ -16,8 +16,8 @@ def test_a_training_batch_counts_as_a_whole(make: Make, monkeypatch: pytest.Monk
     links = prepare(experiment).distiller.parts["attention-links"]  # pyright: ignore
     assert isinstance(links, Links)
     needed = links.bytes_per_image
-    monkeypatch.setattr(memory, "memory_of", lambda device: 16 * needed)
+    monkeypatch.setattr(link_weights, "memory_of", lambda device: 16 * needed)
     prepare(experiment)
-    monkeypatch.setattr(memory, "memory_of", lambda device: 16 * needed - 1)
+    monkeypatch.setattr(link_weights, "memory_of", lambda device: 16 * needed - 1)
     with pytest.raises(ValueError, match=r"for a batch of 16.*select some stages"):
         prepare(experiment)

@@ -17,7 +17,7 @@ from attention_transfer.methods import MultiHeadGraph, Observed
 from attention_transfer.methods.multi_head_graph.heads import GraphParts
 from attention_transfer.methods.multi_head_graph.method import teacher_embedding
 from attention_transfer.models.fingerprint import Fingerprint, WeightFingerprint, fingerprint, fingerprint_of_reading
-from attention_transfer.models.recorded_names import check_recorded
+from attention_transfer.models.naming import check_recorded
 from attention_transfer.models.weight_files import read_tensors
 from attention_transfer.models.weights import fit_weights
 from attention_transfer.runs import PARTS_WEIGHTS, RunFolder

@@ -3,11 +3,9 @@
 from attention_transfer.capture.attention import Attention
 from attention_transfer.capture.batch_norm_folding import Folding
 from attention_transfer.capture.capture import Capture, as_logits
-from attention_transfer.capture.isolation import noise, undisturbed
-from attention_transfer.capture.modes import Modes, set_mode
+from attention_transfer.capture.isolation import Modes, noise, set_mode, undisturbed
 from attention_transfer.capture.output_layouts import Places
-from attention_transfer.capture.provider import Provider, ReadNetwork
-from attention_transfer.capture.reading import Reading
+from attention_transfer.capture.reading import Provider, Reading, ReadNetwork
 from attention_transfer.capture.recorder import Replacement
 from attention_transfer.capture.tap import CaptureError, Layout, Tap, spatial
 

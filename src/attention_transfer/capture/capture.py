@@ -6,16 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attention_transfer.capture.backward_pass import backward_passes_are_told_apart
 from attention_transfer.capture.hooks import hooks_around, hooks_at
-from attention_transfer.capture.opaque_modules import closed_around
+from attention_transfer.capture.opaque_modules import closed_around, left_uncompiled
 from attention_transfer.capture.proof import Proof
 from attention_transfer.capture.reading import Reading
 from attention_transfer.capture.recorder import Recorder, Replacement, Stop
-from attention_transfer.capture.scoped_hooks import Attached
+from attention_transfer.capture.scoped_hooks import Attached, backward_passes_are_told_apart
 from attention_transfer.capture.tap import CaptureError, Tap
 from attention_transfer.capture.uncalled_modules import stand_ins
-from attention_transfer.capture.uncompiled_calls import left_uncompiled
 
 
 class Capture:

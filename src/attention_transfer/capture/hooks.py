@@ -10,11 +10,10 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from attention_transfer.capture.attention import Attention
-from attention_transfer.capture.output_tensors import tensor_in
 from attention_transfer.capture.patch_grid import patch_grid
 from attention_transfer.capture.recorder import Recorder
 from attention_transfer.capture.scoped_hooks import Hook
-from attention_transfer.capture.tap import CaptureError, Tap
+from attention_transfer.capture.tap import CaptureError, Tap, tensor_in
 
 SOFTMAXES = (torch.softmax, Tensor.softmax, functional.softmax)
 

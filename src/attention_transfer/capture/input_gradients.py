@@ -13,8 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from attention_transfer.capture.provider import Provider, ReadNetwork
-from attention_transfer.capture.reading import Reading
+from attention_transfer.capture.reading import Provider, Reading, ReadNetwork
 from attention_transfer.capture.tap import CaptureError, Tap
 
 

@@ -10,12 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attention_transfer.capture.isolation import noise, undisturbed
-from attention_transfer.capture.modes import set_mode
+from attention_transfer.capture.isolation import noise, set_mode, undisturbed
 from attention_transfer.capture.opaque_modules import uncompiled
-from attention_transfer.capture.output_tensors import Item, tensors_in
 from attention_transfer.capture.patch_grid import Grid
 from attention_transfer.capture.recorder import Stop
+from attention_transfer.capture.tap import Item, tensors_in
 from attention_transfer.capture.token_order import Look, change
 
 # Of the tokens, at most so many see a corner of an image while none has looked at another.

@@ -8,12 +8,11 @@ from torch import Tensor, nn
 
 from attention_transfer.capture.attention import Attention
 from attention_transfer.capture.module_calls import Runs
-from attention_transfer.capture.output_tensors import tensors_in
 from attention_transfer.capture.patch_grid import fits
 from attention_transfer.capture.private_names import state_of
 from attention_transfer.capture.reading import Reading
 from attention_transfer.capture.recorder import Replacement
-from attention_transfer.capture.tap import CaptureError, Tap
+from attention_transfer.capture.tap import CaptureError, Tap, tensors_in
 from attention_transfer.capture.uncalled_modules import why_never_run
 
 

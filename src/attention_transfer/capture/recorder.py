@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from attention_transfer.capture.attention import Attention
-from attention_transfer.capture.backward_pass import at_the_end_of_it, current_backward_pass
-from attention_transfer.capture.scoped_hooks import Attached
+from attention_transfer.capture.scoped_hooks import Attached, at_the_end_of_it, current_backward_pass
 from attention_transfer.capture.tap import Tap
 
 Replacement = Tensor | Callable[[Attention], Attention]

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attention_transfer.capture.modes import set_mode
+from attention_transfer.capture.isolation import set_mode
 from attention_transfer.errors import InputError
 
 # timm, torchvision, and transformers, which puts the name of the network before it.

@@ -15,8 +15,7 @@ from attention_transfer.commands.data_of_runs import downloads, own_data
 from attention_transfer.commands.image_selection import DrawnImages, drawn_images
 from attention_transfer.commands.titles import titles
 from attention_transfer.experiment import Data, Training
-from attention_transfer.report.pictures import check_picture
-from attention_transfer.report.plots import attention_figure
+from attention_transfer.report.plots import attention_figure, check_picture
 
 _IMAGES_AT_A_TIME = 16
 

@@ -15,7 +15,7 @@ from attention_transfer.errors import InputError, printable
 from attention_transfer.experiment import Data, Training
 from attention_transfer.files.env_paths import expand
 from attention_transfer.report.batch_graph import batch_graph_figure
-from attention_transfer.report.pictures import check_picture
+from attention_transfer.report.plots import check_picture
 from attention_transfer.runs import RunFolder
 from attention_transfer.training.prepare import load_data
 

@@ -19,7 +19,7 @@ from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, Training
 from attention_transfer.files.env_paths import expand
 from attention_transfer.report.class_maps import MapColumns, class_maps_figure
-from attention_transfer.report.pictures import check_picture
+from attention_transfer.report.plots import check_picture
 from attention_transfer.runs import RunFolder, is_run
 
 _TOP = 4

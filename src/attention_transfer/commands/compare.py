@@ -50,7 +50,7 @@ def command(arguments: Sequence[str]) -> None:
     if flags.reach and flags.format == "json":
         raise InputError("--reach prints a table in Markdown: leave out --format json")
     from attention_transfer.report.compare import compare
-    from attention_transfer.report.pictures import check_picture
+    from attention_transfer.report.plots import check_picture
     from attention_transfer.report.table import to_json, to_markdown
     from attention_transfer.runs.search import named_runs
 

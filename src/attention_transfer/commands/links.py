@@ -24,7 +24,7 @@ from attention_transfer.methods.attention_links.extraction import (
 )
 from attention_transfer.methods.attention_links.selection import LinkChoice, links_to_json
 from attention_transfer.report.link_maps import link_maps_figure, link_table
-from attention_transfer.report.pictures import check_picture
+from attention_transfer.report.plots import check_picture
 from attention_transfer.runs import RunFolder, make_folder, write_whole
 
 

@@ -18,7 +18,7 @@ from attention_transfer.errors import printable
 from attention_transfer.experiment import Data, Training
 from attention_transfer.files.env_paths import expand
 from attention_transfer.report.localisation import localisation_figure, localisation_markdown
-from attention_transfer.report.pictures import check_picture
+from attention_transfer.report.plots import check_picture
 from attention_transfer.runs import RunFolder, is_run
 from attention_transfer.training.prepare import load_data
 

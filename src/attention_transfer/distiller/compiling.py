@@ -6,7 +6,7 @@ from typing import TypeVar, cast
 import torch
 from torch.torch_version import TorchVersion
 
-from attention_transfer.capture.uncompiled_calls import left_uncompiled
+from attention_transfer.capture.opaque_modules import left_uncompiled
 
 COMPILES_FROM = "2.10"
 """The first version of torch that compiles a distiller to what it computes.

@@ -19,13 +19,13 @@ from attention_transfer.distiller.compiling import compiled_where_it_can_be
 from attention_transfer.distiller.deployment import Deployed
 from attention_transfer.distiller.error_context import explaining
 from attention_transfer.distiller.gradient_limits import Limits
-from attention_transfer.distiller.memory import TeacherMemory
 from attention_transfer.distiller.notes import Notes
 from attention_transfer.distiller.observed_network import Role
 from attention_transfer.distiller.output import TASK, Output
 from attention_transfer.distiller.output_checks import FirstBatches, readers_of_logits
 from attention_transfer.distiller.plausibility import unusual
 from attention_transfer.distiller.summary import in_a_line, summary
+from attention_transfer.distiller.teacher import TeacherMemory
 from attention_transfer.distiller.trained_parameters import Moving
 from attention_transfer.errors import InputError
 from attention_transfer.methods import Method, Phase, Reads

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from attention_transfer.capture import Capture, CaptureError, Reading, Replacement, Tap, as_logits
 from attention_transfer.capture.input_gradients import input_gradient, no_recomputation, twice_differentiable
 from attention_transfer.capture.isolation import own_buffers
+from attention_transfer.capture.opaque_modules import left_uncompiled
 from attention_transfer.capture.private_names import is_compiled, state_of
-from attention_transfer.capture.uncompiled_calls import left_uncompiled
 from attention_transfer.distiller.received_images import Given
 from attention_transfer.errors import InputError
 from attention_transfer.methods.method import Observed, Request
 from attention_transfer.models.introspection.description import Input
-from attention_transfer.models.renormalise import Renormalise
+from attention_transfer.models.preprocessing import Renormalise
 
 Role = Literal["teacher", "student"]
 

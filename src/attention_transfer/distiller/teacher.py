@@ -1,9 +1,11 @@
 """A teacher that is read and never trained; everything that was changed of it can be taken back."""
 
+import threading
+import weakref
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +15,66 @@ from attention_transfer.capture.batch_norm_folding import FoldingError
 from attention_transfer.capture.isolation import Buffer, buffers_of, changed, kept
 from attention_transfer.capture.opaque_modules import is_graph
 from attention_transfer.capture.same_noise import check_same_noise
-from attention_transfer.distiller.freezing import Frozen
-from attention_transfer.distiller.memory import TeacherMemory
 from attention_transfer.distiller.observed_network import Network, together
 from attention_transfer.distiller.received_images import cast_for
 from attention_transfer.errors import InputError
 from attention_transfer.methods.method import Observed, Request
+
+
+class Frozen:
+    """A network without gradients, until it is released.
+
+    Args:
+        model: stays the user's own object.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        others = [other for other in _HOLDERS.get(model, ()) if other.holds]
+        # What another distiller has frozen did not come so.
+        self._required = others[0]._required if others else [(p, p.requires_grad) for p in model.parameters()]
+        self._modes = others[0]._modes if others else Modes(model)
+        self.holds = True
+        _HOLDERS.setdefault(model, weakref.WeakSet()).add(self)
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+
+    @property
+    def lock(self) -> "threading.RLock":  # pyright: ignore
+        """For who runs the network, so that distillers in several threads change its modes one after the other."""
+        return _LOCKS.setdefault(self.model, threading.RLock())
+
+    def release(self) -> None:
+        """Give the network back as trainable, and in the modes, as it came, unless another distiller holds it still."""
+        self.holds = False
+        if any(other.holds for other in _HOLDERS.get(self.model, ())):
+            return
+        for parameter, required in self._required:
+            if parameter.requires_grad != required:
+                # What was made in inference mode is thawed there alone.
+                with torch.inference_mode(parameter.is_inference()):
+                    parameter.requires_grad_(required)
+        self._modes.set()
+        self._required = []
+
+
+_HOLDERS: weakref.WeakKeyDictionary[nn.Module, weakref.WeakSet[Frozen]] = weakref.WeakKeyDictionary()
+_LOCKS: weakref.WeakKeyDictionary[nn.Module, "threading.RLock"] = weakref.WeakKeyDictionary()  # pyright: ignore
+
+
+class TeacherMemory(Protocol):
+    """Knows what the teacher of a distiller gave for the images of a training step, or keeps it."""
+
+    def read(self, epoch: int, index: Tensor, run: Callable[[], Reading]) -> Reading:
+        """What the teacher gives.
+
+        Args:
+            epoch: counted from 0.
+            index: places of the images in their data set, shape (batch,).
+            run: runs it.
+        """
+        ...
+
 
 _NOTHING = Observed(None)
 

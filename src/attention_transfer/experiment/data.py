@@ -13,7 +13,7 @@ from attention_transfer.data.pipeline.mixing import Mixing
 from attention_transfer.data.pipeline.timm_augment import Changes
 from attention_transfer.data.request import Request
 from attention_transfer.data.selection import Selection
-from attention_transfer.experiment.requirement import require
+from attention_transfer.experiment.optimisation import require
 
 _FEW = 16  # images, of a tiny experiment
 

@@ -6,12 +6,11 @@ from typing import Literal
 
 from attention_transfer.errors import InputError
 from attention_transfer.experiment.data import Data
-from attention_transfer.experiment.optimisation import Optimisation
-from attention_transfer.experiment.requirement import require
+from attention_transfer.experiment.optimisation import Optimisation, require
 from attention_transfer.experiment.training import Training
 from attention_transfer.methods import Method
 from attention_transfer.models.naming import split_weights
-from attention_transfer.models.smaller import smaller
+from attention_transfer.models.untrained import smaller
 from attention_transfer.phases import Phase, num_epochs
 from attention_transfer.pretraining import MaskedAutoencoding
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from attention_transfer.experiment.requirement import require
+from attention_transfer.experiment.optimisation import require
 
 _MOST_THREADS = 1024  # far more than help, and the operating system still grants them
 

@@ -11,8 +11,13 @@ from attention_transfer.batch import Batch
 from attention_transfer.capture import Attention, Replacement, Tap
 from attention_transfer.errors import InputError
 from attention_transfer.methods.attention_maps.averages import Axis, averaged, check_same_in_all_layers, only_map
-from attention_transfer.methods.attention_maps.head_matching import HeadMatching, in_turn, select_heads
-from attention_transfer.methods.attention_maps.head_selection import check_heads, chosen_heads
+from attention_transfer.methods.attention_maps.head_matching import (
+    HeadMatching,
+    check_heads,
+    chosen_heads,
+    in_turn,
+    select_heads,
+)
 from attention_transfer.methods.attention_maps.resampling import (
     check_same_tokens,
     check_same_windows,

@@ -18,10 +18,11 @@ from attention_transfer.methods.attention_maps.head_matching import (
     HeadMatching,
     LayerMixing,
     Matching,
+    check_heads,
+    chosen_heads,
     head_costs,
     select_heads,
 )
-from attention_transfer.methods.attention_maps.head_selection import check_heads, chosen_heads
 from attention_transfer.methods.attention_maps.resampling import (
     check_same_tokens,
     check_same_windows,
@@ -31,8 +32,8 @@ from attention_transfer.methods.attention_maps.resampling import (
 )
 from attention_transfer.methods.layers.layer_selection import Layers
 from attention_transfer.methods.layers.maps import at_least_float32
-from attention_transfer.methods.layers.temperature import check_temperature
 from attention_transfer.methods.method import Method, Observed, Reads, Request, Term
+from attention_transfer.methods.soft_targets import check_temperature
 from attention_transfer.models.introspection.attention_layers import attention_layers
 from attention_transfer.models.introspection.description import Description
 

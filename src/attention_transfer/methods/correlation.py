@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from attention_transfer.batch import Batch
 from attention_transfer.errors import InputError
-from attention_transfer.methods.layers.embedding import embedding, embedding_tap
 from attention_transfer.methods.layers.maps import unit
+from attention_transfer.methods.layers.stage_selection import embedding, embedding_tap
 from attention_transfer.methods.method import Method, Needs, Observed, Reads, Request, Term
 from attention_transfer.methods.relational import require_several
 from attention_transfer.models.introspection.description import Description

@@ -12,8 +12,8 @@ from torch.nn import functional
 from attention_transfer.batch import UNLABELLED, Batch
 from attention_transfer.errors import InputError
 from attention_transfer.methods.layers.maps import at_least_float32
-from attention_transfer.methods.layers.temperature import check_temperature
 from attention_transfer.methods.method import Method, Needs, Observed, Reads, Request, Term, require_same_classes
+from attention_transfer.methods.soft_targets import check_temperature
 from attention_transfer.models.introspection.description import Description
 from attention_transfer.schedule import Schedule
 

@@ -13,9 +13,8 @@ from attention_transfer.batch import Batch
 from attention_transfer.capture import Tap
 from attention_transfer.errors import InputError
 from attention_transfer.methods.layers.maps import at_least_float32
-from attention_transfer.methods.layers.temperature import check_temperature
 from attention_transfer.methods.method import Method, Observed, Reads, Request, Term, require_same_classes
-from attention_transfer.methods.soft_targets import soft_target_divergence
+from attention_transfer.methods.soft_targets import check_temperature, soft_target_divergence
 from attention_transfer.models.introspection.description import Description
 
 _HOW = (

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from attention_transfer.batch import Batch
 from attention_transfer.capture import Attention, Provider, Replacement, Tap
 from attention_transfer.capture.input_gradients import InputGradient
-from attention_transfer.capture.provider import Provided
+from attention_transfer.capture.reading import Provided
 from attention_transfer.errors import InputError
 from attention_transfer.models.introspection.description import Description
 from attention_transfer.phases import Phase

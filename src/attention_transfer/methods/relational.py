@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from attention_transfer.batch import Batch
 from attention_transfer.errors import InputError
-from attention_transfer.methods.layers.embedding import embedding, embedding_tap
 from attention_transfer.methods.layers.maps import unit
+from attention_transfer.methods.layers.stage_selection import embedding, embedding_tap
 from attention_transfer.methods.method import Method, Needs, Observed, Reads, Request, Term
 from attention_transfer.models.introspection.description import Description
 from attention_transfer.parallel import gathered

@@ -11,9 +11,14 @@ from torch.nn import functional
 
 from attention_transfer.batch import Batch
 from attention_transfer.errors import InputError
-from attention_transfer.methods.layers.embedding import embedding, embedding_tap
 from attention_transfer.methods.layers.maps import at_least_float32
-from attention_transfer.methods.layers.stage_selection import Activation, check_stages, paired_layers
+from attention_transfer.methods.layers.stage_selection import (
+    Activation,
+    check_stages,
+    embedding,
+    embedding_tap,
+    paired_layers,
+)
 from attention_transfer.methods.method import Method, Observed, Reads, Request, Term
 from attention_transfer.models.introspection.description import Description
 from attention_transfer.schedule import Schedule

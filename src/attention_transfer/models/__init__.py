@@ -3,12 +3,11 @@
 from attention_transfer.models.build import TransformersClassifier, bare, build
 from attention_transfer.models.introspection.attention_layers import attention_layers, with_attention
 from attention_transfer.models.introspection.channels import check_channels
-from attention_transfer.models.introspection.describe import describe
+from attention_transfer.models.introspection.describe import describe, with_places
 from attention_transfer.models.introspection.description import Description, Input, Stage
-from attention_transfer.models.introspection.observed_layouts import with_places
 from attention_transfer.models.opening import OpenedModel, check_spec, open_model
 from attention_transfer.models.pair import check_pair
-from attention_transfer.models.renormalise import Renormalise
+from attention_transfer.models.preprocessing import Renormalise
 from attention_transfer.models.saving import save_model
 from attention_transfer.models.weight_files import WeightsError
 from attention_transfer.models.weights import load_weights, read_weights

@@ -4,8 +4,7 @@ import difflib
 from collections.abc import Iterable
 
 from attention_transfer.errors import InputError, needing
-from attention_transfer.models.naming import parse_name, quoted
-from attention_transfer.models.recorded_names import is_source
+from attention_transfer.models.naming import is_source, parse_name, quoted
 from attention_transfer.models.timm_source import WEIGHTS_ELSEWHERE
 from attention_transfer.models.zoo.registry import MODELS
 

@@ -17,17 +17,15 @@ from attention_transfer.models.build import (
     from_transformers_config,
 )
 from attention_transfer.models.choosing import choose, holds_names
-from attention_transfer.models.class_names import names_in
+from attention_transfer.models.class_names import names_in, published_classes
 from attention_transfer.models.distillation_token import with_token, written_plainly
 from attention_transfer.models.heads import class_tensors, count_classes, forget_head, shapes
 from attention_transfer.models.introspection.describe import describe
 from attention_transfer.models.introspection.description import Description, Input
 from attention_transfer.models.known_names import check_name, is_name
-from attention_transfer.models.naming import check_length, parse_name, split_key, split_weights
-from attention_transfer.models.published_classes import published_classes
-from attention_transfer.models.recorded_names import PRETRAINED
+from attention_transfer.models.naming import PRETRAINED, check_length, parse_name, split_key, split_weights
+from attention_transfer.models.saving import check_student_file, read_student_file
 from attention_transfer.models.state_dicts import Wanted
-from attention_transfer.models.student_file import check_student_file, read_student_file
 from attention_transfer.models.weight_files import WeightsError, read_content
 from attention_transfer.models.weights import fit_weights, read_weights
 from attention_transfer.models.zoo.registry import MODELS

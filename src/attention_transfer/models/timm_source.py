@@ -14,8 +14,7 @@ from torch import Tensor
 from attention_transfer.errors import InputError, first_line
 from attention_transfer.files.untrusted import read_object
 from attention_transfer.models.choosing import only_state_dict
-from attention_transfer.models.naming import Name
-from attention_transfer.models.recorded_names import READ_FROM, is_source
+from attention_transfer.models.naming import READ_FROM, Name, is_source
 from attention_transfer.models.transformers_config import check_timm
 from attention_transfer.models.weight_files import WeightsError, read_content
 

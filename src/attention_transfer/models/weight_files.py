@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from attention_transfer.errors import InputError, first_line
-from attention_transfer.files.archives import unpacks_to
 from attention_transfer.files.bare_student import STUDENT_WEIGHTS
+from attention_transfer.files.untrusted import unpacks_to
 
 _SAVE = "where it was trained, write torch.save(model.state_dict(), FILE)"
 # First bytes of what is often taken for a file of weights, with what it is and what to do.

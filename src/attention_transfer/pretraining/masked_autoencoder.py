@@ -14,8 +14,7 @@ from attention_transfer.capture.overridden_module import Changed
 from attention_transfer.distiller import Output
 from attention_transfer.errors import InputError
 from attention_transfer.methods import Phase, Term
-from attention_transfer.pretraining.decoder import Decoder
-from attention_transfer.pretraining.patches import normalised, num_seen, patches_of, random_order, take
+from attention_transfer.pretraining.decoder import Decoder, normalised, num_seen, patches_of, random_order, take
 from attention_transfer.pretraining.settings import MaskedAutoencoding
 
 RECONSTRUCTION = "reconstruction"

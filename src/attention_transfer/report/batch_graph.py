@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
 from attention_transfer.errors import InputError
-from attention_transfer.report.pictures import save
-from attention_transfer.report.plots import INK
+from attention_transfer.report.plots import INK, save
 
 _CELL = 2.2  # inches, of this and all that follow
 _EDGE = 0.08

@@ -10,8 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from attention_transfer.errors import InputError
-from attention_transfer.report.pictures import save
-from attention_transfer.report.plots import INK, enlarged, heated, stretched
+from attention_transfer.report.plots import INK, enlarged, heated, save, stretched
 
 _CELL = 1.3  # inches, of this and all that follow
 _TITLE = 0.17

@@ -9,8 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from attention_transfer.errors import InputError
 from attention_transfer.report.groups import MeasuredRun, grouped
-from attention_transfer.report.pictures import save
-from attention_transfer.report.plots import INK
+from attention_transfer.report.plots import INK, save
 from attention_transfer.report.table import markdown_table
 from attention_transfer.runs import RecordedRun
 

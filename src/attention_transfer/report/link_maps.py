@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from attention_transfer.errors import InputError
-from attention_transfer.report.pictures import save
-from attention_transfer.report.plots import INK
+from attention_transfer.report.plots import INK, save
 from attention_transfer.report.table import markdown_table
 
 _CELL = 0.24  # inches

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from attention_transfer.errors import InputError
-from attention_transfer.report.pictures import save
+from attention_transfer.report.plots import save
 
 _PANEL_INCHES = (2.9, 2.5)
 _LEGEND_INCHES = 0.19  # per name

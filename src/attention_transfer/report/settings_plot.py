@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from attention_transfer.errors import InputError
 from attention_transfer.report.compare import Spread, spread
 from attention_transfer.report.groups import MeasuredRun, grouped, method_name
-from attention_transfer.report.pictures import save
+from attention_transfer.report.plots import save
 from attention_transfer.runs import RecordedRun
 
 

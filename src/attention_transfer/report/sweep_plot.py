@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from attention_transfer.report.pictures import save
+from attention_transfer.report.plots import save
 from attention_transfer.report.sweep import DASH, Row, SweepTable
 
 # Numbers further apart than this are drawn on a logarithmic axis.

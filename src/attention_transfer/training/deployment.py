@@ -16,11 +16,11 @@ from attention_transfer.files.json_fields import Fields, is_list, is_object
 from attention_transfer.files.writing import to_write
 from attention_transfer.methods import Method
 from attention_transfer.models import Description, Input, OpenedModel, Stage, open_model, save_model
-from attention_transfer.models.student_file import read_student_file
+from attention_transfer.models.saving import read_student_file
 from attention_transfer.models.weight_files import read_tensors
 from attention_transfer.models.weights import fit_weights
 from attention_transfer.runs import PARTS_WEIGHTS, STUDENT_CONFIG, STUDENT_WEIGHTS, make_folder, whole_file
-from attention_transfer.runs.inside import own_part
+from attention_transfer.runs.shapes import own_part
 
 USED_WITH = "used_with"
 _TEACHER = "teacher"

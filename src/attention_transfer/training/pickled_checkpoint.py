@@ -7,8 +7,7 @@ from typing import Any, cast
 import torch
 
 from attention_transfer.errors import InputError
-from attention_transfer.files.archives import unpacks_to
-from attention_transfer.files.untrusted import refuse_irregular
+from attention_transfer.files.untrusted import refuse_irregular, unpacks_to
 from attention_transfer.training.checkpoint_checks import START_ANEW, CheckpointError
 
 PICKLED = "last.pt"

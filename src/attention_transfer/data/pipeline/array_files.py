@@ -9,7 +9,7 @@ from jaxtyping import Float32, Int64, UInt8
 from attention_transfer.data.dataset import Split
 from attention_transfer.data.names import is_text, listed, shown
 from attention_transfer.errors import InputError
-from attention_transfer.files.archives import unpacks_to
+from attention_transfer.files.untrusted import unpacks_to
 
 _SMALLEST = 8
 _UNPACKED_TIMES, _UNPACKED_BYTES = 100, 2**31

@@ -11,12 +11,10 @@ import numpy as np
 from PIL import Image, ImageColor, UnidentifiedImageError
 
 from attention_transfer.data.names import shown
-from attention_transfer.data.pipeline.contents import content
 from attention_transfer.data.pipeline.depth import Deep, deep, is_deep
-from attention_transfer.data.pipeline.formats import formats
+from attention_transfer.data.pipeline.formats import IncompleteImageError, UnsuitableImageError, content, formats
 from attention_transfer.data.pipeline.jpeg2000 import refuse_misread_depth
 from attention_transfer.data.pipeline.png import colour_key, has_late_orientation
-from attention_transfer.data.pipeline.refusals import IncompleteImageError, UnsuitableImageError
 from attention_transfer.data.pipeline.tiff import HEIGHT, WIDTH, refuse_misread, refuse_unread, tags
 from attention_transfer.errors import InputError
 

@@ -9,8 +9,7 @@ import numpy as np
 from PIL import Image
 
 from attention_transfer.data.names import shown
-from attention_transfer.data.pipeline.formats import formats
-from attention_transfer.data.pipeline.refusals import UnsuitableImageError
+from attention_transfer.data.pipeline.formats import UnsuitableImageError, formats
 from attention_transfer.data.pipeline.tiff import BITS, PHOTOMETRIC, WHITE_IS_ZERO, tags
 
 _SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N")

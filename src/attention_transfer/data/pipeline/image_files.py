@@ -14,7 +14,7 @@ from PIL import Image
 from attention_transfer.data.dataset import IMAGENET_MEAN, IMAGENET_STD, DataSet, Split
 from attention_transfer.data.names import listed, shown
 from attention_transfer.data.pipeline.decoding import AS_SHOWN, AS_STORED, Decoding
-from attention_transfer.data.pipeline.refusals import IncompleteImageError
+from attention_transfer.data.pipeline.formats import IncompleteImageError
 from attention_transfer.errors import InputError
 
 MEMORY_BUDGET = 2 << 30  # bytes of decoded images that a split may take; larger ones are decoded anew in every epoch

@@ -7,7 +7,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from attention_transfer.data.names import shown
-from attention_transfer.data.pipeline.refusals import UnsuitableImageError
+from attention_transfer.data.pipeline.formats import UnsuitableImageError
 
 _START = b"\xff\x4f\xff\x51"  # of a codestream, whose first segment says how large its values are
 _BOXES = 64  # that may come before it

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from attention_transfer.data.names import shown
-from attention_transfer.data.pipeline.refusals import UnsuitableImageError
+from attention_transfer.data.pipeline.formats import UnsuitableImageError
 
 WIDTH, HEIGHT, BITS, PHOTOMETRIC, SAMPLES, PLANES, FORMAT = 256, 257, 258, 262, 277, 284, 339  # tags
 WHITE_IS_ZERO = 0

@@ -1,16 +1,17 @@
-"""Trainable links from the attention maps of a transformer to the channels of a convolutional network."""
+"""Trainable links from the attention maps of a transformer to the channels of a CNN, and the memory that they take."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from math import sqrt
+from math import prod, sqrt
 from typing import Any, cast
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from attention_transfer.errors import InputError
+from attention_transfer.memory_budget import memory_of
 from attention_transfer.methods.attention_links.loss import Form, link_distance
-from attention_transfer.methods.attention_links.memory import check_memory
 from attention_transfer.methods.attention_links.selection import LinkChoice, LinkGroup, LinksError
 
 Places = tuple[tuple[str, ...], tuple[str, ...]]
@@ -169,3 +170,42 @@ def _span(numbers: Sequence[int]) -> slice | None:
     """A stretch of numbers as a slice, which is a view; None where there are gaps."""
     first, last = numbers[0], numbers[-1]
     return slice(first, last + 1) if last - first + 1 == len(numbers) else None
+
+
+# Of each channel over the student's patches: in float32, as they are resized and as they are put together for it.
+_COPIES = 2
+_FLOAT32 = 4
+_GIGABYTE = 1e9
+
+
+def bytes_of_links(stages: Sequence[Float[Tensor, "b c i j"]], grid: tuple[int, int]) -> int:
+    """Bytes that a step holds at once for each image on account of its links.
+
+    Args:
+        stages: that are read of the teacher.
+        grid: rows and columns to which they are resized.
+    """
+    kept = sum(prod(stage.shape[1:]) * stage.element_size() for stage in stages)
+    return kept + sum(stage.shape[1] for stage in stages) * prod(grid) * _FLOAT32 * _COPIES
+
+
+def check_memory(bytes_per_image: int, images: int, device: torch.device, channels: Sequence[int]) -> None:
+    """Refuse links that no memory holds, before a step fails somewhere.
+
+    Args:
+        bytes_per_image: from `bytes_of_links`.
+        images: in a batch.
+        device: where everything lives.
+        channels: of each stage that is read, for the message.
+
+    Raises:
+        ValueError: a batch needs more than the device has in all.
+    """
+    there, needed = memory_of(device), bytes_per_image * images
+    if there is not None and needed > there:
+        listed = ", ".join(map(str, channels))
+        raise InputError(
+            f"attention links over stages of {listed} channels hold {needed / _GIGABYTE:.1f} GB for a batch of "
+            f"{images}, and {device} has {there / _GIGABYTE:.1f} GB in all: select some stages, such as the "
+            "last one (stages=(-1,)), a coarser grid, or a smaller batch"
+        )

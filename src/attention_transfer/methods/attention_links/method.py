@@ -11,10 +11,8 @@ from torch import Tensor, nn
 from attention_transfer.batch import Batch
 from attention_transfer.capture import Attention, Tap
 from attention_transfer.errors import InputError
-from attention_transfer.methods.attention_links.bicubic import resized
-from attention_transfer.methods.attention_links.link_weights import Links, Places
-from attention_transfer.methods.attention_links.loss import Form
-from attention_transfer.methods.attention_links.memory import bytes_of_links
+from attention_transfer.methods.attention_links.link_weights import Links, Places, bytes_of_links
+from attention_transfer.methods.attention_links.loss import Form, resized
 from attention_transfer.methods.attention_links.selection import chosen_links
 from attention_transfer.methods.attention_maps.patch_attention import Softmax, finest, on_one_grid, patch_attention
 from attention_transfer.methods.layers.stage_selection import stage_taps

@@ -12,7 +12,7 @@ from attention_transfer.capture import Attention
 from attention_transfer.errors import InputError
 from attention_transfer.methods.attention_maps.chunks import Softmax, chunked_cross_entropy, log_normaliser, only_once
 from attention_transfer.methods.layers.maps import at_least_float32
-from attention_transfer.methods.layers.temperature import check_temperature
+from attention_transfer.methods.soft_targets import check_temperature
 
 Form = Literal["auto", "explicit", "chunked", "fused"]
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from attention_transfer.batch import Batch
 from attention_transfer.errors import InputError
 from attention_transfer.methods.contrastive.memory_bank import Bank, Others, Queue, Role, check_classes
-from attention_transfer.methods.layers.embedding import embedding, embedding_tap
 from attention_transfer.methods.layers.maps import unit
-from attention_transfer.methods.layers.temperature import check_temperature
+from attention_transfer.methods.layers.stage_selection import embedding, embedding_tap
 from attention_transfer.methods.method import Method, Needs, Observed, Reads, Request, Term
+from attention_transfer.methods.soft_targets import check_temperature
 from attention_transfer.models.introspection.description import Description
 from attention_transfer.parallel import gathered
 
