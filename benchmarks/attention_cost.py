@@ -21,7 +21,7 @@ import tyro
 from torch import nn
 
 from attention_transfer.analysis.peak_memory import peak_bytes
-from attention_transfer.analysis.timing import Clock, seconds_in_turns
+from attention_transfer.analysis.step_cost import Clock, seconds_in_turns
 from attention_transfer.capture import Attention
 from attention_transfer.distiller import Distiller
 from attention_transfer.distiller.notes import unwarned

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attention_transfer.analysis.timing import seconds_in_turns
+from attention_transfer.analysis.step_cost import seconds_in_turns
 from attention_transfer.capture.eager_attention import WrittenOutAttention
 
 # Images, heads, tokens and width of a head.

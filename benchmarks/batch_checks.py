@@ -10,7 +10,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from attention_transfer.analysis.timing import Clock, seconds_in_turns
+from attention_transfer.analysis.step_cost import Clock, seconds_in_turns
 from attention_transfer.distiller import Distiller
 from attention_transfer.distiller.batch_checks import BatchChecks
 from attention_transfer.distiller.notes import unwarned

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attention_transfer.analysis.timing import Clock, seconds_in_turns
+from attention_transfer.analysis.step_cost import Clock, seconds_in_turns
 from attention_transfer.distiller import Distiller
 from attention_transfer.training.device import Place
 

@@ -13,7 +13,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from attention_transfer.analysis.timing import Clock, seconds_in_turns
+from attention_transfer.analysis.step_cost import Clock, seconds_in_turns
 from attention_transfer.capture import Folding
 from attention_transfer.models import build
 from beside_networks import Precision

@@ -14,7 +14,7 @@ from functools import partial
 import torch
 import tyro
 
-from attention_transfer.analysis.timing import Clock
+from attention_transfer.analysis.step_cost import Clock
 from attention_transfer.capture import Capture, Folding
 from attention_transfer.distiller import Distiller
 from attention_transfer.distiller.notes import unwarned

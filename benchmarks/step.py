@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 import tyro
 
-from attention_transfer.analysis.timing import Clock
+from attention_transfer.analysis.step_cost import Clock
 from attention_transfer.distiller import Distiller
 from attention_transfer.distiller.notes import unwarned
 from attention_transfer.methods import METHODS

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional
 
 from attention_transfer.analysis.box_scores import (
+    NUM_THRESHOLDS,
     area_share,
     at_image_size,
     box_overlaps,
@@ -13,7 +14,6 @@ from attention_transfer.analysis.box_scores import (
     max_box_accuracy,
     pointing_game,
 )
-from attention_transfer.analysis.connected_components import NUM_THRESHOLDS
 from tests.analysis.test_regions import flooded
 from tests.closeness import assert_near
 

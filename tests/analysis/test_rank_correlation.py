@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from attention_transfer.analysis.rank_correlation import rank_correlation
+from attention_transfer.analysis.localisation import rank_correlation
 
 
 def draws(count: int, seed: int, ties: bool) -> tuple[list[float], list[float]]:

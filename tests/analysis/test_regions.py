@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from attention_transfer.analysis.connected_components import level_regions
+from attention_transfer.analysis.box_scores import level_regions
 
 Region = tuple[int, int, int, int, int, int]  # mask, size, left, top, right, bottom
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from attention_transfer import Description, Distiller, Overhaul, Stage, Tap, build
 from attention_transfer.methods import Observed
 from attention_transfer.methods.overhaul import Connector, margin_of_norm, partial_distance
-from attention_transfer.models.introspection.batch_norms import BatchNorms, Norm
+from attention_transfer.models.introspection.pre_activations import BatchNorms, Norm
 
 EXAMPLE = torch.empty(2, 3, 16, 16)
 

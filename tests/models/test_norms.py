@@ -6,7 +6,7 @@ import torchvision
 from torch import nn
 
 from attention_transfer import build, describe
-from attention_transfer.models.introspection.batch_norms import batch_norm_before
+from attention_transfer.models.introspection.pre_activations import batch_norm_before
 
 FOUND = {
     "resnet14": ["layer1.1.bn2", "layer2.1.bn2", "layer3.1.bn2"],

@@ -12,7 +12,7 @@ from attention_transfer.methods import AttentionTransfer, ClassAttention
 from attention_transfer.models import MODELS, build, describe
 from attention_transfer.models.meta_networks import outline
 from attention_transfer.recipes import RECIPES, attention_transfer, class_attention, class_attention_distillation
-from attention_transfer.recipes.imagenet import IMAGENET
+from attention_transfer.recipes.photographs import IMAGENET
 from attention_transfer.training.prepare import load_data
 
 # β, r, normalisation and learning rate of the configurations that the authors of CAT-KD publish.

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from attention_transfer.report.localisation import localisation_figure, localisation_markdown
-from attention_transfer.report.scatter import Panel, scatter_figure
+from attention_transfer.report.settings_plot import Panel, scatter_figure
 
 SCORES = {
     "energy": 40.0,

@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from attention_transfer.analysis.peak_memory import peak_bytes
-from attention_transfer.analysis.timing import seconds_in_turns
+from attention_transfer.analysis.step_cost import seconds_in_turns
 from attention_transfer.capture import as_logits
 from attention_transfer.errors import InputError, first_line
 from attention_transfer.models import OpenedModel, save_model

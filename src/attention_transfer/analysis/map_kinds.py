@@ -7,14 +7,16 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from attention_transfer.analysis.subject import Subject
 from attention_transfer.capture import Capture, Reading, Tap, noise, spatial, undisturbed
 from attention_transfer.capture.input_gradients import input_gradient
+from attention_transfer.data import DataSet, Split, loader
 from attention_transfer.errors import InputError
 from attention_transfer.methods.attention_maps.patch_attention import finest, on_one_grid, patch_attention
 from attention_transfer.methods.layers.maps import attention_map, class_maps
+from attention_transfer.models import describe
 from attention_transfer.models.introspection.attention_layers import attention_layers, with_attention
 from attention_transfer.models.introspection.class_maps import class_map_tap, prove_class_maps
 from attention_transfer.models.introspection.description import Description
@@ -156,3 +158,33 @@ def _tap(kind: MapKind, description: Description, request: MapRequest, role: str
     if not -len(stages) <= stage < len(stages):
         raise InputError(f"{role} has {len(stages)} stages: give a stage from 0 to {len(stages) - 1}, not {stage}")
     return stages[stage].output
+
+
+@torch.no_grad()
+def stage_maps(model: nn.Module, dataset: DataSet, split: Split, stage: int = -1) -> Float[np.ndarray, "n h w"]:
+    """Activation attention (F_sum², unit norm) of one stage of a network on a few images.
+
+    Args:
+        model: any network whose stages are found.
+        dataset: that the split belongs to, for its normalisation.
+        split: images.
+        stage: which stage, negative from the end.
+
+    Raises:
+        ValueError: if the network has no such stage.
+    """
+    stages = describe(model).stages
+    if not -len(stages) <= stage < len(stages):
+        raise InputError(f"the network has {len(stages)} stages; there is no stage {stage}")
+    tap = stages[stage].output
+    capture = Capture(model.eval(), [tap], "network")
+    try:
+        device = next(model.parameters()).device
+        found: list[np.ndarray] = []
+        for batch in loader(split, dataset, batch_size=len(split), train=False, device=device).epoch(0):
+            value = capture.run(batch.image, until_last_tap=True).spatial(tap)
+            maps = attention_map(value).unflatten(1, value.shape[2:])
+            found.append(maps.float().cpu().numpy())
+        return np.concatenate(found)
+    finally:
+        capture.close()

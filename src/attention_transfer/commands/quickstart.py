@@ -72,7 +72,7 @@ def draw(picture: Path, teacher: Path, taught: Path, alone: Path) -> None:
     """
     import numpy as np
 
-    from attention_transfer.analysis.attention_maps import stage_maps
+    from attention_transfer.analysis.map_kinds import stage_maps
     from attention_transfer.experiment import read_experiment
     from attention_transfer.models import open_model
     from attention_transfer.report.plots import attention_figure

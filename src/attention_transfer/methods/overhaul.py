@@ -13,8 +13,8 @@ from attention_transfer.errors import InputError
 from attention_transfer.methods.layers.maps import at_least_float32, same_size
 from attention_transfer.methods.layers.stage_selection import check_stages, paired_layers
 from attention_transfer.methods.method import Method, Observed, Reads, Request, Term
-from attention_transfer.models.introspection.batch_norms import BatchNorms, Norm
 from attention_transfer.models.introspection.description import Description
+from attention_transfer.models.introspection.pre_activations import BatchNorms, Norm
 from attention_transfer.parallel import gathered
 
 # Where fewer values than this share are negative, their mean says nothing.

@@ -6,7 +6,7 @@ from dataclasses import replace
 from attention_transfer.experiment import Data, Experiment, Optimisation, Training
 from attention_transfer.methods import AttentionTransfer, GradientAttention, Method, Schedule, SoftTargets
 from attention_transfer.recipes.described import Described
-from attention_transfer.recipes.imagenet import RESNET34, imagenet
+from attention_transfer.recipes.photographs import RESNET34, imagenet
 
 # The authors' code: SGD with momentum 0.9, weight decay 5e-4 on everything, batch 128, 200 epochs, learning rate 0.1
 # times 0.2 at 60, 120 and 160, crops of images with reflected borders, mirrored at random.

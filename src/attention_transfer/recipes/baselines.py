@@ -25,7 +25,7 @@ from attention_transfer.methods import (
 from attention_transfer.recipes.cifar import AT, KD, KD_TASK_WEIGHT, cifar100
 from attention_transfer.recipes.class_attention_distillation import IMAGENET_PAIRS, TABLE5, TABLE6
 from attention_transfer.recipes.described import Described
-from attention_transfer.recipes.imagenet import imagenet
+from attention_transfer.recipes.photographs import imagenet
 
 PAIRS = tuple((pair.teacher, pair.student) for pair in (*TABLE5, *TABLE6))
 ALONE, CLASS_ATTENTION = "ce", "cat"

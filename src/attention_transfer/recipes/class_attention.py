@@ -7,7 +7,7 @@ from attention_transfer.experiment import Data, Experiment, Training
 from attention_transfer.methods import ClassAttention
 from attention_transfer.recipes.cifar import CIFAR100, EPOCHS, cifar100
 from attention_transfer.recipes.described import Described
-from attention_transfer.recipes.imagenet import RESNET50, imagenet
+from attention_transfer.recipes.photographs import RESNET50, imagenet
 
 # Appendix A.5: batch 128 for everything in section 4.2; the authors' configurations have 64.
 TRAINING = Training(epochs=EPOCHS, batch_size=128)

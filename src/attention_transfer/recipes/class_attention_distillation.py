@@ -8,7 +8,7 @@ from attention_transfer.experiment import Experiment, Training
 from attention_transfer.methods import ClassAttention
 from attention_transfer.recipes.cifar import BATCH, CIFAR100, cifar100
 from attention_transfer.recipes.described import Described
-from attention_transfer.recipes.imagenet import RESNET34, RESNET50, imagenet
+from attention_transfer.recipes.photographs import RESNET34, RESNET50, imagenet
 
 
 @dataclass(frozen=True)

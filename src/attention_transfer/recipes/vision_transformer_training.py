@@ -12,7 +12,7 @@ from typing import Any
 from attention_transfer.experiment import Data, Experiment, Optimisation, Training
 from attention_transfer.methods import Method
 from attention_transfer.models.naming import split_weights, written
-from attention_transfer.recipes.imagenet import IMAGENET
+from attention_transfer.recipes.photographs import IMAGENET
 
 IMAGES = replace(
     IMAGENET, auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.25, mixup=0.8, cutmix=1.0, label_smoothing=0.1

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attention_transfer.report.scatter import Panel, scatter_figure
+from attention_transfer.report.settings_plot import Panel, scatter_figure
 from attention_transfer.report.table import markdown_table
 
 _CENTRE = "centre (no network)"

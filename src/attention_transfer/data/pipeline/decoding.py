@@ -13,9 +13,16 @@ from PIL import Image, ImageColor, UnidentifiedImageError
 from attention_transfer.data.names import shown
 from attention_transfer.data.pipeline.depth import Deep, deep, is_deep
 from attention_transfer.data.pipeline.formats import IncompleteImageError, UnsuitableImageError, content, formats
-from attention_transfer.data.pipeline.jpeg2000 import refuse_misread_depth
-from attention_transfer.data.pipeline.png import colour_key, has_late_orientation
-from attention_transfer.data.pipeline.tiff import HEIGHT, WIDTH, refuse_misread, refuse_unread, tags
+from attention_transfer.data.pipeline.pillow_gaps import (
+    HEIGHT,
+    WIDTH,
+    colour_key,
+    has_late_orientation,
+    refuse_misread,
+    refuse_misread_depth,
+    refuse_unread,
+    tags,
+)
 from attention_transfer.errors import InputError
 
 # How Pillow reports broken files: AVIF by RuntimeError, and by a warning where these have been made errors.

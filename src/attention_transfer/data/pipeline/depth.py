@@ -10,7 +10,7 @@ from PIL import Image
 
 from attention_transfer.data.names import shown
 from attention_transfer.data.pipeline.formats import UnsuitableImageError, formats
-from attention_transfer.data.pipeline.tiff import BITS, PHOTOMETRIC, WHITE_IS_ZERO, tags
+from attention_transfer.data.pipeline.pillow_gaps import BITS, PHOTOMETRIC, WHITE_IS_ZERO, tags
 
 _SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N")
 # Where Pillow keeps the upper byte of two, the other order of bytes gives it the lower one.
