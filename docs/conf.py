@@ -18,6 +18,7 @@ from sphinx.util.docutils import SphinxDirective
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 import attention_transfer
+from attention_transfer.capture import Provider
 
 project = "attention-transfer"
 author = copyright = "the attention-transfer contributors"
@@ -96,6 +97,17 @@ class NamesOf(SphinxDirective):
         return self.parse_text_to_nodes(StringList(lines, self.get_source_info()[0]))
 
 
+class Providers(SphinxDirective):
+    """Everything that a method can ask a network to provide, wherever it is defined."""
+
+    def run(self) -> list[nodes.Node]:
+        _ = attention_transfer.METHODS  # their files import what they ask for
+        kinds = sorted(Provider.__subclasses__(), key=lambda kind: kind.__name__)
+        names = [f"{kind.__module__}.{kind.__qualname__}" for kind in kinds]
+        lines = ["```{eval-rst}", *(line for name in names for line in (f".. autoclass:: {name}", "")), "```"]
+        return self.parse_text_to_nodes(StringList(lines, self.get_source_info()[0]))
+
+
 def _directive(name: str, value: object, members: list[str]) -> list[str]:
     if not inspect.isclass(value):
         return [f".. autofunction:: {name}"]
@@ -139,6 +151,7 @@ def _sentences(app: Sphinx, what: str, name: str, value: object, options: object
 
 def setup(app: Sphinx) -> None:
     app.add_directive("names-of", NamesOf)
+    app.add_directive("providers", Providers)
     app.connect("source-read", _with_contents)
     app.connect("autodoc-process-signature", _settings)
     app.connect("autodoc-process-docstring", _sentences, priority=900)  # after napoleon
