@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from attention_transfer.models import Stage as Stage
     from attention_transfer.models import build as build
     from attention_transfer.models import describe as describe
+    from attention_transfer.training.fit import Fitted as Fitted
+    from attention_transfer.training.fit import fit as fit
 
 # Loaded when first asked for: the command line imports this package too, and answers --help without loading torch.
 _ROOMS = {
@@ -30,6 +32,7 @@ _ROOMS = {
     "distiller": ("Distiller", "Output"),
     "errors": ("DistillationWarning", "InputError"),
     "experiment": ("Data", "Experiment", "Optimisation", "Training"),
+    "training.fit": ("Fitted", "fit"),
     "models": ("MODELS", "Description", "Input", "Stage", "build", "describe"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

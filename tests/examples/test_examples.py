@@ -49,6 +49,14 @@ def test_own_network_and_data_are_taken_as_they_are():
     assert list(found) == ["teacher", "student"]
 
 
+def test_fit_with_data_loader_is_stopped_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    found = example("fit_with_data_loader").main(tmp_path / "run", epochs=2, count=48)
+    assert list(found) == ["teacher", "student"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "stopped; and once more" in said
+    assert "at epoch 2" in said
+
+
 def test_own_method_brings_the_centres_together():
     distances = example("own_method").main(steps=15)
     assert distances[-1] < 0.2 * distances[0]

@@ -173,6 +173,11 @@ class Distiller(TakesAlong):
         with self._explaining({"images": images, "labels": labels, "index": index}):
             return self._step(images, labels, index)
 
+    def check_batch(self, images: Tensor, labels: Tensor | None = None, index: Tensor | None = None) -> None:
+        """Refuse a batch that a step could not learn from, by the `InputError` of the step."""
+        assert self._checks is not None
+        self._checks(images, labels, index)
+
     def predict(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
         """Logits of the student as it is used after training: by itself, or where a method replaces something in it,
         with what the teacher gives for these images.

@@ -70,6 +70,10 @@ def joined(device: str = "auto") -> Generator[Process]:
         yield Process()
         return
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if distributed.is_available() and distributed.is_initialized():
+        # By whoever calls, who will also leave them.
+        yield Process(distributed.get_rank(), distributed.get_world_size(), local_rank)
+        return
     accelerated = torch.cuda.is_available() and not device.startswith("cpu")
     if accelerated:
         torch.cuda.set_device(local_rank)

@@ -81,6 +81,7 @@ class Plan:
         evaluate_every_epochs: how often the student is measured; the last epoch always is.
         snapshot_epochs: after so many finished epochs the student is kept apart.
         same_rates: whether a checkpoint must hold the rates that `enter` sets again, which nothing else records.
+        labels_are_learned: whether labels are class indices or probabilities, by which training is measured.
     """
 
     distiller: "Trainee"
@@ -101,3 +102,4 @@ class Plan:
     evaluate_every_epochs: int = 1
     snapshot_epochs: tuple[int, ...] = ()
     same_rates: bool = False
+    labels_are_learned: bool = True
