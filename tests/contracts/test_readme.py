@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 import torch
 from tests.pairs import EXAMPLE, TRAIN_LABELS, pair
 
@@ -17,10 +16,11 @@ TWO_STAGES = (FitNet(hint_epochs=1), MultiHeadGraph(graph_epochs=1))
 SETTINGS = [*(METHODS[key]() for key in METHODS if key != "mhgd"), *TWO_STAGES]
 
 
-def printed() -> str:
-    """The only block of Python in the README."""
-    (block,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    return block
+def printed(place: int) -> str:
+    """A block of Python in the README: the loop, or the call of `fit`."""
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 2
+    return blocks[place]
 
 
 class Loader:
@@ -53,12 +53,11 @@ def test_the_loop_of_the_readme_trains_by_every_method(method: Method, monkeypat
         built.append(made)
         return made
 
-    monkeypatch.setattr(timm, "create_model", lambda name, num_classes: student)
     monkeypatch.setattr(attention_transfer, "Distiller", distiller)
     before = [value.detach().clone() for value in student.parameters()]
     taught = {name: value.clone() for name, value in teacher.state_dict().items()}
-    names: dict[str, Any] = {"teacher": teacher, "loader": Loader(indexed=method.key == "crd")}
-    exec(compile(printed(), str(README), "exec"), names)
+    names: dict[str, Any] = {"student": student, "teacher": teacher, "loader": Loader(indexed=method.key == "crd")}
+    exec(compile(printed(0), str(README), "exec"), names)
 
     (made,) = built
     assert names["student"] is student
@@ -67,3 +66,28 @@ def test_the_loop_of_the_readme_trains_by_every_method(method: Method, monkeypat
     assert any(not torch.equal(value, start) for value, start in zip(student.parameters(), before, strict=True))
     assert all(torch.equal(value, taught[name]) for name, value in teacher.state_dict().items())
     assert not any(module._forward_hooks for network in (student, teacher) for module in network.modules())
+
+
+def test_the_call_of_fit_in_the_readme_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    student, teacher = pair("kd")
+    distiller, real, results = (
+        Distiller(student, teacher, [METHODS["kd"]()], example=EXAMPLE),
+        attention_transfer.fit,
+        [],
+    )
+
+    def fit(*given: Any, **settings: Any) -> None:
+        """What the README says, but for the length."""
+        assert settings["epochs"] == 100
+        results.append(real(*given, **settings | {"epochs": 2}))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(attention_transfer, "fit", fit)
+    optimizer = torch.optim.SGD(distiller.trainable_parameters(), lr=0.1)
+    loader = list(Loader(indexed=False))
+    names = {"distiller": distiller, "loader": loader, "test_loader": loader, "optimizer": optimizer}
+    exec(compile(printed(1), str(README), "exec"), names)
+
+    (result,) = results
+    assert len(result.rows) == 2
+    assert (tmp_path / "runs" / "first" / "student.safetensors").is_file()
