@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from attention_transfer import AttentionTransfer, Distiller, SoftTargets, fit
+from attention_transfer import AttentionTransfer, Distiller, InputError, SoftTargets, fit
 from attention_transfer.batch import Batch
 from attention_transfer.cli import main
+from attention_transfer.experiment import read_experiment
 from attention_transfer.report.compare import compare
 from attention_transfer.runs import RunFolder
 from attention_transfer.training.progress import Reporter
@@ -319,6 +320,8 @@ def test_the_folder_is_one_that_compare_reads(tmp_path: Path, capsys: pytest.Cap
     assert sorted(RunFolder(tmp_path / "0").snapshots) == [0, 2]
     assert main(["compare", str(tmp_path)]) == 0
     assert "0, 1" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"was a call of fit\(\), whose networks were objects"):
+        read_experiment(RunFolder(tmp_path / "0"))
     (group,) = compare([RunFolder(tmp_path / seed) for seed in "01"]).groups
     assert group.seeds == (0, 1)
     assert group.samples_seen == (24,)

@@ -76,6 +76,11 @@ def refused(words: str, loader: Any = None, distiller: Distiller | None = None, 
         ({"schedule_every": "batch"}, "schedule_every must be 'epoch' or 'step'"),
         ({"evaluate": {"train": []}}, "evaluate has a loader under 'train'"),
         ({"evaluate": [(torch.zeros(2, 3, 8, 8),)]}, "one class index each, to be measured on"),
+        ({"evaluate": [(torch.zeros(2, 3, 8, 8), torch.tensor([0, 9]))]}, r"evaluate\['test'\] cannot be measured on"),
+        ({"evaluate": [(torch.zeros(2, 5, 8, 8), torch.tensor([0, 1]))]}, r"evaluate\['test'\] cannot be measured on"),
+        ({"evaluate": [(torch.zeros(2, 3, 8, 8), torch.tensor([0, -100]))]}, "one class index each"),
+        ({"optimizer": torch.optim.LBFGS}, "LBFGS computes the loss several times"),
+        ({"schedule": lambda optimizer: schedulers.ExponentialLR(optimizer, 0.5)}, "schedule failed for 0.0"),
         ({"evaluate": iter([])}, "can be gone through once"),
         ({"evaluate": 5}, r"evaluate\['test'\] must be an iterable of batches"),
     ],
@@ -122,6 +127,15 @@ def test_what_methods_need_of_a_batch_is_asked_for() -> None:
     one_class = Distiller(network(4), teacher, [DecoupledSoftTargets()], example=example)
     soft = [(torch.zeros(6, 3, 8, 8), torch.full((6, 3), 1 / 3))]
     refused("dkd", soft, one_class)
+
+
+def test_a_distiller_that_was_detached_or_halved_is_refused(tmp_path: Path) -> None:
+    detached, halved = make(), make()
+    detached.detach()
+    refused("was detached from its networks", None, detached, folder=tmp_path / "run")
+    halved.student.half()
+    refused("wants weights in float32, and 'student.0.weight' is in float16", None, halved, precision="float16")
+    assert not (tmp_path / "run").exists()
 
 
 def test_only_a_distiller_is_trained() -> None:

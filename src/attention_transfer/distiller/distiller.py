@@ -175,6 +175,7 @@ class Distiller(TakesAlong):
 
     def check_batch(self, images: Tensor, labels: Tensor | None = None, index: Tensor | None = None) -> None:
         """Refuse a batch that a step could not learn from, by the `InputError` of the step."""
+        self._check_attached()
         assert self._checks is not None
         self._checks(images, labels, index)
 

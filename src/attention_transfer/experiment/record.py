@@ -31,6 +31,11 @@ def from_json(content: Mapping[str, Any], source: str = "the experiment") -> Exp
         ValueError: for a field or a method that does not exist (it may come from another version), one that is missing,
             or a value of another type.
     """
+    if "networks" in content:
+        raise InputError(
+            f"{source} was a call of fit(), whose networks were objects that no command can build: load its "
+            "student.safetensors into a network of your own"
+        )
     return cast(Experiment, _from_json(Experiment, content, source))
 
 

@@ -225,6 +225,11 @@ def _check(distiller: object, settings: _Settings, folder: object) -> torch.devi
         raise InputError(f"folder must be a path, or None to write nothing, not {folder!r}")
     if folder is None and (settings.snapshot_epochs or settings.checkpoint_every_steps):
         raise InputError("snapshot_epochs and checkpoint_every_steps write files: give folder=, or leave them out")
+    halved = [name for name, p in distiller.named_parameters() if p.dtype == torch.float16]
+    if halved and settings.precision == "float16":
+        raise InputError(
+            f"precision float16 wants weights in float32, and {halved[0]!r} is in float16: leave out student.half()"
+        )
     device = next(distiller.student.parameters()).device
     refuse_precision(settings.precision, device)
     return device
@@ -267,6 +272,8 @@ def _run(loop: Loop, batches: LoadedBatches, path: Path | None) -> Fitted:
             "folder"
         )
     notes = batches.notes if run is not None and finished is None else ()
+    if isinstance(loop.distiller, Distiller) and loop.distiller.replaces:
+        notes += ("the student computes with what its teacher gives, and is saved without it: keep the teacher too",)
     for note in notes:
         loop.reporter.line(f"note: {note}")
     loop.resume()

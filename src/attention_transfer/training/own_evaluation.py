@@ -1,13 +1,15 @@
 """How good a student is, on what its owner gives: loaders, or a function that measures."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
+from attention_transfer.batch import Batch
 from attention_transfer.distiller import Distiller
-from attention_transfer.errors import InputError
+from attention_transfer.errors import InputError, first_line
 from attention_transfer.training.averaging import WeightAverage
 from attention_transfer.training.device import Place
 from attention_transfer.training.evaluate import evaluate
@@ -90,9 +92,26 @@ class Measuring:
             raise InputError(f"{what} can be gone through once, and is measured on in every epoch: give a DataLoader")
         batches = LoadedBatches(loader, seed=seed, rank=0, device=self._place.device, name=what)
         first = batches.first()
-        if first.label is None or first.label.ndim != 1 or first.label.is_floating_point():
+        label = first.label
+        if label is None or label.ndim != 1 or label.is_floating_point() or int(label.min()) < 0:
             raise InputError(f"{what} must give (images, labels) of one class index each, to be measured on")
+        try:
+            evaluate(self._distiller.deployed, _One(first), self._place)
+        except (RuntimeError, IndexError, ValueError) as error:
+            raise InputError(f"{what} cannot be measured on: {first_line(error)}") from error
         return batches
+
+
+@dataclass(frozen=True)
+class _One:
+    """A single batch, as a loader."""
+
+    batch: Batch
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Only that."""
+        del epoch
+        return iter([self.batch][start:])
 
 
 def _check_name(name: object) -> None:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from attention_transfer.distiller import Distiller
-from attention_transfer.errors import InputError
+from attention_transfer.errors import InputError, first_line
 from attention_transfer.phases import Stretch
 from attention_transfer.training.plan import Position, Rates
 
@@ -68,7 +68,10 @@ class OwnOptimisation:
             _check_factor(schedule)
         if self.every not in ("epoch", "step"):
             raise InputError(f"schedule_every must be 'epoch' or 'step', not {self.every!r}")
-        return self._made(list(self.distiller.trainable_parameters()))
+        made = self._made(list(self.distiller.trainable_parameters()))
+        if isinstance(made, torch.optim.LBFGS):
+            raise InputError("LBFGS computes the loss several times in a step, which the loop does once: take another")
+        return made
 
     def enter(self, stretch: Stretch, steps: int | None) -> tuple[Optimizer, Rates]:
         """The optimiser of a phase, and what sets its rates."""
@@ -176,7 +179,13 @@ def _check_factor(schedule: object) -> None:
             f"are made, not {schedule!r}"
         )
     for fraction in (0.0, 0.5, 1.0):
-        value: object = schedule(fraction)
+        try:
+            value: object = schedule(fraction)
+        except Exception as error:  # whatever somebody's function falls over
+            raise InputError(
+                f"schedule failed for {fraction} ({first_line(error)}): it is given the share 0…1 of the steps that "
+                "are made, and gives a factor of the learning rate"
+            ) from error
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
             raise InputError(
                 f"schedule gave {value!r} for {fraction}: it must give a factor of the learning rate, a number of at "
