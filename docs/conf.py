@@ -63,7 +63,12 @@ CONTENTS = {
         "/examples/README",
     ],
     "Methods": ["/docs/methods/*"],
-    "API reference": ["/docs/reference/distiller", "/docs/reference/methods", "/docs/reference/*"],
+    "API reference": [
+        "/docs/reference/distiller",
+        "/docs/reference/training",
+        "/docs/reference/methods",
+        "/docs/reference/*",
+    ],
     "Results": ["/docs/results/README", "/docs/results/*"],
     "Project": ["/CONTRIBUTING", "/docs/architecture", "/SECURITY", "/CHANGELOG"],
 }
