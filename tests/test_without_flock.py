@@ -1,8 +1,15 @@
-"""On systems without `fcntl` (Windows) the library works, and run folders say what is missing."""
+"""Systems that lack `fcntl` or cannot make names last: the library works, and says what is missing."""
 
+import errno
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from attention_transfer.runs import RunUnwritableError, whole_file
 
 CODE = """
 import sys
@@ -40,3 +47,37 @@ def test_the_library_works_without_fcntl_and_locking_says_what_is_missing(tmp_pa
     assert done.returncode == 0, done.stderr
     assert "locked with flock" in done.stdout
     assert "loop of your own with Distiller" in done.stdout
+
+
+# ---------------- some file systems cannot make the names in a folder last; the files in it are written all the same
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """Let folders, and no files, fail when they are synchronised."""
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(code, os.strerror(code))
+        real(descriptor)
+
+    monkeypatch.setattr("os.fsync", fsync)
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EACCES])
+def test_a_folder_that_knows_no_synchronising_holds_files_all_the_same(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(monkeypatch, code)
+    with whole_file(tmp_path / "file") as temporary:
+        temporary.write_bytes(b"x")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_device_that_fails_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse(monkeypatch, errno.EIO)
+    with (
+        pytest.raises(RunUnwritableError, match=r"cannot be written: Input/output error"),
+        whole_file(tmp_path / "file") as temporary,
+    ):
+        temporary.write_bytes(b"x")

@@ -1,6 +1,8 @@
-"""Counts against formulas, memory against sums by hand, and times that are taken in turns."""
+"""Counts against formulas, memory against sums by hand, and times and scores that are measured."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attention_transfer import build
-from attention_transfer.analysis import cost
+from attention_transfer import Data, Input, build
+from attention_transfer.analysis import cost, step_cost
 from attention_transfer.analysis.cost import (
     Candidate,
     count_flops,
@@ -18,8 +20,14 @@ from attention_transfer.analysis.cost import (
     measure_costs,
     training_memory,
 )
+from attention_transfer.analysis.measure import SplitName, measure
+from attention_transfer.analysis.peak_memory import LiveTensors, peak_bytes
+from attention_transfer.analysis.subject import Subject
+from attention_transfer.data import DataSet
 from attention_transfer.models import OpenedModel, describe
 from attention_transfer.training.device import Place
+from attention_transfer.training.prepare import load_data
+from tests.analysis.conftest import CPU, save_network
 
 FLOAT = 4  # bytes
 PLACE = Place(torch.device("cpu"))
@@ -151,3 +159,153 @@ def test_weights_take_what_their_file_takes() -> None:
 def test_what_cannot_be_measured_is_refused(call: Callable[[], object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         call()
+
+
+# ---------------------------------------------------------------- one model on one split
+
+
+@pytest.mark.parametrize("split", ["test", "validation", "train", "unseen"])
+def test_a_score_is_that_of_the_images_of_the_split(subject: Subject, images: Path, split: SplitName) -> None:
+    data = Data(f"npz:{images}", validation_fraction=0.3, train_classes=2)
+    found, notes = measure(subject.name, data, split, CPU, seed=4)
+    dataset = load_data(data, seed=4)
+    batches = list(replace(subject, dataset=dataset).batches(dataset.splits[split], 64))
+    with torch.no_grad():
+        logits = torch.cat([subject.module(image) for image, _ in batches])
+    labels = torch.cat([label for _, label in batches])
+    assert found.count == len(labels) == len(dataset.splits[split])
+    assert found.top1 == pytest.approx(100 * float((logits.argmax(1) == labels).double().mean()))
+    assert found.loss == pytest.approx(float(functional.cross_entropy(logits, labels)), rel=1e-4)
+    assert notes == ()
+
+
+def test_unseen_are_the_images_of_the_classes_that_are_left_out(subject: Subject, images: Path) -> None:
+    found, _ = measure(subject.name, Data(f"npz:{images}", train_classes=2), "unseen", CPU)
+    assert found.count == 8
+
+
+@pytest.mark.parametrize(
+    ("split", "fields", "words"),
+    [
+        ("validation", {}, "nothing was set aside for validation: give --validation-fraction"),
+        ("unseen", {}, "no classes that training leaves out: give --train-classes, fewer"),
+        ("unseen", {"train_classes": 3}, "no classes that training leaves out"),
+    ],
+)
+def test_a_split_that_is_not_there_is_refused(
+    subject: Subject, images: Path, split: SplitName, fields: dict[str, int], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        measure(subject.name, Data(f"npz:{images}", **fields), split, CPU)
+
+
+def test_models_that_do_not_fit_are_refused(dataset: DataSet, images: Path, tmp_path: Path) -> None:
+    data = Data(f"npz:{images}")
+    with pytest.raises(ValueError, match="names a network without weights"):
+        measure("resnet8", data, "test", CPU)
+    more = save_network(tmp_path / "more", classes=4, input=Input())
+    with pytest.raises(ValueError, match=f"4 classes, {dataset.name} has 3"):
+        measure(more, data, "test", CPU)
+
+
+def test_a_normalisation_is_taken_only_where_the_weights_have_none(
+    subject: Subject, images: Path, tmp_path: Path
+) -> None:
+    data, grey, one = Data(f"npz:{images}"), (0.3, 0.4, 0.5), (0.2, 0.3, 0.4)
+    silent = save_network(tmp_path / "silent")
+    told, notes = measure(silent, data, "test", CPU, mean=grey, std=one)
+    assert told == measure(subject.name, data, "test", CPU)[0]
+    assert notes == ()
+    assumed, notes = measure(silent, data, "test", CPU)
+    assert assumed.loss != told.loss
+    assert f"the normalisation of {silent} is unknown" in notes[0]
+    with pytest.raises(ValueError, match="leave out --mean and --std"):
+        measure(subject.name, data, "test", CPU, mean=grey, std=one)
+    with pytest.raises(ValueError, match="give --mean and --std together"):
+        measure(silent, data, "test", CPU, mean=grey)
+
+
+# ---------------------------------------------------------------- bytes counted against bytes known
+
+DEVICE = torch.device("cpu")
+KILO = 1000  # bytes of 250 numbers
+
+
+def test_tensors_count_for_as_long_as_anything_refers_to_them() -> None:
+    held = torch.zeros(250)
+    with LiveTensors([held]) as live:
+        first = held + 1
+        assert live.now == 2 * KILO
+        view = first.view(25, 10)
+        del first
+        assert live.now == 2 * KILO  # the view keeps the storage
+        second = view * 2
+        assert live.now == 3 * KILO
+        del view
+        assert (live.now, live.peak) == (2 * KILO, 3 * KILO)
+        live.restart()
+        assert live.peak == 2 * KILO
+        second.mul_(3)  # in place
+        assert live.peak == 2 * KILO
+
+
+def test_what_autograd_keeps_counts_until_the_backward_pass() -> None:
+    weight = torch.ones(250, requires_grad=True)
+    with LiveTensors([weight]) as live:
+        loss = weight.exp().sum()  # the backward pass of exp needs its result
+        assert live.now == 2 * KILO + 4
+        loss.backward()
+        assert live.now == 2 * KILO + 4  # the gradient is there, the result of exp is gone
+        assert live.peak >= 3 * KILO
+        del loss
+        assert live.now == 2 * KILO
+
+
+def test_several_names_of_one_storage_count_once() -> None:
+    held = torch.zeros(250)
+    with LiveTensors([held, held.view(5, 50), held[:10]]) as live:
+        assert live.now == KILO
+
+
+def test_the_peak_of_the_preparation_is_forgotten_and_what_it_leaves_counts() -> None:
+    held = torch.zeros(250)
+    left: list[torch.Tensor] = []
+
+    def prepare() -> None:
+        torch.zeros(250_000)
+        left.append(held + 1)
+
+    peak = peak_bytes([held], DEVICE, prepare, lambda: (held + 1) + 1)
+    assert peak == 4 * KILO  # held, left, and two at once
+
+
+def test_other_tensors_do_not_count() -> None:
+    other = torch.zeros(10_000)
+    assert peak_bytes([], DEVICE, lambda: None, lambda: other[:250] + 1) == KILO + 40_000  # read through a view
+    assert peak_bytes([other], DEVICE, lambda: None, lambda: other[:250] + 1) == KILO + 40_000
+    del other
+    assert peak_bytes([], DEVICE, lambda: None, lambda: torch.zeros(250)) == KILO
+
+
+# ---------------------------------------------------------------- measuring pieces of work in turns
+
+
+def test_works_take_turns_and_the_first_rounds_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, done = [0.0], list[str]()
+
+    def work(name: str, seconds: float) -> None:
+        done.append(name)
+        # The first rounds are slow.
+        now[0] += seconds * (10 if len(done) <= 4 else 1)
+
+    monkeypatch.setattr(step_cost, "_CLOCKS", {"wall": lambda: now[0], "cpu": lambda: -1.0})
+    works = {"a": lambda: work("a", 1.0), "b": lambda: work("b", 2.0)}
+    assert step_cost.seconds_in_turns(works, 3, DEVICE) == {"a": [1.0] * 3, "b": [2.0] * 3}
+    assert done == ["a", "b"] * 5
+    assert step_cost.seconds_in_turns(works, 1, DEVICE, warm_ups=0, clock="cpu") == {"a": [0.0], "b": [0.0]}
+    assert len(done) == 12
+
+
+def test_no_rounds_are_refused() -> None:
+    with pytest.raises(ValueError, match="rounds must be at least 1, not 0"):
+        step_cost.seconds_in_turns({}, 0, DEVICE)

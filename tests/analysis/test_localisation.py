@@ -1,17 +1,28 @@
-"""Networks that look at the box, beside it or nowhere."""
+"""Networks that look at the box, beside it or nowhere: regions, ranks, and what every analysis opens."""
 
 from dataclasses import replace
+from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
-from attention_transfer.analysis.localisation import BoxScores, Localisation, centre_scores, correlations, localise
+from attention_transfer import Input
+from attention_transfer.analysis.localisation import (
+    BoxScores,
+    Localisation,
+    centre_scores,
+    correlations,
+    localise,
+    rank_correlation,
+)
 from attention_transfer.analysis.map_kinds import MapRequest
-from attention_transfer.analysis.subject import Subject
+from attention_transfer.analysis.subject import Subject, open_subjects
 from attention_transfer.data import DataSet, Split
-from tests.analysis.conftest import as_subject
+from tests.analysis.conftest import CPU, as_subject, save_network
 
 SIDE = 16
 BOX = (2, 4, 10, 14)
@@ -143,3 +154,112 @@ def test_accuracy_is_ranked_against_every_score() -> None:
     assert related["energy"].count == 4
     assert related["box_accuracy"].spearman is None
     assert correlations(found[:2])["activation"]["energy"].note.startswith("2 of the 3")
+
+
+# ---------------- rank correlations against scipy and against counting
+
+
+def draws(count: int, seed: int, ties: bool) -> tuple[list[float], list[float]]:
+    generator = np.random.default_rng(seed)
+    first = generator.integers(0, 4, count) if ties else generator.random(count)
+    return first.tolist(), (first + generator.random(count)).tolist()
+
+
+@pytest.mark.parametrize("count", [3, 5, 8, 9, 15])
+@pytest.mark.parametrize("ties", [False, True])
+def test_values_are_those_of_scipy(count: int, ties: bool) -> None:
+    first, second = draws(count, count, ties)
+    found = rank_correlation(first, second)
+    assert found.count == count
+    assert found.spearman == pytest.approx(stats.spearmanr(first, second).statistic)
+    assert found.kendall == pytest.approx(stats.kendalltau(first, second).statistic)
+
+
+@pytest.mark.parametrize("count", [4, 7])
+def test_p_is_exact_for_few_things(count: int) -> None:
+    first, second = draws(count, 1, ties=False)
+    found = rank_correlation(first, second)
+    # Without ties scipy counts Kendall's orders too; Spearman's are counted here.
+    assert found.kendall_p == pytest.approx(stats.kendalltau(first, second, method="exact").pvalue)
+    strengths = [abs(stats.spearmanr(first, order).statistic) for order in permutations(second)]
+    assert found.spearman is not None
+    assert found.spearman_p == pytest.approx(np.mean([s >= abs(found.spearman) - 1e-9 for s in strengths]))
+
+
+def test_three_models_in_perfect_order_prove_little() -> None:
+    found = rank_correlation([1, 2, 3], [10, 20, 30])
+    assert (found.spearman, found.kendall) == pytest.approx((1, 1))
+    assert (found.spearman_p, found.kendall_p) == pytest.approx((1 / 3, 1 / 3))
+
+
+def test_p_of_many_things_is_scipys() -> None:
+    first, second = draws(20, 3, ties=False)
+    found = rank_correlation(first, second)
+    assert found.spearman_p == pytest.approx(stats.spearmanr(first, second).pvalue)
+    assert found.kendall_p == pytest.approx(stats.kendalltau(first, second).pvalue)
+
+
+def test_too_few_or_equal_numbers_get_a_note_and_no_number() -> None:
+    few = rank_correlation([1, 2], [1, 2])
+    assert few.spearman is few.spearman_p is few.kendall is few.kendall_p is None
+    assert few.note == "2 of the 3 that a rank correlation needs at least"
+    equal = rank_correlation([1, 1, 1], [1, 2, 3])
+    assert equal.spearman is None
+    assert "all equal" in equal.note
+
+
+def test_numbers_without_partner_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 numbers cannot be paired with 2"):
+        rank_correlation([1, 2, 3], [1, 2])
+
+
+# ---------------------------------------------------------------- what every analysis opens
+
+
+def test_images_are_normalised_as_the_network_was_trained(subject: Subject, dataset: DataSet) -> None:
+    image, label = next(subject.batches(dataset.test, 7))
+    pixels = torch.from_numpy(dataset.test.images[:7]).permute(0, 3, 1, 2) / 255
+    expected = (pixels - torch.tensor([0.3, 0.4, 0.5])[:, None, None]) / torch.tensor([0.2, 0.3, 0.4])[:, None, None]
+    torch.testing.assert_close(image, expected, rtol=1e-5, atol=1e-5)
+    assert label.tolist() == dataset.test.labels[:7].tolist()
+    assert subject.notes == ()
+
+
+def test_a_normalisation_that_nobody_knows_is_said_or_given(dataset: DataSet, tmp_path: Path) -> None:
+    silent = save_network(tmp_path / "silent")
+    (assumed,) = open_subjects([silent], dataset, CPU)
+    assert f"the normalisation of {silent} is unknown" in assumed.notes[0]
+    knows = save_network(tmp_path / "knows", input=Input((0.1, 0.1, 0.1), (1.0, 1.0, 1.0)))
+    told, own = open_subjects([silent, knows], dataset, CPU, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
+    first, second = (next(each.batches(dataset.test, 4))[0] for each in (told, own))
+    torch.testing.assert_close(first + 0.4, second, rtol=1e-5, atol=1e-5)
+    assert told.notes == ()
+
+
+def test_what_cannot_be_looked_at_is_refused(subject: Subject, dataset: DataSet) -> None:
+    with pytest.raises(ValueError, match="give at least one model"):
+        open_subjects([], dataset, CPU)
+    with pytest.raises(ValueError, match="names a network without weights"):
+        open_subjects(["resnet8"], dataset, CPU)
+    with pytest.raises(ValueError, match="together, or neither"):
+        open_subjects([subject.name], dataset, CPU, mean=(0.5, 0.5, 0.5))
+    with pytest.raises(ValueError, match="leave out --mean and --std"):
+        open_subjects([subject.name], dataset, CPU, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "words"),
+    [
+        ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), r"the std .* above 0 and at most 1, not 0 0 0$"),
+        ((float("nan"), 0.0, 0.0), (1.0, 1.0, 1.0), r"the mean .* 0…1, not nan 0 0$"),
+        ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), r"not 123.675 116.28 103.53: divide by 255$"),
+        ((0.5, 0.5, 0.5), (-0.5, 0.5, 0.5), r"the std .*, not -0.5 0.5 0.5$"),
+        ((0.5, 0.5, 0.5), (127.5, 127.5, 127.5), r"the std .*: divide by 255$"),
+        ((0.5, 0.5, 0.5), (float("inf"), 1.0, 1.0), r"the std .*, not inf 1 1$"),
+    ],
+)
+def test_a_normalisation_that_cannot_be_is_refused(
+    mean: tuple[float, float, float], std: tuple[float, float, float], words: str, dataset: DataSet, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        open_subjects([save_network(tmp_path / "silent")], dataset, CPU, mean, std)

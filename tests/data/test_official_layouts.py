@@ -1,8 +1,13 @@
+"""Data sets as their owners publish them."""
+
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 from torchvision import datasets
 
 from attention_transfer.data import load
@@ -184,3 +189,120 @@ def test_incomplete_scenes_are_refused(scenes: Path):
         load("scenes", root=scenes)
     with pytest.raises(ValueError, match=r"no folder scenes in .*: unpack indoorCVPR_09.tar"):
         load("scenes", root=scenes / "elsewhere")
+
+
+# ---------------- iNaturalist as its archives and annotations lie on disk
+
+SPECIES = ("Aves/0", "Aves/1", "Plantae/2")
+
+
+def edit(file: Path, change: Any) -> None:
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def test_photographs_come_with_the_official_split(nature: Path):
+    dataset = load("inaturalist-2018", root=nature)
+    assert dataset.name == "inaturalist-2018"
+    assert dataset.classes == ("species 0", "species 1", "species 2")
+    assert dataset.train.labels.tolist() == [0, 1, 2, 0, 2, 0, 0]
+    assert dataset.test.labels.tolist() == [2, 0, 1]
+    assert dataset.test.images.shape == (3, 224, 224, 3)
+    assert dataset.photographs
+    assert len(load("inaturalist-2018", root=nature, train_limit=2).train) == 2
+
+
+def test_torchvisions_folder_does_as_well(nature: Path):
+    before = load("inaturalist-2018", root=nature)
+    (nature / "train_val2018").rename(nature / "2018")
+    after = load("inaturalist-2018", root=nature)
+    assert (before.train.images == after.train.images).all()
+    theirs = datasets.INaturalist(nature, version="2018")
+    assert len(theirs) == 10
+    assert [theirs.category_name("full", label) for label in range(3)] == list(SPECIES)
+    # The root may be the folder itself.
+    assert load("inaturalist-2018", root=nature / "2018").test.labels.tolist() == [2, 0, 1]
+
+
+def test_the_layout_of_2017_names_folders_after_species(nature: Path):
+    dataset = load("inaturalist-2017", root=nature, image_size=32)
+    assert dataset.classes == ("species 0", "species 1", "species 2")
+    assert dataset.test.images.shape == (3, 32, 32, 3)
+
+
+def test_what_is_missing_or_does_not_fit_is_said(nature: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"no folder train_val2019 in .*: unpack train_val2019.tar.gz and the annot"):
+        load("inaturalist-2019", root=tmp_path / "elsewhere")
+    val, train = nature / "val2018.json", nature / "train2018.json"
+    kept = val.read_text()
+    edit(val, lambda content: content["categories"].pop())
+    with pytest.raises(ValueError, match=r"the categories of .*val2018.json are not numbered 0…1"):
+        load("inaturalist-2018", root=nature)
+    val.write_text(kept)
+    edit(val, lambda content: content["categories"][0].update(name="other"))
+    with pytest.raises(ValueError, match="list different categories: take both from the same archive"):
+        load("inaturalist-2018", root=nature)
+    val.write_text(kept)
+    edit(val, lambda content: content["annotations"][0].update(category_id=7))
+    with pytest.raises(ValueError, match=r"gives image 102 \(.*val2.jpg\) the category 7, which it does not list"):
+        load("inaturalist-2018", root=nature)
+    val.write_text("[]")
+    with pytest.raises(ValueError, match=r"val2018.json is no file of annotations"):
+        load("inaturalist-2018", root=nature)
+    train.unlink()
+    with pytest.raises(ValueError, match=r"there is no file train2018.json beside .*: put the competition"):
+        load("inaturalist-2018", root=nature)
+
+
+@pytest.mark.parametrize("content", ['{"categories": [{"id": Infinity, "name": "a"}]}', "[" * 100_000, "null", "3"])
+def test_annotations_that_cannot_be_are_refused(nature: Path, content: str):
+    (nature / "val2018.json").write_text(content)
+    with pytest.raises(ValueError, match=r"val2018.json is no file of annotations"):
+        load("inaturalist-2018", root=nature)
+
+
+# ---------------------------------------------------------------- flowers-102, as its owners publish it
+
+
+def test_training_and_validation_images_are_learned_from(flowers102: Path):
+    dataset = load("flowers102", root=flowers102, image_size=32)
+    assert dataset.classes == ("flower 1", "flower 2", "flower 3")
+    assert dataset.train.labels.tolist() == [0, 1, 2, 0, 1, 2]
+    assert dataset.test.labels.tolist() == [0, 1, 2]
+    assert dataset.test.images.shape == (3, 32, 32, 3)
+    assert len(load("flowers102", root=flowers102 / "flowers-102", image_size=32, train_fraction=0.5).train) == 3
+
+
+def test_missing_and_damaged_files_are_refused(flowers102: Path, tmp_path: Path):
+    place = flowers102 / "flowers-102"
+    with pytest.raises(ValueError, match=r"no folder flowers-102 in .*102flowers.tgz"):
+        load("flowers102", root=tmp_path / "elsewhere")
+    savemat(place / "setid.mat", {"trnid": [[1]], "valid": [[2]], "tstid": [[10]]})
+    with pytest.raises(ValueError, match="knows nothing of"):
+        load("flowers102", root=flowers102)
+    savemat(place / "setid.mat", {"trnid": [[1]]})
+    with pytest.raises(ValueError, match=r"setid.mat holds no row 'valid'"):
+        load("flowers102", root=flowers102)
+    (place / "imagelabels.mat").unlink()
+    with pytest.raises(ValueError, match=r"no file .*imagelabels.mat"):
+        load("flowers102", root=flowers102)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [[], [0, 1, 2, 1, 2, 1, 2, 1, 2], [-1, 2, 1, 2, 1, 2, 1, 2, 1], [1.5] * 9, [float("nan")] * 9, [1j] * 9],
+    ids=["none", "from 0", "below 0", "fractions", "no numbers", "complex"],
+)
+def test_labels_that_are_no_classes_are_refused(flowers102: Path, labels: list[float]):
+    savemat(flowers102 / "flowers-102" / "imagelabels.mat", {"labels": np.array(labels)})
+    with pytest.raises(ValueError, match=r"the row 'labels' of .*imagelabels.mat must hold whole numbers from 1 on"):
+        load("flowers102", root=flowers102)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, 150, -10])
+def test_a_file_that_was_cut_off_is_refused(flowers102: Path, kept: int):
+    file = flowers102 / "flowers-102" / "imagelabels.mat"
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(ValueError, match=r"imagelabels.mat holds no row 'labels' as"):
+        load("flowers102", root=flowers102)

@@ -1,4 +1,4 @@
-"""Which training images are learned from: against a slow loop, and in every data set."""
+"""Which training images are learned from, in which order, and with which draws."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from attention_transfer.counter_rng import hashed, integers, uniform
 from attention_transfer.data import DATA, OWN_SIDES, DataSet, load, loader
+from attention_transfer.data.pipeline.order import Plan, permutation
 from attention_transfer.data.selection import Selection
 from attention_transfer.data.sources.cluttered_digits import NUM_IMAGES
 
@@ -126,3 +128,108 @@ def test_validation_images_are_taken_from_what_is_selected(monkeypatch: pytest.M
     assert set(dataset.validation.labels.tolist()) <= {0, 1, 2}
     counts = np.bincount(load("cluttered-digits").train.labels, minlength=10)[:3]
     assert len(dataset.validation) + len(dataset.train) == sum(max(1, int(0.5 * count + 0.5)) for count in counts)
+
+
+# ---------------------------------------------------------------- draws
+
+MASK = 2**64 - 1
+
+
+def slow_hash(seed: int, *counters: int) -> int:
+    """The definition, in Python's unbounded integers."""
+
+    def mixed(x: int) -> int:
+        x ^= x >> 30
+        x = x * 0xBF58476D1CE4E5B9 & MASK
+        x ^= x >> 27
+        x = x * 0x94D049BB133111EB & MASK
+        return x ^ (x >> 31)
+
+    state = mixed((seed + 0x9E3779B97F4A7C15) & MASK)
+    for counter in counters:
+        state = mixed((state + 0x9E3779B97F4A7C15 * (counter + 1)) & MASK)
+    return state
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**63 - 1, -5, 2**70])
+def test_hash_is_the_definition(seed: int):
+    last = torch.arange(50)
+    expected = [slow_hash(seed, 3, i, 8) for i in range(50)]
+    assert [value & MASK for value in hashed(seed, 3, last, 8).tolist()] == expected
+
+
+def test_counters_broadcast():
+    table = hashed(1, torch.arange(4)[:, None], torch.arange(3))
+    assert table[2, 1] == hashed(1, torch.tensor(2), 1)
+    assert len(table.unique()) == 12
+
+
+def test_a_hash_without_a_tensor_is_refused():
+    with pytest.raises(ValueError, match="at least one counter that is a tensor"):
+        hashed(0, 1, 2)
+
+
+def test_uniform_numbers_fill_the_unit_interval_evenly():
+    draws = uniform(0, torch.arange(100_000))
+    assert draws.min() >= 0
+    assert draws.max() < 1
+    counts = torch.histc(draws, bins=20, min=0, max=1)
+    assert ((counts - 5000).abs() < 350).all()  # five standard deviations
+
+
+def test_neighbours_are_uncorrelated():
+    draws = torch.stack([uniform(seed, epoch, torch.arange(20_000)) for seed in (0, 1) for epoch in (0, 1)])
+    correlations = torch.corrcoef(torch.cat([draws, draws.roll(1, 1)])) - torch.eye(8)
+    assert correlations.abs().max() < 0.04
+
+
+def test_integers_reach_every_value_below_their_bound():
+    draws = integers(9, 0, torch.arange(9000))
+    assert torch.bincount(draws, minlength=9).tolist() == pytest.approx([1000] * 9, abs=150)
+    bounds = torch.tensor([1, 2, 3])
+    assert (integers(bounds, 0, torch.arange(300)[:, None]).amax(0) == bounds - 1).all()
+
+
+# ---------------------------------------------------------------- order
+
+
+def test_every_epoch_has_its_own_order_of_all_images():
+    orders = [permutation(1000, seed=seed, epoch=epoch) for seed in (0, 1) for epoch in (0, 1)]
+    for order in orders:
+        assert (order.sort().values == torch.arange(1000)).all()
+    for i, order in enumerate(orders):
+        for other in orders[:i]:
+            assert (order == other).sum() < 10
+    assert (permutation(1000, seed=1, epoch=1) == orders[3]).all()
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_processes_share_the_batches_of_a_single_one(world_size: int):
+    single = Plan(1000, 24, train=True, seed=5).batches(2)
+    ranks = [Plan(1000, 24 // world_size, True, 5, rank, world_size).batches(2) for rank in range(world_size)]
+    assert len(single) == 42
+    for whole, *parts in zip(single, *ranks, strict=True):
+        assert whole.sort().values.tolist() == torch.cat(parts).sort().values.tolist()
+
+
+@pytest.mark.parametrize(("num_images", "batches"), [(64, 2), (65, 2), (66, 3), (33, 1), (2, 1), (1, 0)])
+def test_training_keeps_a_last_batch_of_two(num_images: int, batches: int):
+    plan = Plan(num_images, 32, train=True)
+    assert plan.num_batches == batches == len(plan.batches(0))
+
+
+def test_processes_never_differ_in_the_number_of_training_batches():
+    for num_images in range(16, 40):
+        plans = [Plan(num_images, 4, True, 0, rank, 3) for rank in range(3)]
+        assert len({plan.num_batches for plan in plans}) == 1
+        assert min(len(batch) for plan in plans for batch in plan.batches(0)) >= 2
+
+
+def test_evaluation_keeps_everything_in_order():
+    for num_images in (1, 7, 8, 9):
+        assert torch.cat(Plan(num_images, 4, train=False).batches(3)).tolist() == list(range(num_images))
+        shares = [Plan(num_images, 2, False, 0, rank, 2) for rank in range(2)]
+        images = [batch for plan in shares for batch in plan.batches(0)]
+        assert torch.cat(images).sort().values.tolist() == list(range(num_images))
+        assert all(plan.num_batches == len(plan.batches(0)) for plan in shares)
+        assert min(len(batch) for batch in images) > 0

@@ -1,14 +1,20 @@
-"""Files of weights that are easily taken for something else."""
+"""Weights that are easily taken for something else, preprocessors' files, and small forms of large transformers."""
 
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from timm.models import VisionTransformer
 from torch import Tensor
 
-from attention_transfer.models import WeightsError, build, load_weights, open_model
+from attention_transfer.models import Input, WeightsError, build, load_weights, open_model
+from attention_transfer.models.meta_networks import outline
+from attention_transfer.models.naming import parse_name
+from attention_transfer.models.preprocessing import images_of, preprocessing
+from attention_transfer.models.untrained import smaller
 
 Weights = dict[str, Tensor]
 RED = "\x1b[31m"
@@ -110,3 +116,129 @@ def test_mappings_that_hold_each_other_take_no_time(tmp_path: Path) -> None:
 def test_indices_that_are_no_numbers_name_no_classes(tmp_path: Path) -> None:
     content = {"state_dict": weights(), "idx_to_class": {float("inf"): "a", 1: "b", 2: "c"}}
     assert open_model(f"resnet8@{saved(content, tmp_path)}").classes is None
+
+
+# ---------------- what a preprocessor's file says of a network's images, in whatever way it says it
+
+HALF = Input((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+def assert_same(found: Input | None, wanted: Input) -> None:
+    assert found is not None
+    assert (*found.mean, *found.std) == pytest.approx((*wanted.mean, *wanted.std), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"image_mean": [0.5] * 3, "image_std": [0.25] * 3},
+        {"image_mean": [0.5] * 3, "image_std": [0.25] * 3, "do_rescale": True, "rescale_factor": 0.00392156862745098},
+        {"image_mean": 0.5, "image_std": 0.25},
+        {"image_mean": [0.5], "image_std": [0.25]},
+        {"image_mean": [127.5] * 3, "image_std": [63.75] * 3, "do_rescale": False},
+        {"image_mean": [127.5] * 3, "image_std": [63.75] * 3, "rescale_factor": 1},
+        {"image_mean": [1] * 3, "image_std": [0.5] * 3, "rescale_factor": 2 / 255},
+    ],
+)
+def test_mean_and_deviation_are_those_of_pixels_from_0_to_1(values: dict[str, Any]) -> None:
+    assert_same(images_of(values), HALF)
+
+
+def test_images_that_are_not_normalised_are_known_to_be_so() -> None:
+    """They were taken for images of which nothing is known."""
+    usual = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3, "do_normalize": False}
+    assert_same(images_of(usual), Input())
+    assert_same(images_of({**usual, "do_rescale": False}), Input((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        None,
+        [],
+        {},
+        {"image_mean": [0.5] * 4, "image_std": [0.5] * 4},
+        {"image_mean": ["0.5"] * 3, "image_std": [0.5] * 3},
+        {"image_mean": [0.5] * 3, "image_std": [0.5, 0.0, 0.5]},
+        {"image_mean": [0.5] * 3, "image_std": [float("nan")] * 3},
+        {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "rescale_factor": "x"},
+        {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "rescale_offset": True},
+    ],
+)
+def test_what_does_not_tell_is_not_guessed(values: Any) -> None:
+    assert images_of(values) is None
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[]", b'"x"', b"null"])
+def test_a_damaged_file_tells_nothing(content: bytes, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    (tmp_path / "preprocessor_config.json").write_bytes(content)
+    assert preprocessing(str(tmp_path)) is None
+
+
+def test_a_file_in_a_folder_is_read(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    said = {"image_processor_type": "ViTImageProcessor", "image_mean": [127.5] * 3, "image_std": [63.75] * 3}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**said, "do_rescale": False}))
+    assert_same(preprocessing(str(tmp_path)), HALF)
+
+
+# ---------------------------------------------------------------- small forms of large vision transformers
+
+
+def built(name: str) -> VisionTransformer:
+    network = outline(lambda: build(name, 10))
+    assert isinstance(network, VisionTransformer)
+    return network
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "heads", "patches"),
+    [
+        ("timm:vit_base_patch16_224.mae(global_pool='avg', drop_path_rate=0.1)", 12, 12, 7 * 7),
+        ("timm:vit_large_patch14_clip_224.laion2b", 24, 16, 8 * 8),
+        ("timm:vit_huge_patch14_224(depth=3)", 3, 16, 8 * 8),
+        ("timm:vit_tiny_patch16_224(img_size=32, patch_size=4, embed_dim=192, depth=8, num_heads=6)", 8, 6, 4 * 4),
+        ("timm:deit_tiny_distilled_patch16_224", 12, 3, 7 * 7),
+    ],
+)
+def test_layers_heads_and_tokens_before_the_patches_stay(name: str, layers: int, heads: int, patches: int):
+    small, large = built(smaller(name, 64)), built(name)
+    assert len(small.blocks) == len(large.blocks) == layers
+    assert small.blocks[0].attn.num_heads == large.blocks[0].attn.num_heads == heads  # pyright: ignore
+    assert small.num_prefix_tokens == large.num_prefix_tokens
+    assert small.patch_embed.num_patches == patches < large.patch_embed.num_patches
+    assert small.embed_dim == 8 * heads
+    assert small.patch_embed.img_size == (64, 64)
+    assert small.global_pool == large.global_pool
+
+
+def test_what_else_is_said_about_a_network_stays_and_weights_go():
+    name = "timm:vit_large_patch16_224.mae(global_pool='avg', drop_path_rate=0.2)@pretrained"
+    small = smaller(name, 64)
+    assert small.startswith("timm:vit_large_patch16_224.mae(")
+    assert dict(parse_name(small).arguments) == {
+        "global_pool": "avg",
+        "drop_path_rate": 0.2,
+        "img_size": 64,
+        "patch_size": 9,
+        "embed_dim": 128,
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet20", "timm:resnet18@pretrained", "timm:swin_tiny_patch4_window7_224", "runs/a-b/c", "$TEACHER"]
+)
+def test_other_networks_stay_as_they_are(name: str):
+    assert smaller(name, 64) == name
+
+
+def test_an_argument_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="'size' cannot be an argument of 'timm:vit_tiny_patch16_224'"):
+        smaller("timm:vit_tiny_patch16_224(size=3)", 32)
+
+
+def test_nothing_random_is_drawn():
+    before = torch.get_rng_state()
+    smaller("timm:vit_small_patch16_224(depth=2)", 48)
+    assert torch.equal(before, torch.get_rng_state())
