@@ -1,5 +1,8 @@
-"""Linear probes: the right features, left alone, and the same optimum as scikit-learn's."""
+"""Linear probes, networks together, and what a step with methods costs."""
 
+import json
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +13,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from torch import Tensor, nn
 
+from attention_transfer import AttentionTransfer, Data, Experiment, FitNet, SoftTargets
 from attention_transfer.analysis import linear_probe
+from attention_transfer.analysis.ensemble import measure_together
 from attention_transfer.analysis.linear_probe import (
     ProbeSettings,
     features_tap,
@@ -19,12 +24,21 @@ from attention_transfer.analysis.linear_probe import (
     probe,
     train_linear,
 )
-from attention_transfer.analysis.subject import Subject
+from attention_transfer.analysis.measure import measure
+from attention_transfer.analysis.step_cost import measure_step_cost
+from attention_transfer.analysis.subject import Subject, open_subjects
+from attention_transfer.commands.evaluate import command
 from attention_transfer.data import DataSet
+from attention_transfer.pretraining import MaskedAutoencoding
+from attention_transfer.runs import RunFolder
+from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.metrics import NonFiniteLossError
+from attention_transfer.training.prepare import load_data
 from tests.analysis.conftest import as_subject
 from tests.closeness import assert_near
 from tests.conftest import SmallNet
+from tests.training.conftest import Make
+from tests.training.test_fit import silent
 
 SHORT = ProbeSettings(epochs=3, batch_size=16, step_epochs=(2,))
 
@@ -200,3 +214,125 @@ def test_a_module_that_does_not_exist_is_refused(subject: Subject) -> None:
 def test_settings_out_of_range_are_refused(fields: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         ProbeSettings(**fields)
+
+
+# ---------------------------------------------------------------- networks together
+
+
+@pytest.fixture
+def runs(make: Make, tmp_path: Path) -> list[str]:
+    """Three that disagree: students of different seeds and kinds after one epoch."""
+    places: list[str] = []
+    for number, student in enumerate(("resnet8", "resnet14", "resnet8")):
+        experiment = make(teacher=None, methods=(), student=student, seed=number, training={"epochs": 1})
+        fit_experiment(experiment, tmp_path / f"run{number}", silent())
+        places.append(str(tmp_path / f"run{number}"))
+    return places
+
+
+def test_an_ensemble_is_the_mean_of_probabilities_and_its_members_are_measured_too(runs: list[str], make: Make) -> None:
+    experiment = make()
+    found = measure_together(runs, experiment.data, "test", replace(experiment.training, batch_size=7))
+    dataset = load_data(experiment.data, 0)
+    subjects = open_subjects(runs, dataset, experiment.training)
+    labels = dataset.test.labels
+    each = []
+    for subject in subjects:
+        with torch.no_grad():
+            parts = [subject.module(image).double().softmax(1) for image, _ in subject.batches(dataset.test, 24)]
+        each.append(torch.cat(parts).numpy())
+    mean = np.mean(each, axis=0)
+    assert found.together.count == 24
+    assert found.together.top1 == pytest.approx(100 * (mean.argmax(1) == labels).mean())
+    assert found.together.loss == pytest.approx(-np.log(mean[np.arange(24), labels]).mean(), rel=1e-5)
+    for name, score in zip(runs, found.members, strict=True):
+        alone, _ = measure(name, experiment.data, "test", experiment.training)
+        assert score.top1 == alone.top1
+        assert score.loss == pytest.approx(alone.loss, rel=1e-5)
+    named = [probabilities.argmax(1) for probabilities in each]
+    expected = [100 * (named[a] == named[b]).mean() for a, b in ((0, 1), (0, 2), (1, 2))]
+    assert found.agreement == pytest.approx(expected)
+    assert found.mean_agreement == pytest.approx(np.mean(expected))
+    assert len(set(found.members)) > 1
+
+
+def test_the_command_reports_all_and_keeps_a_finding_with_the_first_run(
+    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "deeper" / "ensemble.json"
+    command([*runs[:2], "--device", "cpu", "--output", str(output)])
+    said = capsys.readouterr().out
+    assert "mean of their probabilities: top-1" in said
+    assert "they name the same class on" in said
+    assert all(f"{name}: top-1" in said for name in runs[:2])
+    (finding,) = (Path(runs[0]) / "findings").glob("ensemble-of-2-*.json")
+    kept = json.loads(finding.read_text())
+    assert kept == json.loads(output.read_text())
+    assert [member["model"] for member in kept["members"]] == runs[:2]
+    assert kept["agreement"][0]["models"] == runs[:2]
+    command([*runs, "--device", "cpu", "--json"])
+    assert len(json.loads(capsys.readouterr().out)["agreement"]) == 3
+    assert len(list((Path(runs[0]) / "findings").glob("ensemble-of-*.json"))) == 2
+    assert not (Path(runs[1]) / "findings").exists()
+
+
+def test_members_of_other_classes_or_data_are_refused(
+    runs: list[str], make: Make, images: Path, tmp_path: Path
+) -> None:
+    for part in ("train", "test"):
+        with np.load(images / f"{part}.npz") as file:
+            content = dict(file)
+        for name, classes, labels in (
+            ("named", ["red", "green", "blue"], content["labels"]),
+            ("fewer", ["red", "green"], content["labels"] % 2),
+        ):
+            (tmp_path / name).mkdir(exist_ok=True)
+            np.savez(tmp_path / name / f"{part}.npz", images=content["images"], labels=labels, classes=classes)
+    for name in ("named", "fewer"):
+        experiment = make(teacher=None, methods=(), data=Data(f"npz:{tmp_path / name}"), training={"epochs": 1})
+        fit_experiment(experiment, tmp_path / f"{name}-run", silent())
+    named, fewer = (str(tmp_path / f"{name}-run") for name in ("named", "fewer"))
+    with pytest.raises(ValueError, match=r"these runs were trained on different data .*say with --data"):
+        command([runs[0], named])
+    data = f"npz:{images}"
+    with pytest.raises(ValueError, match=r"named-run: 3 of the data's 3 classes .*which has others \('red', "):
+        command([runs[0], named, "--data", data, "--device", "cpu"])
+    with pytest.raises(ValueError, match=r"fewer-run has 2 classes, npz:.* has 3: the members"):
+        command([runs[0], fewer, "--data", data, "--device", "cpu"])
+    with pytest.raises(ValueError, match="given twice: an ensemble is of different models"):
+        command([runs[0], runs[0], "--device", "cpu"])
+    assert not (Path(runs[0]) / "findings").exists()
+    assert RunFolder(runs[0]).finished
+
+
+# ---------------- what a step with methods costs beyond the student's own
+
+
+def test_what_is_learned_beside_the_student_and_the_teacher_are_counted(make: Make) -> None:
+    costs = [measure_step_cost(make(methods=(method,)), rounds=1) for method in (SoftTargets(), FitNet())]
+    teacher_bytes = 4 * 175_000  # ResNet-14 of three classes has some 175,258 parameters
+    for cost in costs:
+        assert cost.extra_bytes > teacher_bytes
+        assert min(cost.seconds, cost.alone_seconds, cost.time_ratio) > 0
+        assert cost.batch_size == 16
+    # A 1×1 convolution between the 32 channels of both, with its bias, and a batch norm.
+    assert [cost.extra_parameters for cost in costs] == [0, 32 * 32 + 32 + 2 * 32]
+    assert costs[1].extra_bytes > costs[0].extra_bytes
+    assert costs[0].row()["extra_parameters"] == 0
+
+
+def test_a_student_alone_costs_nothing_beyond_itself(make: Make) -> None:
+    cost = measure_step_cost(make(methods=(), teacher=None, untrained_teacher=False), rounds=2)
+    assert (cost.extra_parameters, cost.extra_bytes) == (0, 0)
+
+
+def test_the_last_phase_is_measured(make: Make) -> None:
+    cost = measure_step_cost(make(methods=(FitNet(hint_epochs=1), AttentionTransfer())), rounds=1)
+    assert cost.extra_parameters > 0
+
+
+def test_bad_input_is_refused(make: Make) -> None:
+    with pytest.raises(ValueError, match="rounds must be at least 1, not 0"):
+        measure_step_cost(make(), rounds=0)
+    with pytest.raises(ValueError, match="no methods whose cost"):
+        measure_step_cost(Experiment("p", "resnet8", pretraining=MaskedAutoencoding()))
