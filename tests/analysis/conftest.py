@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.training.conftest import images, make
 from torch import nn
 
 from attention_transfer import Data, Input, Training, build
@@ -12,7 +13,6 @@ from attention_transfer.data import DataSet
 from attention_transfer.models import OpenedModel, Renormalise, describe, save_model
 from attention_transfer.training.device import choose_place
 from attention_transfer.training.prepare import load_data
-from tests.training.conftest import images, make
 
 __all__ = ["images", "make"]
 

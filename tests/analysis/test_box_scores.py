@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tests.closeness import assert_near
 from torch.nn import functional
 
 from attention_transfer.analysis.box_scores import (
@@ -15,7 +16,6 @@ from attention_transfer.analysis.box_scores import (
     max_box_accuracy,
     pointing_game,
 )
-from tests.closeness import assert_near
 
 SIDE = 16
 

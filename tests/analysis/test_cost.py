@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.analysis.conftest import CPU, save_network
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -27,7 +28,6 @@ from attention_transfer.data import DataSet
 from attention_transfer.models import OpenedModel, describe
 from attention_transfer.training.device import Place
 from attention_transfer.training.prepare import load_data
-from tests.analysis.conftest import CPU, save_network
 
 FLOAT = 4  # bytes
 PLACE = Place(torch.device("cpu"))

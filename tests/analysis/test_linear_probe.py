@@ -11,6 +11,11 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
+from tests.analysis.conftest import as_subject
+from tests.closeness import assert_near
+from tests.conftest import SmallNet
+from tests.training.conftest import Make
+from tests.training.test_fit import silent
 from torch import Tensor, nn
 
 from attention_transfer import AttentionTransfer, Data, Experiment, FitNet, SoftTargets
@@ -34,11 +39,6 @@ from attention_transfer.runs import RunFolder
 from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.metrics import NonFiniteLossError
 from attention_transfer.training.prepare import load_data
-from tests.analysis.conftest import as_subject
-from tests.closeness import assert_near
-from tests.conftest import SmallNet
-from tests.training.conftest import Make
-from tests.training.test_fit import silent
 
 SHORT = ProbeSettings(epochs=3, batch_size=16, step_epochs=(2,))
 

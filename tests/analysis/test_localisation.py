@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from tests.analysis.conftest import CPU, as_subject, save_network
 from torch import Tensor, nn
 
 from attention_transfer import Input
@@ -22,7 +23,6 @@ from attention_transfer.analysis.localisation import (
 from attention_transfer.analysis.map_kinds import MapRequest
 from attention_transfer.analysis.subject import Subject, open_subjects
 from attention_transfer.data import DataSet, Split
-from tests.analysis.conftest import CPU, as_subject, save_network
 
 SIDE = 16
 BOX = (2, 4, 10, 14)

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 import timm
 import torch
+from tests.analysis.conftest import as_subject
+from tests.closeness import assert_near
+from tests.conftest import SmallNet
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -16,9 +19,6 @@ from attention_transfer.analysis.map_kinds import MapKind, MapReader, MapRequest
 from attention_transfer.analysis.subject import Subject
 from attention_transfer.data import DataSet
 from attention_transfer.training.prepare import load_data
-from tests.analysis.conftest import as_subject
-from tests.closeness import assert_near
-from tests.conftest import SmallNet
 
 
 class Flattened(SmallNet):

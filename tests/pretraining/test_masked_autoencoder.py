@@ -3,13 +3,13 @@
 import pytest
 import timm
 import torch
+from tests.known import before_blocks
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from attention_transfer.errors import InputError
 from attention_transfer.pretraining import MaskedAutoencoder, MaskedAutoencoding
 from attention_transfer.pretraining.decoder import normalised, num_seen, patches_of, random_order, take
-from tests.known import before_blocks
 
 SMALL = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 0}
 SETTINGS = MaskedAutoencoding(decoder_width=16, decoder_heads=2)
