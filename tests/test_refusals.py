@@ -116,7 +116,7 @@ def test_a_bug_shows_its_traceback_and_a_refusal_its_sentence(raised: str, code:
     script = (
         "import sys; from attention_transfer import cli; from attention_transfer.errors import InputError\n"
         f"def bug(arguments):\n    raise {raised}\n"
-        "cli.COMMANDS['list'] = bug\nsys.exit(cli.main(['list']))"
+        "from attention_transfer.commands import list_; list_.command = bug\nsys.exit(cli.main(['list']))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr

@@ -61,14 +61,11 @@ class Flags:
 
 def command(arguments: Sequence[str]) -> None:
     """Run `attention-maps`."""
-    flags = tyro.cli(
+    flags = parsed(
         Flags,
-        prog="attention-transfer attention-maps",
-        args=list(arguments),
-        default=Flags(
-            models=cast("tuple[str, ...]", tyro.MISSING), figure=cast(Path, tyro.MISSING), data=own_data(arguments)
-        ),
-        config=(tyro.conf.AvoidSubcommands,),
+        "attention-maps",
+        arguments,
+        Flags(models=cast("tuple[str, ...]", tyro.MISSING), figure=cast(Path, tyro.MISSING), data=own_data(arguments)),
     )
     check_picture(flags.figure)
     may_fetch = downloads(arguments, flags.allow_download)

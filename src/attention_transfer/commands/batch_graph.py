@@ -11,6 +11,7 @@ from attention_transfer.analysis.batch_graph import batch_graphs, images_of_clas
 from attention_transfer.analysis.class_maps import chosen_images, pictures
 from attention_transfer.analysis.measure import chosen_split
 from attention_transfer.commands.data_of_runs import downloads, own_data
+from attention_transfer.commands.flags.parsing import parsed
 from attention_transfer.errors import InputError, printable
 from attention_transfer.experiment import Data, Training
 from attention_transfer.files.env_paths import expand
@@ -63,12 +64,11 @@ class Flags:
 
 def command(arguments: Sequence[str]) -> None:
     """Run `batch-graph`."""
-    flags = tyro.cli(
+    flags = parsed(
         Flags,
-        prog="attention-transfer batch-graph",
-        args=list(arguments),
-        default=Flags(run=cast(Path, tyro.MISSING), figure=cast(Path, tyro.MISSING), data=own_data(arguments)),
-        config=(tyro.conf.AvoidSubcommands,),
+        "batch-graph",
+        arguments,
+        Flags(run=cast(Path, tyro.MISSING), figure=cast(Path, tyro.MISSING), data=own_data(arguments)),
     )
     check_picture(flags.figure)
     run = RunFolder(expand(str(flags.run)))

@@ -12,6 +12,7 @@ from jaxtyping import Int64
 from attention_transfer.analysis.class_maps import Evidence, evidence
 from attention_transfer.analysis.subject import open_subjects
 from attention_transfer.commands.data_of_runs import downloads, own_data
+from attention_transfer.commands.flags.parsing import parsed
 from attention_transfer.commands.image_selection import drawn_images
 from attention_transfer.commands.titles import titles
 from attention_transfer.data import DataSet, Split
@@ -79,14 +80,11 @@ class Flags:
 
 def command(arguments: Sequence[str]) -> None:
     """Run `class-maps`."""
-    flags = tyro.cli(
+    flags = parsed(
         Flags,
-        prog="attention-transfer class-maps",
-        args=list(arguments),
-        default=Flags(
-            models=cast("tuple[str, ...]", tyro.MISSING), figure=cast(Path, tyro.MISSING), data=own_data(arguments)
-        ),
-        config=(tyro.conf.AvoidSubcommands,),
+        "class-maps",
+        arguments,
+        Flags(models=cast("tuple[str, ...]", tyro.MISSING), figure=cast(Path, tyro.MISSING), data=own_data(arguments)),
     )
     check_picture(flags.figure)
     _refuse_contradictions(flags)

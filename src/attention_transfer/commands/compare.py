@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from attention_transfer.commands.flags.parsing import parsed
 from attention_transfer.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Flags:
 
 def command(arguments: Sequence[str]) -> None:
     """Run `compare`."""
-    flags = tyro.cli(Flags, prog="attention-transfer compare", args=list(arguments))
+    flags = parsed(Flags, "compare", arguments)
     if not flags.runs:
         raise InputError("give at least one run folder, or a folder of runs")
     if bool(flags.over) != bool(flags.plot):

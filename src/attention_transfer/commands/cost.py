@@ -9,6 +9,7 @@ import torch
 import tyro
 
 from attention_transfer.analysis.cost import Candidate, measure_costs
+from attention_transfer.commands.flags.parsing import parsed
 from attention_transfer.data import OWN_SIDES
 from attention_transfer.errors import InputError, printable
 from attention_transfer.experiment import Training, read_experiment
@@ -53,12 +54,7 @@ class Flags:
 
 def command(arguments: Sequence[str]) -> None:
     """Run `cost`."""
-    flags = tyro.cli(
-        Flags,
-        prog="attention-transfer cost",
-        args=list(arguments),
-        default=Flags(models=cast("tuple[str, ...]", tyro.MISSING)),
-    )
+    flags = parsed(Flags, "cost", arguments, Flags(models=cast("tuple[str, ...]", tyro.MISSING)))
     if flags.image_size is not None and flags.image_size < 1:
         raise InputError(f"image_size must be at least 1, not {flags.image_size}")
     settings = Training(batch_size=flags.batch_size, device=flags.device, threads=flags.threads)

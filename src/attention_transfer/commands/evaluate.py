@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, cast
 import tyro
 
 from attention_transfer.commands.data_of_runs import downloads, own_data
+from attention_transfer.commands.flags.parsing import parsed
 from attention_transfer.errors import InputError, printable
 from attention_transfer.experiment import Data, Training
 from attention_transfer.files.env_paths import expand
@@ -57,12 +58,8 @@ class Flags:
 
 def command(arguments: Sequence[str]) -> None:
     """Run `evaluate`."""
-    flags = tyro.cli(
-        Flags,
-        prog="attention-transfer evaluate",
-        args=list(arguments),
-        default=Flags(models=cast("tuple[str, ...]", tyro.MISSING), data=own_data(arguments)),
-        config=(tyro.conf.AvoidSubcommands,),
+    flags = parsed(
+        Flags, "evaluate", arguments, Flags(models=cast("tuple[str, ...]", tyro.MISSING), data=own_data(arguments))
     )
     if not flags.models:
         raise InputError("give at least one model: a run folder, or a name with @FILE or @pretrained behind it")

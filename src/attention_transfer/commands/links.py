@@ -11,6 +11,7 @@ import tyro
 from jaxtyping import Bool
 
 from attention_transfer.analysis.attention_links import links_along_training, links_of_run
+from attention_transfer.commands.flags.parsing import parsed
 from attention_transfer.commands.titles import titles
 from attention_transfer.errors import InputError, printable
 from attention_transfer.files.env_paths import expand
@@ -64,12 +65,7 @@ class Flags:
 
 def command(arguments: Sequence[str]) -> None:
     """Run `links`."""
-    flags = tyro.cli(
-        Flags,
-        prog="attention-transfer links",
-        args=list(arguments),
-        default=Flags(runs=cast("tuple[str, ...]", tyro.MISSING)),
-    )
+    flags = parsed(Flags, "links", arguments, Flags(runs=cast("tuple[str, ...]", tyro.MISSING)))
     _check(flags)
     runs = list(dict.fromkeys(flags.runs))
     folders = [RunFolder(expand(run)) for run in runs]

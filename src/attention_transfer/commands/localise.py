@@ -13,6 +13,7 @@ from attention_transfer.analysis.localisation import Localisation, centre_scores
 from attention_transfer.analysis.map_kinds import MapKind, MapRequest
 from attention_transfer.analysis.subject import open_subjects
 from attention_transfer.commands.data_of_runs import downloads, for_test_images, own_data
+from attention_transfer.commands.flags.parsing import parsed
 from attention_transfer.data import DataSet
 from attention_transfer.errors import printable
 from attention_transfer.experiment import Data, Training
@@ -75,12 +76,8 @@ class Flags:
 
 def command(arguments: Sequence[str]) -> None:
     """Run `localise`."""
-    flags = tyro.cli(
-        Flags,
-        prog="attention-transfer localise",
-        args=list(arguments),
-        default=Flags(models=cast("tuple[str, ...]", tyro.MISSING), data=own_data(arguments)),
-        config=(tyro.conf.AvoidSubcommands,),
+    flags = parsed(
+        Flags, "localise", arguments, Flags(models=cast("tuple[str, ...]", tyro.MISSING), data=own_data(arguments))
     )
     check_picture(flags.figure)
     request = MapRequest(flags.map, flags.stage, flags.power, flags.class_of, flags.layer)

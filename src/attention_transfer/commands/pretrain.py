@@ -7,7 +7,7 @@ from typing import Annotated, cast
 
 import tyro
 
-from attention_transfer.commands import PROGRAM
+from attention_transfer.commands.flags.parsing import parsed
 from attention_transfer.commands.train import names_data
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, Experiment, Optimisation, Training
@@ -77,13 +77,7 @@ def parse(arguments: Sequence[str]) -> tuple[Experiment, Path]:
     Raises:
         ValueError: for settings that contradict each other.
     """
-    flags = tyro.cli(
-        Flags,
-        prog=f"{PROGRAM} pretrain",
-        args=list(arguments),
-        default=Flags(model=cast(str, tyro.MISSING)),
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+    flags = parsed(Flags, "pretrain", arguments, Flags(model=cast(str, tyro.MISSING)))
     given = {argument.partition("=")[0].replace("_", "-") for argument in arguments}
     if {"--learning-rate", "--base-learning-rate"} <= given:
         raise InputError("give --base-learning-rate (for 256 images) or --learning-rate (for the batch), not both")

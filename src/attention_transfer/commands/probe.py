@@ -10,6 +10,7 @@ import tyro
 
 from attention_transfer.analysis.linear_probe import Probe, ProbeSettings, features_tap, probe
 from attention_transfer.analysis.subject import open_subjects
+from attention_transfer.commands.flags.parsing import parsed
 from attention_transfer.data import DataSet
 from attention_transfer.errors import InputError, printable
 from attention_transfer.experiment import Data, Training
@@ -55,13 +56,7 @@ class Flags:
 
 def command(arguments: Sequence[str]) -> None:
     """Run `probe`."""
-    flags = tyro.cli(
-        Flags,
-        prog="attention-transfer probe",
-        args=list(arguments),
-        default=Flags(models=cast("tuple[str, ...]", tyro.MISSING)),
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+    flags = parsed(Flags, "probe", arguments, Flags(models=cast("tuple[str, ...]", tyro.MISSING)))
     if flags.data.augment not in ("auto", "none"):
         raise InputError(f"a probe reads every image once, as it is: leave out --augment {flags.data.augment}")
     dataset = load_data(flags.data, seed=0)

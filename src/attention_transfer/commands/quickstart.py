@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import tyro
-
+from attention_transfer.commands.flags.parsing import parsed
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Experiment
 from attention_transfer.recipes import RECIPES
@@ -31,7 +30,7 @@ class Flags:
 
 def command(arguments: Sequence[str]) -> None:
     """Run `quickstart`."""
-    flags = tyro.cli(Flags, prog="attention-transfer quickstart", args=list(arguments))
+    flags = parsed(Flags, "quickstart", arguments)
     if not flags.seeds:
         raise InputError("give at least one seed")
     started = time.perf_counter()

@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tyro
-
 from attention_transfer.commands import PROGRAM
+from attention_transfer.commands.flags.parsing import parsed_in_part
 from attention_transfer.commands.launching.many_runs import (
     FailedRunsError,
     PlannedRun,
@@ -94,9 +93,7 @@ def command(arguments: Sequence[str]) -> None:
         print("\n".join(f"  {name:<16}{table.title}" for name, table in TABLES.items()))
         print(f"\n{inspect.cleandoc(Flags.__doc__ or '')}")
         return
-    flags, fixed = tyro.cli(
-        Flags, prog=f"{PROGRAM} reproduce {arguments[0]}", args=list(arguments[1:]), return_unknown_args=True
-    )
+    flags, fixed = parsed_in_part(Flags, f"reproduce {arguments[0]}", arguments[1:])
     planned = plan(arguments[0], flags, fixed)
     failed: FailedRunsError | None = None
     if not flags.only_table:

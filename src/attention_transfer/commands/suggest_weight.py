@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-import tyro
 from rich.console import Console
 
-from attention_transfer.commands import PROGRAM
+from attention_transfer.commands.flags.parsing import parsed_in_part
 from attention_transfer.commands.train import parse, recipe_of
 from attention_transfer.errors import InputError
 from attention_transfer.report.table import markdown_table
@@ -43,9 +42,7 @@ def command(arguments: Sequence[str]) -> None:
     recipe = recipe_of("suggest-weight", arguments)
     if recipe is None:
         return
-    flags, words = tyro.cli(
-        Flags, prog=f"{PROGRAM} suggest-weight {recipe.recipe}", args=list(arguments[1:]), return_unknown_args=True
-    )
+    flags, words = parsed_in_part(Flags, f"suggest-weight {recipe.recipe}", arguments[1:])
     if any(word.replace("_", "-").startswith("--run-folder") for word in words):
         raise InputError("nothing is kept: leave --run-folder away")
     experiment, _ = parse(recipe, words)

@@ -9,6 +9,7 @@ from pathlib import Path
 import tyro
 
 from attention_transfer.commands import PROGRAM
+from attention_transfer.commands.flags.parsing import parsed_in_part
 from attention_transfer.commands.launching.many_runs import (
     FailedRunsError,
     PlannedRun,
@@ -52,9 +53,7 @@ def command(arguments: Sequence[str]) -> None:
     if recipe is None:
         print(f"\nbesides the flags of train:\n\n{inspect.cleandoc(Flags.__doc__ or '')}")
         return
-    flags, fixed = tyro.cli(
-        Flags, prog=f"{PROGRAM} sweep {recipe.recipe}", args=list(arguments[1:]), return_unknown_args=True
-    )
+    flags, fixed = parsed_in_part(Flags, f"sweep {recipe.recipe}", arguments[1:])
     planned, folder = plan(recipe, flags, fixed)
     failed: FailedRunsError | None = None
     if not flags.only_table:

@@ -1,6 +1,5 @@
 """`train RECIPE [flags]`: flags come from the fields of the experiment, its methods' included."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
@@ -8,11 +7,14 @@ from typing import Annotated, Any, Literal, cast
 
 import tyro
 
-from attention_transfer.commands import PROGRAM
-from attention_transfer.commands.list_ import first_line, grouped, lines
+from attention_transfer.commands.early import check_recipe, show_recipes
+from attention_transfer.commands.flags.flag import Flag, flags_of_fields
+from attention_transfer.commands.flags.parsing import parsed
+from attention_transfer.commands.flags.words import check_names, split, without_aliases
 from attention_transfer.errors import InputError, printable
 from attention_transfer.experiment import Data, Experiment, Optimisation, Training
 from attention_transfer.methods import METHODS, Method
+from attention_transfer.methods.registry import own_method
 from attention_transfer.models.naming import split_weights
 from attention_transfer.recipes import RECIPES
 
@@ -77,16 +79,10 @@ def recipe_of(command: str, arguments: Sequence[str]) -> Experiment | None:
         ValueError: if there is no such recipe.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"usage: {PROGRAM} {command} RECIPE [flags]\n\nrecipes (RECIPE --help shows its flags and their values):")
-        for group in grouped([(name, first_line(recipe)) for name, recipe in RECIPES.items()]):
-            print("\n".join(lines(group)))
+        show_recipes(command)
         return None
-    name = arguments[0]
-    if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"{PROGRAM} list recipes shows them"
-        raise InputError(f"there is no recipe {name!r}; {hint}")
-    return RECIPES[name]()
+    check_recipe(arguments[0])
+    return RECIPES[arguments[0]]()
 
 
 def parse(recipe: Experiment, arguments: Sequence[str]) -> tuple[Experiment, Path]:
@@ -105,18 +101,18 @@ def parse(recipe: Experiment, arguments: Sequence[str]) -> tuple[Experiment, Pat
 
 def _read(recipe: Experiment, arguments: Sequence[str]) -> tuple[Experiment, Common]:
     chosen = {method.key: method for method in recipe.methods}
-    # A parser of all flags takes a second to build: those of methods that nobody names are for help alone.
+    own = own_methods(arguments)
+    every = {**_available(recipe), **{method.key: method() for method in own.values()}}
+    known = {flag.name: flag for flag in train_flags({key: type(method) for key, method in every.items()})}
+    arguments = without_aliases(arguments, known)
+    check_names(arguments, known, f"train {recipe.recipe} --help-all")
+    # A parser of all flags takes a second to build: those of methods that nobody names are left out.
     named = " ".join(arguments)
-    asked = {"-h", "--help"} & set(arguments)
-    available = {k: m for k, m in _available(recipe).items() if asked or k in chosen or k in named}
-    flags = cast(Any, tyro).cli(
-        flags_of(recipe, available),
-        prog=f"{PROGRAM} train {recipe.recipe}",
-        args=list(arguments),
-        config=(tyro.conf.AvoidSubcommands, tyro.conf.HelptextFromCommentsOff),
-    )
+    available = {k: m for k, m in every.items() if k in chosen or k in named or type(m) in own.values()}
+    flags = parsed(flags_of(recipe, available), f"train {recipe.recipe}", arguments)
     common: Common = flags.common
-    unknown = [key for key in common.methods if key not in METHODS]
+    common = replace(common, methods=tuple(own[name].key if name in own else name for name in common.methods))
+    unknown = [key for key in common.methods if key not in every]
     if unknown:
         raise InputError(f"there is no method {', '.join(unknown)}; there are {', '.join(METHODS)}")
     if len(set(common.methods)) != len(common.methods):
@@ -210,9 +206,32 @@ def flags_of(recipe: Experiment, methods: Mapping[str, Method] | None = None) ->
     for key, method in (_available(recipe) if methods is None else methods).items():
         columns.append((_column(key), Annotated[type(method), tyro.conf.arg(name=key)], field(default=method)))
     made = make_dataclass("Flags", columns, frozen=True)
-    what = first_line(RECIPES[recipe.recipe]) if recipe.recipe in RECIPES else ""
-    made.__doc__ = f"Recipe {recipe.recipe}. {what}".strip()
+    made.__doc__ = f"Recipe {recipe.recipe}."
     return made
+
+
+def own_methods(words: Sequence[str]) -> dict[str, type[Method]]:
+    """Methods that words name by their import paths, each now known by it.
+
+    Raises:
+        InputError: as `own_method` says.
+    """
+    named = (value for name, values in split(words)[1] if name in ("methods", "method") for value in values)
+    return {path: own_method(path) for path in named if ":" in path}
+
+
+def train_flags(methods: Mapping[str, type[Method]] = METHODS) -> list[Flag]:
+    """Every flag of `train`, with the defaults of its record.
+
+    Args:
+        methods: whose settings are flags, by their keys.
+    """
+    found = [*flags_of_fields(Common), *flags_of_fields(Data, path="data.")]
+    found += flags_of_fields(Optimisation, path="optimisation.")
+    found += flags_of_fields(Training, path="training.")
+    for key, method in methods.items():
+        found += flags_of_fields(method, f"{key}.", f"methods.{key}.")
+    return found
 
 
 def _column(method: str) -> str:

@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 from attention_transfer.data import OWN_SIDES
 from attention_transfer.data.dataset import check_validation_fraction
@@ -58,8 +56,8 @@ class Data:
         num_workers: processes that decode photographs; small sets live on the device and need none.
     """
 
-    name: Annotated[str, tyro.conf.arg(name="data")] = "cluttered-digits"
-    root: Annotated[Path | None, tyro.conf.arg(name="data-root")] = None
+    name: str = "cluttered-digits"
+    root: Path | None = None
     image_size: int | None = None
     augment: Literal[
         "auto", "none", "crop", "crop-flip", "reflect-crop-flip", "trivial-augment", "random-resized-crop"

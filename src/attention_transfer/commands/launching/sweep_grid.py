@@ -12,6 +12,8 @@ from itertools import product
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
+from attention_transfer.commands.flags.flag import RENAMED
+from attention_transfer.commands.flags.words import ALIASES
 from attention_transfer.commands.train import flags_of, parse
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Experiment
@@ -117,6 +119,7 @@ def read_axis(text: str, kinds: Mapping[str, Any]) -> Axis:
     if not separator or not left:
         raise InputError(f"--over {text}: write FIELD=V1,V2,… as in --over at.weight=0,100,1000")
     names = tuple(name.strip().removeprefix("--").replace("_", "-") for name in left.split(":"))
+    names = tuple(name if name in kinds else ALIASES.get(name, name) for name in names)
     for name in names:
         if name in _CHOSEN_BY_THE_SWEEP:
             raise InputError(f"{name} cannot be swept: {_CHOSEN_BY_THE_SWEEP[name]}")
@@ -164,7 +167,8 @@ def _kinds(kind: Any, prefix: str) -> dict[str, Any]:
     for each in fields(kind):
         hint = hints[each.name]
         said = [mark.name for mark in get_args(hint)[1:] if hasattr(mark, "name")] if _is_annotated(hint) else []
-        name = each.name if not said or said[0] is None else said[0]
+        own = RENAMED.get(kind.__name__, {}).get(each.name, each.name)
+        name = own if not said or said[0] is None else said[0]
         plain = get_args(hint)[0] if _is_annotated(hint) else hint
         path = ".".join(part for part in (prefix, name) if part).replace("_", "-")
         found |= _kinds(plain, path) if is_dataclass(plain) else {path: plain}
