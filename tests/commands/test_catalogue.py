@@ -41,3 +41,20 @@ def test_methods_are_shown_by_their_keys(capsys: pytest.CaptureFixture[str]):
     command(["methods"])
     shown = capsys.readouterr().out
     assert {line.split()[0] for line in shown.splitlines()[1:]} == set(METHODS)
+
+
+def test_everything_fits_one_screen(capsys: pytest.CaptureFixture[str]):
+    command([])
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) <= 60
+    assert max(map(len, shown)) <= 120
+
+
+def test_words_are_looked_for_in_names_and_descriptions(capsys: pytest.CaptureFixture[str]):
+    command(["KNOWLEDGE", "softened"])
+    kept = capsys.readouterr().out.splitlines()
+    assert (kept[0], kept[1].split(maxsplit=1)[0], len(kept)) == ("methods:", "kd", 2)
+    command(["recipes", "mhgd", "digits"])
+    shown = list(filter(None, capsys.readouterr().out.splitlines()))[1:]
+    assert shown
+    assert all("mhgd" in line.lower() and "digits" in line.lower() for line in shown)

@@ -178,7 +178,7 @@ def test_flags_of_a_method_reach_its_rows_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("cat-table9", "there is no table 'cat-table9'; there are digits"),
+        ("cat-table9", "there is no table 'cat-table9'; did you mean cat-table"),
         ("digits --rows dk", "the table has no row 'dk'; it has ce"),
         ("cat-table6 --columns resnet8-resnet8", "has no column 'resnet8-resnet8'"),
         ("digits --seeds 0 0", "a seed comes twice"),
@@ -234,4 +234,4 @@ def test_help_names_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reproduce"]) == 0
     out = capsys.readouterr().out
     assert "cat-table6" in out
-    assert "teachers: NETWORK=MODEL" in out
+    assert "NETWORK=MODEL for teachers" in out

@@ -11,7 +11,7 @@ from attention_transfer.commands import PROGRAM
 from attention_transfer.commands.finished import is_finished
 from attention_transfer.commands.flags.flag import Flag
 from attention_transfer.commands.flags.help_text import grouped, long_lines, short_lines, shown
-from attention_transfer.commands.flags.words import HELP, check_names, split, without_aliases
+from attention_transfer.commands.flags.words import HELP, check_names, name_of, split, without_aliases
 from attention_transfer.commands.index.families import FAMILIES, family
 from attention_transfer.commands.index.method_sources import methods_in_source
 from attention_transfer.commands.index.reading import index
@@ -188,7 +188,7 @@ def _of_table(words: Sequence[str]) -> list[str] | None:
         _show_train(known, {}, [], everything="--help-all" in rest, without=own)
         return None
     _check_flags(rest, known, f"reproduce {words[0]} --help-all")
-    _check_values(rest)
+    _check_values([word for word in rest if name_of(word) != "teacher"])
     return [words[0], *rest]
 
 
