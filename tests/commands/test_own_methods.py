@@ -1,0 +1,71 @@
+"""A method of the user's own, named by its import path."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from attention_transfer.cli import main
+from attention_transfer.methods import registry
+
+PATH = "method_of_mine:Mine"
+SOURCE = '''
+from dataclasses import dataclass
+from typing import ClassVar
+from attention_transfer import Method, Reads, Request, Term
+
+@dataclass(frozen=True)
+class Mine(Method):
+    """Logits are brought together.
+
+    Args:
+        sharpness: of the comparison.
+    """
+    key: ClassVar[str] = "mine"
+    sharpness: float = 1.0
+
+    def reads(self, teacher, student):
+        return Reads(Request(logits=True), Request(logits=True))
+
+    def terms(self, batch, teacher, student, parts):
+        return {self.key: Term(self.sharpness * (teacher.logits - student.logits).square().mean())}
+'''
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a module of the user's, which is the current one."""
+    (tmp_path / "method_of_mine.py").write_text(SOURCE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(registry, "_OWN", {})
+    monkeypatch.delitem(sys.modules, "method_of_mine", raising=False)
+    return tmp_path
+
+
+def test_a_method_by_import_path_trains_and_is_recorded_by_it(here: Path, capsys: pytest.CaptureFixture[str]):
+    words = ["train", "digits", "--tiny", "--methods", PATH, "--mine.sharpness", "2", "--threads", "1"]
+    assert main(words) == 0, capsys.readouterr().err
+    folder = here / "runs" / "digits" / "tiny-mine-seed0"
+    assert json.loads((folder / "experiment.json").read_text())["methods"][0]["name"] == PATH
+    assert json.loads((folder / "experiment.json").read_text())["methods"][0]["sharpness"] == 2.0
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "finished already" in capsys.readouterr().out
+    assert main(["train", "digits", "--methods", PATH, "--help"]) == 0
+    assert "--mine.sharpness FLOAT" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--methods method_of_nobody:X", "cannot be imported"),
+        ("--methods method_of_mine:Nothing", "is no method"),
+        (f"--methods {PATH} --mine.sharpnes 2", "did you mean --mine.sharpness?"),
+        ("--mine.sharpness 2", "there is no method mine"),
+    ],
+)
+def test_what_is_no_method_is_refused(here: Path, words: str, said: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["train", "digits", "--tiny", *words.split()]) == 2
+    assert said in capsys.readouterr().err
