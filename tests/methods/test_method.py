@@ -1,6 +1,7 @@
 """What methods share: their settings, their names, their pairing of stages, and how weights change over training."""
 
 import copy
+import importlib.util
 import math
 import pickle
 import sys
@@ -222,8 +223,12 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_OWN", {})
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
-    for name, key in (("mine_here", "mine"), ("taken_here", "kd")):
-        Path(f"{name}.py").write_text(SOURCE.format(key=key))
+    keys = {"mine_here": "mine", "taken_here": "kd", "dotted_here": "a.b"}
+    sources = {name: SOURCE.format(key=key) for name, key in keys.items()}
+    sources["half_here"] = SOURCE.format(key="half").partition("    def terms")[0]
+    sources["broken_here"] = "from attention_transfer import Nothing"
+    for name, source in sources.items():
+        Path(f"{name}.py").write_text(source)
         monkeypatch.delitem(sys.modules, name, raising=False)
     return "mine_here:Mine"
 
@@ -253,13 +258,29 @@ def test_a_record_alone_imports_nothing(own: str) -> None:
         ("mine_here:Yours", "is no method"),
         ("pathlib:Path", "is no method"),
         ("attention_transfer:Method", "is no method"),
-        ("taken_here:Mine", "a name that no other method has, not 'kd'"),
+        ("taken_here:Mine", "a name that no other method has, .* not 'kd'"),
+        ("dotted_here:Mine", "of letters, digits, - and _, not 'a.b'"),
+        ("half_here:Mine", "no whole method: write its terms"),
+        ("broken_here:Mine", "cannot be imported: cannot import name 'Nothing'"),
+        ("attention_transfer:AttentionTransfer", "is the method 'at' of this package"),
+        (".mine_here:Mine", "written package.module:Class"),
+        ("mine_here..x:Mine", "written package.module:Class"),
     ],
 )
 def test_what_is_no_method_is_refused(own: str, path: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         own_method(path)
     assert own not in METHODS
+
+
+def test_nothing_in_the_current_folder_goes_before_what_is_installed(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of the standard library, and imported by nobody here.
+    Path("this.py").write_text("")
+    monkeypatch.delitem(sys.modules, "this", raising=False)
+    own_method(own)
+    found = importlib.util.find_spec("this")
+    assert found is not None
+    assert found.origin != str(Path("this.py").resolve())
 
 
 def test_the_package_hands_every_method_on() -> None:

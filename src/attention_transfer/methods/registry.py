@@ -1,7 +1,9 @@
 """Every method, a line for each: to add one, add its line. The command finds names and descriptions here too."""
 
+import re
 import sys
 from importlib import import_module
+from inspect import isabstract
 
 from attention_transfer.errors import InputError
 from attention_transfer.methods.attention_copy import AttentionCopy as AttentionCopy
@@ -46,23 +48,32 @@ def own_method(path: str) -> type[Method]:
         InputError: there is no such module or class, or the class is no method with a key of its own.
     """
     module, _, name = path.partition(":")
-    if not module or not name:
+    if not name or not all(module.split(".")):
         raise InputError(f"a method of your own is written package.module:Class, not {path!r}")
     if "" not in sys.path:
-        sys.path.insert(0, "")  # as `python -m` does: the module may lie in the current folder
+        # The module may lie in the current folder; what is installed goes first, whatever else lies there.
+        sys.path.append("")
     try:
         found = getattr(import_module(module), name, None)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise InputError(
             f"the module of the method {path!r} cannot be imported: {error}. Give a path from the current folder or "
             "from an installed package"
         ) from error
     if not isinstance(found, type) or not issubclass(found, Method) or found is Method:
         raise InputError(f"{path!r} is no method: give a class that inherits from attention_transfer.Method")
+    known = next((key for key, each in METHODS.items() if each is found), None)
+    if known is not None:
+        raise InputError(f"{path!r} is the method {known!r} of this package: name it by its key")
+    if isabstract(found):
+        raise InputError(f"{path!r} is no whole method: write its {' and '.join(sorted(found.__abstractmethods__))}")
     key = getattr(found, "key", None)
     taken = {each.key for each in (*METHODS.values(), *_OWN.values()) if each is not found}
-    if not isinstance(key, str) or not key or key in taken:
-        raise InputError(f"the key of {path!r} must be a name that no other method has, not {key!r}")
+    # It is a part of flags, and the first word of the names of its terms.
+    if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z][\w-]*", key, re.ASCII) or key in taken:
+        raise InputError(
+            f"the key of {path!r} must be a name that no other method has, of letters, digits, - and _, not {key!r}"
+        )
     _OWN[path] = found
     return found
 
