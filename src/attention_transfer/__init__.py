@@ -52,5 +52,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    methods = import_module(f"{__name__}.methods")
-    return sorted([*_ROOM_OF, *(name for name in vars(methods) if name[:1].isupper())])
+    return sorted([*_ROOM_OF, *import_module(f"{__name__}.methods").__all__])

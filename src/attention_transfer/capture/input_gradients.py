@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from attention_transfer.capture.reading import Provider, Reading, ReadNetwork
 from attention_transfer.capture.tap import CaptureError, Tap
+from attention_transfer.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class InputGradient(Provider[Tensor]):
         return self._read
 
     def _read(self, reading: Reading) -> Tensor:
+        if self.title not in reading.gradients:
+            raise InputError(
+                f"the {self.title} is read, and this batch has no labels: give them, and let the method ask for them, "
+                "Needs(labels=True)"
+            )
         return reading.gradients[self.title]
 
 

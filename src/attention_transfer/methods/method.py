@@ -79,7 +79,7 @@ class Request:
     @property
     def anything(self) -> bool:
         """Whether the network must run at all."""
-        return bool(self.taps or self.attention or self.gradients) or self.logits
+        return bool(self.taps or self.attention or self.provide) or self.logits
 
 
 @dataclass(frozen=True)

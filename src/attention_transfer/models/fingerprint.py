@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attention_transfer.capture import Provider, Reading, ReadNetwork, Tap
 
@@ -49,7 +49,9 @@ def fingerprint(model: nn.Module) -> bytes:
         model: any network; read, not run.
     """
     digest = hashlib.blake2b(digest_size=32)
-    for name, value in sorted(model.state_dict().items()):
+    # What modules keep beside weights and buffers may be anything, and need not be the same twice.
+    tensors = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    for name, value in sorted(tensors.items()):
         if value.dtype == torch.float64 and torch.equal(value.float().double(), value):
             value = value.float()
         digest.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())

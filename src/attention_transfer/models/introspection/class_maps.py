@@ -50,9 +50,9 @@ class ClassMapHead(Provider[Head]):
         return partial(_head, network)
 
     def prove(self, network: ReadNetwork, taps: Sequence[Tap], images: Tensor) -> None:
+        if network.head is None:
+            raise CaptureError(f"the {network.role} has no linear head that could be applied at every position")
         for tap in taps:
-            if network.head is None:
-                raise CaptureError(f"the {network.role} has no linear head that could be applied at every position")
             prove_class_maps(network.model, tap, network.head, network.receives(images), network.role)
 
 

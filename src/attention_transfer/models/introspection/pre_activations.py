@@ -130,12 +130,20 @@ class BatchNorms(Provider[tuple[Norm | None, ...]]):
     """The batch norms that make the values of the taps, one per tap; None where no batch norm makes the value."""
 
     def bound(self, network: ReadNetwork, taps: Sequence[Tap]) -> Callable[[Reading], tuple[Norm | None, ...]]:
-        return partial(_in_losses, network, [_norm_before(network.model, tap) for tap in taps])
+        return partial(_norms_at, network, [batch_norm_before(network.model, tap) for tap in taps])
 
 
-def _in_losses(network: ReadNetwork, norms: Sequence[Norm | None], reading: Reading) -> tuple[Norm | None, ...]:
+def _norms_at(network: ReadNetwork, paths: Sequence[str | None], reading: Reading) -> tuple[Norm | None, ...]:
     del reading
-    return tuple(norm and Norm(network.precise(norm.scale), network.precise(norm.shift)) for norm in norms)
+    return tuple(None if path is None else _norm_at(network, path) for path in paths)
+
+
+def _norm_at(network: ReadNetwork, path: str) -> Norm | None:
+    # Looked up each time: parameters and modules can be exchanged after the distiller was built.
+    norm = network.model.get_submodule(path)
+    if not isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm) or not norm.affine:
+        return None
+    return Norm(network.precise(norm.weight), network.precise(norm.bias))
 
 
 def batch_norm_before(model: nn.Module, tap: Tap) -> str | None:
@@ -171,11 +179,3 @@ def _acts_after_every_convolution(leaves: list[tuple[str, nn.Module]]) -> bool:
     acts = [i for i, (_, module) in enumerate(leaves) if is_activation(module)]
     convolutions = [i for i, (_, module) in enumerate(leaves) if isinstance(module, nn.Conv2d)]
     return len(acts) == 1 and len(convolutions) > 1 and convolutions[0] < acts[0] < convolutions[-1]
-
-
-def _norm_before(model: nn.Module, tap: Tap) -> Norm | None:
-    path = batch_norm_before(model, tap)
-    norm = None if path is None else model.get_submodule(path)
-    if not isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm) or not norm.affine:
-        return None
-    return Norm(norm.weight, norm.bias)
