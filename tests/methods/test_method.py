@@ -283,6 +283,13 @@ def test_nothing_in_the_current_folder_goes_before_what_is_installed(own: str, m
     assert found.origin != str(Path("this.py").resolve())
 
 
+def test_the_methods_hand_on_no_module_in_the_place_of_the_package() -> None:
+    found: dict[str, object] = {"attention_transfer": "mine"}
+    exec("from attention_transfer.methods import *", found)
+    assert found["attention_transfer"] == "mine"
+    assert {method.__name__ for method in METHODS.values()} | {"METHODS", "Provider", "Term"} <= found.keys()
+
+
 def test_the_package_hands_every_method_on() -> None:
     found: dict[str, object] = {}
     exec("from attention_transfer import *", found)
