@@ -4,7 +4,9 @@
 
 A method is a frozen dataclass: its settings, what it reads of both networks, and its loss terms. This one asks that the
 student's attention has its centre where the teacher's has it. Nothing is enrolled anywhere: hand an object of it to a
-Distiller.
+Distiller, or name it on the command line by its import path.
+
+    attention-transfer train digits --tiny --methods examples.own_method:CentreOfAttention
 """
 
 from collections.abc import Mapping
