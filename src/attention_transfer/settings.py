@@ -50,6 +50,7 @@ class Settings:
     """
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
+        """Refuse names of settings that do not exist."""
         check_names(cls, len(args), settings)
         return super().__new__(cls)
 

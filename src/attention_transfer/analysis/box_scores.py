@@ -67,8 +67,10 @@ def level_regions(levels: UInt8[np.ndarray, "n h w"]) -> Regions:
 
 
 def _places(before: Int16[np.ndarray, " m"], after: Int16[np.ndarray, " m"], frame: int) -> Int64[np.ndarray, " runs"]:
-    """Where the level rises past each threshold: places in the line of all masks, one mask for each threshold of each
-    image, ascending. With both arguments exchanged, where it falls.
+    """Where the level rises past each threshold.
+
+    Places in the line of all masks, one mask for each threshold of each image, ascending. With both arguments
+    exchanged, where it falls.
 
     Args:
         before: levels in the line of all images.

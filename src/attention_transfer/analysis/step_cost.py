@@ -29,8 +29,9 @@ def seconds_in_turns(
     warm_ups: int = 2,
     clock: Clock = "wall",
 ) -> dict[str, list[float]]:
-    """Seconds of each piece of work in each round; in a round each is done once, so that whatever else the machine does
-    meets all alike.
+    """Seconds of each piece of work in each round.
+
+    In a round each is done once, so that whatever else the machine does meets all alike.
 
     Args:
         works: by name, in their order.

@@ -40,6 +40,7 @@ class Subject:
 
     @property
     def module(self) -> nn.Module:
+        """The network."""
         return self.opened.module
 
     def loader(self, split: Split, batch_size: int, num_workers: int = 0) -> Loader:

@@ -112,6 +112,7 @@ class Attention:
 
     @property
     def num_heads(self) -> int:
+        """Number of heads."""
         return self.shape[1]
 
     @property
@@ -121,6 +122,7 @@ class Attention:
 
     @property
     def num_keys(self) -> int:
+        """Number of keys that each query attends to."""
         return self.shape[3]
 
 

@@ -37,6 +37,7 @@ class InputGradient(Provider[Tensor]):
         return f"gradient of the {'mirrored ' if self.mirrored else ''}image"
 
     def bound(self, network: ReadNetwork, taps: Sequence[Tap]) -> Callable[[Reading], Tensor]:
+        """Find the gradient among what was computed while the network ran."""
         del network, taps
         return self._read
 
@@ -100,9 +101,11 @@ def no_recomputation(role: str) -> Generator[None]:
 
 @contextmanager
 def twice_differentiable() -> Generator[None]:
-    """Inside, what torch computes by kernels without a second derivative is computed by equal ones that have one:
-    fused attention, and the hard sigmoid (of MobileNetV3). The choice of attention's kernel is torch's own, for all
-    threads of the process."""
+    """Inside, what torch computes by kernels without a second derivative is computed by equal ones that have one.
+
+    Fused attention, and the hard sigmoid (of MobileNetV3). The choice of attention's kernel is torch's own, for all
+    threads of the process.
+    """
     with sdpa_kernel(SDPBackend.MATH), _SmoothKernels():
         yield
 

@@ -103,8 +103,10 @@ def closed_in(model: nn.Module) -> tuple[str, str] | tuple[None, None]:
 
 @contextmanager
 def uncompiled(*models: nn.Module) -> Generator[None]:
-    """Inside, networks run as they are written, those that are compiled included: nothing is compiled only to look at
-    it, and what runs can be differentiated several times."""
+    """Inside, networks run as they are written, those that are compiled included.
+
+    Nothing is compiled only to look at it, and what runs can be differentiated several times.
+    """
     compiled = any(is_compiled(module) for model in models for module in model.modules())
     with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
         yield

@@ -72,8 +72,10 @@ class Hook:
 
 
 class Attached:
-    """The hooks of one reader of a network. Without a trace between its runs: whoever copies or saves the network then
-    has nothing of them, and the handles of other hooks stay valid.
+    """The hooks of one reader of a network.
+
+    Without a trace between its runs: whoever copies or saves the network then has nothing of them, and the handles of
+    other hooks stay valid.
 
     Args:
         hooks: in the order in which those of one module run.
@@ -104,8 +106,10 @@ class Attached:
         self._handles = []
 
     def exchange(self) -> None:
-        """The same as `attach`, in a way that a compiler can follow: it writes no entries into a module's own tables,
-        but takes others in their place."""
+        """The same as `attach`, in a way that a compiler can follow.
+
+        It writes no entries into a module's own tables, but takes others in their place.
+        """
         for tables in self._tables:
             tables.exchange()
 

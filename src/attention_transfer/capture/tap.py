@@ -124,8 +124,9 @@ class Tap:
 
 
 def spatial(value: Tensor, tap: Tap, image: tuple[int, int] | None = None) -> Float[Tensor, "b c h w"]:
-    """A captured value as (batch, channels, height, width), whatever the network's layout; a view, prefix tokens
-    dropped. What is read `raw` stays as it is.
+    """A captured value as (batch, channels, height, width), whatever the network's layout.
+
+    A view, prefix tokens dropped. What is read `raw` stays as it is.
 
     Args:
         value: of that place.

@@ -55,8 +55,11 @@ class Look:
         return next((each for each in candidates if max(each) <= _MOST_BANDS and self._looks_at_bands(each)), None)
 
     def _changes_by_digits(self, grid: Grid) -> bool:
-        """Of each digit of a row's and a column's number, in base two, those that have it change when the image does
-        there, and the others when it does elsewhere."""
+        """Rows and columns of the tokens, read as binary numbers.
+
+        Of each digit, the tokens whose number has it change when the image is changed there, and the others when it is
+        changed elsewhere.
+        """
         for axis, count in enumerate(grid):
             place, digits = self._bands(axis, count), range(ceil(log2(count)))
             changed = self._changed(

@@ -39,8 +39,10 @@ class _Calls:
         self.given.setdefault(module, []).append(output)
 
     def span(self, module: nn.Module) -> _Span | None:
-        """A module that ran once, or the chain of a sequence's modules that did, each taking what the one before it
-        gave; None for anything else."""
+        """A module that ran once, or the chain of a sequence's modules that did; None for anything else.
+
+        In a chain each module takes what the one before it gave.
+        """
         given = self.given.get(module, [])
         if given:
             return _Span(module, module, self.taken[module][0], given[0]) if len(given) == 1 else None

@@ -110,6 +110,7 @@ class DataSet:
 
     @property
     def num_classes(self) -> int:
+        """Number of classes."""
         return len(self.classes)
 
     @property

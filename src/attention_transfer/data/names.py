@@ -8,7 +8,7 @@ from attention_transfer.errors import printable
 
 
 def shown(name: object) -> str:
-    """A name with everything escaped that would not show, or would move the cursor: as `a\\nb` for two lines."""
+    r"""A name with everything escaped that would not show, or would move the cursor: as `a\\nb` for two lines."""
     return printable(str(name)).replace("\n", "\\n")
 
 

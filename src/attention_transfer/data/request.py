@@ -75,6 +75,7 @@ class Request:
 
     @property
     def cache(self) -> Path:
+        """Folder that downloads go to where no root is given."""
         return at_home(self.root or CACHE)
 
     @property

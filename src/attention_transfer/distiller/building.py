@@ -51,8 +51,10 @@ class Proved:
 
 @contextmanager
 def _made_on_the_cpu() -> Generator[None]:
-    """Inside, what names no device is made on the CPU, and goes from there to that of the images, whatever default the
-    user has set."""
+    """Inside, tensors without a device are made on the CPU, whatever default device the user has set.
+
+    They go from there to the device of the images.
+    """
     with nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu"):
         yield
 

@@ -21,4 +21,5 @@ class Deployed(nn.Module):
         self._predict = predict
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
+        """Logits of the student, computed with its teacher."""
         return self._predict(images)

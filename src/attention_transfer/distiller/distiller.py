@@ -24,6 +24,7 @@ from attention_transfer.distiller.observed_network import Role
 from attention_transfer.distiller.output import TASK, Output
 from attention_transfer.distiller.output_checks import FirstBatches, readers_of_logits
 from attention_transfer.distiller.plausibility import unusual
+from attention_transfer.distiller.step import run
 from attention_transfer.distiller.summary import in_a_line, summary
 from attention_transfer.distiller.teacher import TeacherMemory
 from attention_transfer.distiller.trained_parameters import Moving
@@ -180,8 +181,9 @@ class Distiller(TakesAlong):
         self._checks(images, labels, index)
 
     def predict(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
-        """Logits of the student as it is used after training: by itself, or where a method replaces something in it,
-        with what the teacher gives for these images.
+        """Logits of the student as it is used after training.
+
+        By itself, or where a method replaces something in it, with what the teacher gives for these images.
 
         Args:
             images: as the student expects them.
@@ -203,8 +205,10 @@ class Distiller(TakesAlong):
         out.backward()
 
     def remember_teacher(self, memory: TeacherMemory) -> None:
-        """Ask a memory for what the teacher gives in training steps that know their images' places, see
-        `attention_transfer.training.cache`. The images of a place and an epoch must be the same each time.
+        """Read the outputs of the teacher from a cache in training steps that have dataset indices.
+
+        See `attention_transfer.training.cache`. The image of a dataset index must be the same whenever an epoch is
+        repeated.
 
         Raises:
             ValueError: if what the teacher gives depends on more than its images, or nothing is read of it.
@@ -262,8 +266,9 @@ class Distiller(TakesAlong):
         self._schedule()
 
     def set_phase(self, phase: Phase, first_epoch: int = 0) -> None:
-        """Enter a phase of training by hand: which parameters move, and which terms count. From then on `set_epoch`
-        moves nothing but the schedules.
+        """Enter a phase of training by hand: which parameters move, and which terms count.
+
+        From then on `set_epoch` moves nothing but the schedules.
 
         What rests is in evaluation mode and gets no gradient.
 
@@ -297,7 +302,7 @@ class Distiller(TakesAlong):
 
     @property
     def replaces(self) -> bool:
-        """Whether a method replaces something in the student, which then needs its teacher for ever."""
+        """Whether a method replaces something in the student, which then always needs its teacher."""
         return self._replaces
 
     @property
@@ -311,8 +316,11 @@ class Distiller(TakesAlong):
         return tuple(self._notes.said)
 
     def summary(self) -> str:
-        """Networks with their size and mode, a row for each method and pair of layers with the shapes that are compared
-        (of the example's images) and the weight of the epoch, what is learned beside the student, phases and notes."""
+        """The distillation as a table in plain text.
+
+        Networks with their size and mode, a row for each method and pair of layers with the shapes that are compared
+        (of the example's images) and the weight of the epoch, what is learned beside the student, phases and notes.
+        """
         return summary(self._both, self._shapes, self.parts, self.phases, self.notes)
 
     def __repr__(self) -> str:
@@ -320,8 +328,11 @@ class Distiller(TakesAlong):
 
     @property
     def deployed(self) -> nn.Module:
-        """The network as it is used after training: the student itself, or where a method replaces something in it,
-        one module that runs student and teacher. Good for measuring only; it gives logits and no terms."""
+        """The network as it is used after training.
+
+        The student itself, or where a method replaces something in it, one module that runs student and teacher. Good
+        for measuring only; it gives logits and no terms.
+        """
         return Deployed(self, self.predict) if self._replaces else self.student
 
     def detach(self) -> None:
@@ -356,25 +367,15 @@ class Distiller(TakesAlong):
         return nullcontext() if torch.compiler.is_compiling() else explaining(given, self._both.models, self._size)
 
     def _step(self, images: Tensor, labels: Tensor | None, index: Tensor | None) -> Output:
-        both = self._both
-        teacher = both.read_teacher(images, labels, None if index is None else (self._epoch, index))
-        student, logits = None, images.new_zeros(len(images), 0)
-        if self.phase.runs_student:
-            # Whether its parameters need a gradient is for their owner to say.
-            with torch.no_grad() if self.phase.trains == "parts" else nullcontext():
-                student = both.read_student(images, labels, teacher, self.parts)
-            assert student.logits is not None
-            logits = student.logits
-        terms = both.terms(Batch(images, labels, index), teacher, student, self.parts, self.phase.counts)
-        teacher_logits = teacher.logits if teacher is not None and self.reads_teacher_logits else None
+        ran = run(self._both, self.parts, self.phase, Batch(images, labels, index), self._epoch)
         if not torch.compiler.is_compiling():
             if torch.is_grad_enabled():
-                self._moving.check(terms)
-            outputs: dict[Role, Tensor | None] = {"teacher": teacher_logits, "student": logits}
+                self._moving.check(ran.terms)
+            outputs: dict[Role, Tensor | None] = {"teacher": ran.teacher_logits, "student": ran.logits}
             self._first_batches(images, outputs, training=self.training)
-        limited = any(term.limit is not None for term in terms.values())
+        limits = self._limits if any(term.limit is not None for term in ran.terms.values()) else None
         notes = self._notes if self.phase.trains != "parts" and not self.student.training else None
-        return Output(terms, logits, teacher_logits, self._limits if limited else None, notes)
+        return Output(ran.terms, ran.logits, ran.teacher_logits, limits, notes)
 
     def _check_attached(self) -> None:
         if self._detached:

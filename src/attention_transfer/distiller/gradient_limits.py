@@ -64,8 +64,11 @@ class _Pass:
 
 
 class _LimitedSum(torch.autograd.Function):
-    """Ends in the parameters themselves, so that whatever goes by their gradients (wrappers for several processes,
-    scaling, accumulation, hooks of their owner) sees the bounded ones alone."""
+    """Bounds gradients where they end, in the parameters themselves.
+
+    Whatever reads their gradients (wrappers for several processes, scaling, accumulation, hooks of their owner) sees
+    the bounded ones alone.
+    """
 
     @staticmethod
     def forward(

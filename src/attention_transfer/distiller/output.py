@@ -37,8 +37,11 @@ class Output:
     # gradients are then kept whatever a step was run by.
     @cached_property
     def loss(self) -> Float[Tensor, ""]:
-        """Σ weight·value of the terms, to be minimised. Its gradient is right for every method: where a term limits its
-        own, `out.loss.backward()` keeps to that, as does the gradient of any multiple of it."""
+        """Σ weight·value of the terms, to be minimised.
+
+        Its gradient is right for every method: where a term limits its own, `out.loss.backward()` keeps to that, as
+        does the gradient of any multiple of it.
+        """
         # It may be asked for first where it is only to be shown.
         with torch.inference_mode(False), torch.enable_grad():
             values = [term.weighted for term in self.terms.values()]

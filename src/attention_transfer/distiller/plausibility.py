@@ -42,8 +42,10 @@ def unusual(both: Both) -> list[str]:
 
 
 def _never_trained(model: nn.Module) -> bool:
-    """Whether a network has normalisation layers and every one of them is as it was built. Of networks without any,
-    nothing can be told."""
+    """Whether a network has normalisation layers and every one of them is as it was built.
+
+    Of networks without any, nothing can be told.
+    """
     values = [
         (name, value)
         for norm in model.modules()

@@ -26,6 +26,7 @@ class Given:
         self.copies = False
 
     def __call__(self, image: Tensor) -> Tensor:
+        """Images as the network receives them."""
         given = self._transform(image)
         if self._beside is not None:
             given = cast_for(self._model, given, self._beside)

@@ -1,0 +1,1 @@
+"""Files: written whole or not at all, read as anybody's, named with environment variables."""

@@ -97,9 +97,11 @@ class AttentionCopy(Method):
 
     @property
     def teacher_mode(self) -> Literal["eval", "train", "same noise"]:
+        """In training with the same noise under `same_drop_path`, in evaluation otherwise."""
         return "same noise" if self.same_drop_path else "eval"
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
+        """Attention of the paired layers of both networks."""
         if teacher is None:
             raise InputError("attention copy needs a teacher")
         ours, theirs = self.layers.pairs(
@@ -109,12 +111,14 @@ class AttentionCopy(Method):
         return Reads(Request(attention=theirs), Request(attention=ours))
 
     def check(self, teacher: Observed, student: Observed) -> None:
+        """Refuse layers whose heads or tokens cannot be paired."""
         for i, (theirs, ours) in enumerate(zip(teacher.attention, student.attention, strict=True)):
             self._check(f"pair {i} of layers", theirs, ours)
         if "layers" in self.average:
             check_same_in_all_layers("average over layers", student.attention, teacher.attention)
 
     def parts(self, teacher: Observed, student: Observed) -> nn.Module | None:
+        """A learned mixture of heads, under `head_match="mixed"`."""
         if self.head_match != "mixed":
             return None
         pairs = list(zip(teacher.attention, student.attention, strict=True))
@@ -126,6 +130,7 @@ class AttentionCopy(Method):
         return mixing
 
     def replace(self, teacher: Observed, reads: Reads, parts: nn.Module | None) -> Mapping[Tap, Replacement]:
+        """The teacher's queries and keys, or its map, in place of the student's, layer by layer."""
         given = _Given(self, teacher.attention)
         return {
             tap: self._answer(given, i, cast(HeadMatching | None, parts))
@@ -133,6 +138,7 @@ class AttentionCopy(Method):
         }
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
+        """None: the student computes with what it was given, and learns by the task alone."""
         del batch, teacher, student, parts
         return {}
 
@@ -238,8 +244,10 @@ class AttentionCopy(Method):
 
 
 class _Given:
-    """The teacher's calls of one step, fitted to the student's when these come: their tokens must be known before maps
-    can be averaged."""
+    """The teacher's calls of one step, fitted to the student's when these come.
+
+    Their tokens must be known before maps can be averaged.
+    """
 
     def __init__(self, method: AttentionCopy, calls: Sequence[Attention]) -> None:
         self.method, self.calls = method, calls

@@ -109,9 +109,11 @@ class AttentionDistillation(Method):
 
     @property
     def teacher_mode(self) -> Literal["eval", "train", "same noise"]:
+        """In training with the same noise under `same_drop_path`, in evaluation otherwise."""
         return "same noise" if self.same_drop_path else "eval"
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
+        """Attention of the paired layers; of every layer of the teacher where layers are mixed."""
         if teacher is None:
             raise InputError("attention distillation needs a teacher")
         ours = attention_layers(student, "student", self.layers.student_modules)
@@ -121,6 +123,7 @@ class AttentionDistillation(Method):
         return Reads(Request(attention=partners + (theirs if self.mix_layers else ())), Request(attention=chosen))
 
     def check(self, teacher: Observed, student: Observed) -> None:
+        """Refuse layers whose heads or tokens cannot be paired."""
         count = len(student.attention)
         partners, every = teacher.attention[:count], teacher.attention[count:]
         for i, (theirs, ours) in enumerate(zip(partners, student.attention, strict=True)):
@@ -140,6 +143,7 @@ class AttentionDistillation(Method):
             )
 
     def parts(self, teacher: Observed, student: Observed) -> Matching | None:
+        """Matching or mixing of heads, and mixing of layers, where settings ask for them."""
         count = len(student.attention)
         partners, every = teacher.attention[:count], teacher.attention[count:]
         heads = mixing = None
@@ -159,6 +163,7 @@ class AttentionDistillation(Method):
         return Matching(heads, mixing) if heads or mixing else None
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
+        """The cross-entropy between the attention maps of each pair, averaged over layers."""
         del batch
         partners = teacher.attention[: len(student.attention)]
         if self.target != "map":

@@ -70,12 +70,14 @@ class AttentionTransfer(Method):
         check_stages(self.stages, self.student_layers, self.teacher_layers)
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
+        """Features of the paired stages or layers."""
         if teacher is None:
             raise InputError("attention transfer needs a teacher")
         theirs, ours = paired_layers(teacher, student, self, self.activation, self.activation)
         return Reads(Request(theirs), Request(ours))
 
     def check(self, teacher: Observed, student: Observed) -> None:
+        """Refuse pairs whose maps have a single position."""
         for i, (theirs, ours) in enumerate(zip(teacher.features, student.features, strict=True)):
             sizes = [tuple(features.shape[2:]) for features in (theirs, ours)]
             if min(sizes[0][0], sizes[1][0]) * min(sizes[0][1], sizes[1][1]) == 1:
@@ -85,6 +87,7 @@ class AttentionTransfer(Method):
                 )
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
+        """The distance between the attention maps of each pair, summed over pairs."""
         del batch, parts
         distances: list[Tensor] = []
         for theirs, ours in zip(teacher.features, student.features, strict=True):

@@ -116,6 +116,7 @@ class ClassAttention(Method):
                 raise InputError(f"{name} must be between 1 and the number of classes, not {count}")
 
     def shrunk(self, scale: float, classes: int | None) -> "ClassAttention":
+        """With maps of a lower resolution, and no more classes than there are."""
         most = math.inf if classes is None else classes - 1
         few = {name: min(count, most) for name in ("top", "lowest") if (count := getattr(self, name)) is not None}
         if self.resolution is not None:
@@ -123,11 +124,13 @@ class ClassAttention(Method):
         return replace(self, **few)
 
     def resolved(self, teacher: Description | None, student: Description) -> "ClassAttention":
+        """With its normalisation decided by the two architectures."""
         if self.normalise != "auto" or teacher is None:
             return self
         return replace(self, normalise="none" if teacher.architecture == student.architecture else "l2")
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
+        """What is pooled before each linear head, and the heads."""
         if teacher is None:
             raise InputError("class attention needs a teacher")
         return Reads(
@@ -136,6 +139,7 @@ class ClassAttention(Method):
         )
 
     def check(self, teacher: Observed, student: Observed) -> None:
+        """Refuse different classes, and resolutions that the maps do not have."""
         (theirs,), (ours,) = teacher.features, student.features
         classes = [observed[_HEAD].weight.shape[0] for observed in (teacher, student)]
         without = "a method without classes such as attention transfer"
@@ -156,6 +160,7 @@ class ClassAttention(Method):
                 raise InputError(f"{name} must be between 1 and the {classes[0]} classes, not {count}")
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
+        """The distance between pooled class maps."""
         del batch, parts
         (theirs,), (ours,) = teacher.features, student.features
         assert self.normalise != "auto"

@@ -69,6 +69,7 @@ class Correlation(Method):
     teacher_layer: str | None = None
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
+        """The embedding of both networks."""
         if teacher is None:
             raise InputError("probabilistic knowledge transfer needs a teacher")
         return Reads(
@@ -78,6 +79,7 @@ class Correlation(Method):
         )
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
+        """The divergence between the probabilities that images of the batch are neighbours."""
         del batch, parts
         theirs = gathered(embedding(teacher.features[0], "teacher"))
         ours = gathered(embedding(student.features[0], "student"))

@@ -91,12 +91,14 @@ class DecoupledSoftTargets(Method):
         check_temperature(self.temperature)
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
+        """Logits of the teacher, and class indices."""
         del student
         if teacher is None:
             raise InputError("decoupled soft targets need a teacher")
         return Reads(Request(logits=True), batch=Needs(class_indices=True, unlabelled=True))
 
     def check(self, teacher: Observed, student: Observed) -> None:
+        """Refuse different classes, and fewer than three."""
         assert teacher.logits is not None
         assert student.logits is not None
         classes = teacher.logits.shape[1], student.logits.shape[1]
@@ -108,6 +110,7 @@ class DecoupledSoftTargets(Method):
             )
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
+        """The divergence of the target class and that of the others, each with its weight."""
         del parts
         assert teacher.logits is not None
         assert student.logits is not None

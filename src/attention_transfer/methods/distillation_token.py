@@ -74,6 +74,7 @@ class DistillationToken(Method):
         check_temperature(self.temperature)
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
+        """Logits of the teacher, and both heads of the student."""
         if teacher is None:
             raise InputError("a distillation token needs a teacher")
         if student.token_heads is None:
@@ -82,9 +83,11 @@ class DistillationToken(Method):
         return Reads(Request(logits=True), Request((of_class, of_distillation)))
 
     def task_tap(self, reads: Reads) -> Tap | None:
+        """The head of the class token, which alone learns the labels."""
         return reads.student.taps[0]
 
     def check(self, teacher: Observed, student: Observed) -> None:
+        """Refuse different classes, and students whose logits are not the mean of two heads."""
         assert teacher.logits is not None
         assert student.logits is not None
         of_class, of_distillation = student.features
@@ -96,6 +99,7 @@ class DistillationToken(Method):
             raise InputError(f"the student's logits are not the mean of its two heads: {_HOW}")
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
+        """The hard or soft loss of the distillation token's head against the teacher."""
         del batch, parts
         assert teacher.logits is not None
         ours, theirs = student.features[1], teacher.logits

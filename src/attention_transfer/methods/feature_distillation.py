@@ -39,6 +39,7 @@ class FeatureDistillation(Method):
     layers: Layers = field(default_factory=Layers)
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
+        """Tokens after every block of both networks."""
         if teacher is None:
             raise InputError("feature distillation needs a teacher")
         ours, theirs = self.layers.pairs(
@@ -48,6 +49,7 @@ class FeatureDistillation(Method):
         return Reads(Request(theirs), Request(ours))
 
     def parts(self, teacher: Observed, student: Observed) -> nn.Module | None:
+        """Projections, where the widths differ."""
         layers = list(zip(student.features, teacher.features, strict=True))
         for i, (ours, theirs) in enumerate(layers):
             if theirs.ndim != 3 or ours.ndim != 3 or theirs.shape[1] != ours.shape[1]:
@@ -64,6 +66,7 @@ class FeatureDistillation(Method):
         return nn.ModuleList(nn.Linear(ours, theirs) for ours, theirs in widths)
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
+        """The squared difference of tokens, averaged over layers."""
         del batch
         ours = [at_least_float32(value) for value in student.features]
         if parts is not None:

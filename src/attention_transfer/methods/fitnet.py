@@ -78,6 +78,7 @@ class FitNet(Method):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
+        """A phase of hints alone before the training, where `hint_epochs` asks for it."""
         if self.hint_epochs is None:
             return ()
         return (
@@ -92,6 +93,7 @@ class FitNet(Method):
         )
 
     def resolved(self, teacher: Description | None, student: Description) -> "FitNet":
+        """With its layers decided: the middle stages of both networks."""
         if self.rectify is not None or teacher is None:
             return self
         theirs, _ = self._pairs(teacher, student)
@@ -100,12 +102,14 @@ class FitNet(Method):
         return replace(self, rectify=not without & set(theirs))
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
+        """Features of the hint and guided layers."""
         if teacher is None:
             raise InputError("hints need a teacher")
         theirs, ours = self._pairs(teacher, student)
         return Reads(Request(theirs), Request(ours))
 
     def parts(self, teacher: Observed, student: Observed) -> nn.Module:
+        """One regressor for each pair, from the student's shape to the teacher's."""
         pairs = zip(student.features, teacher.features, strict=True)
         regressors = (
             Regressor(ours.shape[1:], theirs.shape[1:], batch_norm=self.batch_norm, rectify=bool(self.rectify))
@@ -114,6 +118,7 @@ class FitNet(Method):
         return nn.ModuleList(regressors).to(at_least_float32(student.features[0]).dtype)
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
+        """The distance between the regressed features and the teacher's."""
         del batch
         pairs = zip(cast(nn.ModuleList, parts), student.features, teacher.features, strict=True)
         hints = [

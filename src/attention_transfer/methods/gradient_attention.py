@@ -78,6 +78,7 @@ class GradientAttention(Method):
     distance: Literal["norm", "square"] = "norm"
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
+        """Gradients of the loss with respect to the image, and labels for that loss."""
         del student
         needs = Needs(labels=True, unlabelled=True)
         if self.target == "flip":
@@ -87,6 +88,7 @@ class GradientAttention(Method):
         return Reads(Request(logits=True, provide=(_GRADIENT,)), Request(provide=(_GRADIENT,)), needs)
 
     def check(self, teacher: Observed, student: Observed) -> None:
+        """Refuse different classes."""
         if self.target == "flip":
             return
         assert teacher.logits is not None
@@ -95,6 +97,7 @@ class GradientAttention(Method):
         require_same_classes("gradient attention needs", *classes, 'target="flip"')
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
+        """The distance between both gradients."""
         del parts
         target = teacher[_GRADIENT] if self.target == "teacher" else student[_OF_MIRRORED]
         # Those of probabilities all have one.

@@ -184,9 +184,12 @@ class Method(Settings, ABC):
 
     @property
     def teacher_mode(self) -> Literal["eval", "train", "same noise"]:
-        """How the teacher runs while the student trains: as when it is used; as in training; or in training with the
-        student, and drawing the same random numbers, so that drop path drops the same residuals of networks that are
-        built alike. In evaluation it always runs as it is used."""
+        """How the teacher runs while the student trains.
+
+        As when it is used; as in training; or in training with the student, and drawing the same random numbers, so
+        that drop path drops the same residuals of networks that are built alike. In evaluation it always runs as it is
+        used.
+        """
         return "eval"
 
     def stretched(self, share: float) -> "Method":
@@ -251,8 +254,9 @@ class Method(Settings, ABC):
         del parts, labels
 
     def task_tap(self, reads: Reads) -> Tap | None:
-        """The tap of the student whose value the task's cross-entropy is of, in place of the logits; what is predicted
-        stays the logits. None leaves it to them.
+        """The tap of the student whose value the task's cross-entropy is of, in place of the logits.
+
+        What is predicted stays the logits. None leaves it to them.
 
         Args:
             reads: what `reads` returned.
@@ -283,8 +287,10 @@ class Method(Settings, ABC):
 def spread(
     first: Sequence[Tap], second: Sequence[Tap], most: int | None = None
 ) -> tuple[tuple[Tap, ...], tuple[Tap, ...]]:
-    """As many taps of both as the shorter list has, at most so many, spread evenly over depth and ending with the last
-    of each."""
+    """As many taps of both as the shorter list has, spread evenly over depth.
+
+    At most `most` of them; they end with the last of each.
+    """
     count = min(len(first), len(second), len(first) if most is None else most)
 
     def choose(taps: Sequence[Tap]) -> tuple[Tap, ...]:

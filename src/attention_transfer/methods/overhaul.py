@@ -145,15 +145,18 @@ class Overhaul(Method):
 
     @property
     def teacher_mode(self) -> Literal["eval", "train", "same noise"]:
+        """As `teacher_runs` says."""
         return self.teacher_runs
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
+        """Features before the last activations, and the batch norms that make the teacher's."""
         if teacher is None:
             raise InputError("the overhaul of feature distillation needs a teacher")
         theirs, ours = paired_layers(teacher, student, self, "pre", "pre")
         return Reads(Request(theirs, provide=(BatchNorms(),)), Request(ours))
 
     def parts(self, teacher: Observed, student: Observed) -> nn.Module:
+        """Connectors to the teacher's channels, with the margins of its features."""
         connectors = nn.ModuleList()
         for theirs, ours, norm in zip(teacher.features, student.features, teacher[BatchNorms()], strict=True):
             # A norm of some of the channels says nothing about the others.
@@ -162,6 +165,7 @@ class Overhaul(Method):
         return connectors
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
+        """The partial distance to features above their margin; deeper stages weigh more."""
         del batch
         connectors = cast(nn.ModuleList, parts)
         pairs = zip(connectors, student.features, teacher.features, strict=True)

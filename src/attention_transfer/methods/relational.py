@@ -111,6 +111,7 @@ class Relational(Method):
             raise InputError("distance_weight and angle_weight are both 0: nothing is compared; leave the method out")
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
+        """The embedding of both networks."""
         if teacher is None:
             raise InputError("relational distillation needs a teacher")
         return Reads(
@@ -120,6 +121,7 @@ class Relational(Method):
         )
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
+        """The losses of distances and of angles, each with its weight."""
         del batch, parts
         theirs = gathered(embedding(teacher.features[0], "teacher"))
         ours = gathered(embedding(student.features[0], "student"))

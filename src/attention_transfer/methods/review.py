@@ -139,6 +139,7 @@ class Review(Method):
             raise InputError(f"widest and most_stages must be at least 1, not {self.widest} and {self.most_stages}")
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
+        """Features of the stages, and the pooled embedding where both networks have a linear head."""
         if teacher is None:
             raise InputError("knowledge review needs a teacher")
         theirs, ours = paired_layers(
@@ -149,6 +150,7 @@ class Review(Method):
         return Reads(Request(theirs), Request(ours))
 
     def parts(self, teacher: Observed, student: Observed) -> nn.Module:
+        """Fusions from the deepest level to the first."""
         theirs, ours = _levels(teacher, "teacher"), _levels(student, "student")
         width, last = min(self.widest, ours[-1].shape[1]), len(ours) - 1
         return nn.ModuleList(
@@ -157,6 +159,7 @@ class Review(Method):
         )
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
+        """The distance of each fused level to the stage of the teacher."""
         del batch
         levels = zip(cast(nn.ModuleList, parts), _levels(student, "student"), _levels(teacher, "teacher"), strict=True)
         below: Tensor | None = None

@@ -66,6 +66,7 @@ class SimilarityPreserving(Method):
         check_stages(self.stages, self.student_layers, self.teacher_layers)
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
+        """Features of the paired stages or layers."""
         if teacher is None:
             raise InputError("similarity-preserving distillation needs a teacher")
         chosen = self if self.stages or self.student_layers else replace(self, stages=(-1,))
@@ -73,6 +74,7 @@ class SimilarityPreserving(Method):
         return Reads(Request(theirs), Request(ours), Needs(minimum=2))
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
+        """The distance between the similarities within the batch, summed over pairs."""
         del batch, parts
         distances: list[Tensor] = []
         for theirs, ours in zip(teacher.features, student.features, strict=True):

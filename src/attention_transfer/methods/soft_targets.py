@@ -79,18 +79,21 @@ class SoftTargets(Method):
         check_temperature(self.temperature)
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
+        """Logits of the teacher."""
         del student
         if teacher is None:
             raise InputError("soft targets need a teacher")
         return Reads(Request(logits=True))
 
     def check(self, teacher: Observed, student: Observed) -> None:
+        """Refuse different classes."""
         assert teacher.logits is not None
         assert student.logits is not None
         classes = teacher.logits.shape[1], student.logits.shape[1]
         require_same_classes("soft targets need", *classes, "a method without logits")
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
+        """The divergence between softened class probabilities."""
         del batch, parts
         assert teacher.logits is not None
         assert student.logits is not None

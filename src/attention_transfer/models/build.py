@@ -62,6 +62,7 @@ class TransformersClassifier(nn.Module):
         self.input = input
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
+        """Logits."""
         return self.wrapped(pixel_values=image).logits
 
 

@@ -61,8 +61,9 @@ def plain_name(name: Name, image_size: object = None) -> Name:
 
 
 def written_plainly(name: str, image_size: object = None) -> str:
-    """The same for a name as it is written, so that what is saved under it can be opened by timm alone: also without
-    the folder or the hub that described it.
+    """The same for a name as it is written, so that what is saved under it can be opened by timm alone.
+
+    Also without the folder or the hub that described it.
 
     Args:
         name: of any library, without weights.

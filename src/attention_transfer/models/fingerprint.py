@@ -29,6 +29,7 @@ class WeightFingerprint(Provider[Fingerprint]):
     """A fingerprint of the weights that a network came with, and of how it is read."""
 
     def bound(self, network: ReadNetwork, taps: Sequence[Tap]) -> Callable[[Reading], Fingerprint]:
+        """Computed once, with the first reading."""
         return partial(_first, network, taps, list[Fingerprint]())
 
 

@@ -47,6 +47,7 @@ class Renormalise(nn.Module):
             self.register_buffer("shift", shift.float()[:, None, None], persistent=False)
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 i j"]:
+        """Images in the normalisation of the other network."""
         if self.moves:
             image = torch.addcmul(cast(Tensor, self.shift), image, cast(Tensor, self.scale))
         if self.size is not None and tuple(image.shape[2:]) != self.size:

@@ -74,8 +74,10 @@ class StateDict:
 
 
 def without_wrappers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict under the names of the bare network, without what DataParallel, `torch.compile` and the averages of
-    `torch.optim.swa_utils` add to them."""
+    """A state dict under the names of the bare network.
+
+    Without the prefixes of DataParallel, `torch.compile` and the averages of `torch.optim.swa_utils`.
+    """
     kept = {_clean(name): value for name, value in weights.items() if name != "n_averaged"}
     while all(name.startswith("module.") and name != "module." for name in kept) and kept:
         kept = {name.removeprefix("module."): value for name, value in kept.items()}
@@ -178,6 +180,7 @@ def fits(found: StateDict, wanted: Wanted) -> bool:
 
 
 def missing(found: StateDict, wanted: Wanted) -> list[str]:
+    """Names that weights lack, in words for a message."""
     there = wanted.adapt(found.tensors).keys()
     needed = _body(wanted) | (wanted.head.keys() if wanted.head.keys() & there else set())
     return [name for name in wanted.shapes if name in needed and name not in there]

@@ -1,5 +1,7 @@
-"""Configurations of transformers, from files of anybody's: they choose sizes of a network that transformers knows,
-and never code, kernels, quantisers or further networks."""
+"""Configurations of transformers, from files of anybody's.
+
+They choose sizes of a network that transformers knows, and never code, kernels, quantisers or further networks.
+"""
 
 import contextlib
 import dataclasses

@@ -36,6 +36,7 @@ class Pair:
 
     @property
     def title(self) -> str:
+        """Of the pair."""
         return f"{self.teacher} → {self.student}"
 
 

@@ -1,5 +1,7 @@
-"""Vision transformers on a part of CIFAR-100 under a teacher that was pre-trained without labels: a small form of the
-tables of Li et al. (NeurIPS 2024, arXiv:2411.09702)."""
+"""Vision transformers on a part of CIFAR-100 under a teacher that was pre-trained without labels.
+
+A small form of the tables of Li et al. (NeurIPS 2024, arXiv:2411.09702).
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace

@@ -138,8 +138,10 @@ class RunFolder:
 
     @property
     def parts(self) -> Path | None:
-        """What methods learned beside the student, as safetensors under the names of the distiller's `parts`; None
-        where they learned nothing, or training has not reached its end."""
+        """What methods learned beside the student, as safetensors under the names of the distiller's `parts`.
+
+        None where they learned nothing, or training has not reached its end.
+        """
         path = self.path / PARTS_WEIGHTS
         return path if path.exists() else None
 

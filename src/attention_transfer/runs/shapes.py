@@ -44,8 +44,9 @@ _IMAGES_OF = "images_of"
 
 
 def check_experiment(content: Json, source: str) -> Json:
-    """The same under today's names, if its fields are of their types; those of its methods and settings are checked
-    where they are used.
+    """The same under today's names, if its fields are of their types.
+
+    Those of its methods and settings are checked where they are used.
 
     Raises:
         ValueError: naming the field.

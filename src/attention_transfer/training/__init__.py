@@ -1,0 +1,1 @@
+"""The training loop, optimisers, checkpoints, teacher cache and evaluation."""

@@ -93,8 +93,11 @@ def fit_experiment(
 
 
 def _as_recorded(experiment: Experiment, folder: Path) -> dict[str, Any]:
-    """The experiment as JSON; as an existing run wrote it, if it means the same: settings added since have defaults,
-    and what a recipe is called changes nothing that is computed."""
+    """The experiment as JSON.
+
+    As an existing run wrote it, if it means the same: settings added since have defaults, and what a recipe is called
+    changes nothing that is computed.
+    """
     wanted = to_json(experiment)
     run = recorded_run(folder)
     if run is None:

@@ -51,8 +51,10 @@ class Measuring:
             self._loaders[name] = self._checked(f"evaluate[{name!r}]", loader, seed)
 
     def __call__(self, average: WeightAverage | None, last: bool) -> dict[str, Any]:
-        """Numbers by split; where there is an average, its own, and under `unaveraged` those of the student as it was
-        trained."""
+        """Numbers by split.
+
+        Where there is an average, its own, and under `unaveraged` those of the student as it was trained.
+        """
         del last
         deployed = self._distiller.deployed
         trained = self._measure(deployed)

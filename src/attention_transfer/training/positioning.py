@@ -25,8 +25,10 @@ _EXACT = "an interrupted run goes on to the same bits only if"
 
 
 class LoadedBatches:
-    """Batches of a loader, made repeatable where it can be: before each epoch the generators of the loader and its
-    samplers, and before each batch the global ones, are seeded by what the epoch and the batch are.
+    """Batches of a loader, made repeatable where it can be.
+
+    Before each epoch the generators of the loader and its samplers, and before each batch the global ones, are seeded
+    by what the epoch and the batch are.
 
     Args:
         loader: an iterable of batches, or what has `epoch(epoch, start=)` and `num_batches`.
@@ -106,8 +108,11 @@ class LoadedBatches:
         return as_batch(item, self._device, self._name)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from one of them on; those before it are loaded, and thrown away, where the loader
-        cannot be told to begin there: what is random in them decides what comes after."""
+        """The batches of an epoch from one of them on.
+
+        Those before it are loaded, and thrown away, where the loader cannot be told to begin there: what is random in
+        them decides what comes after.
+        """
         if self._own is not None:
             for batch in islice(self._own.epoch(epoch, start), None if self._limit is None else self._limit - start):
                 yield as_batch(batch, self._device, self._name)

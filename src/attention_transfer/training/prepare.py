@@ -63,8 +63,10 @@ class Prepared:
     teacher_cached: bool = False
 
     def arithmetic(self) -> AbstractContextManager[Any]:
-        """The context in which a step runs, forwards and backwards. Networks of convolutions have no attention that
-        would pay for looking at each of their calls."""
+        """The context in which a step runs, forwards and backwards.
+
+        Networks of convolutions have no attention that would pay for looking at each of their calls.
+        """
         networks = [each for each in (self.student, self.teacher) if each is not None]
         convolutional = all(each.description.convolutional for each in networks)
         return nullcontext() if convolutional else self.place.attention_kernel()
@@ -133,8 +135,10 @@ def load_data(data: Data, seed: int, *, labelled: bool = True, download: bool = 
 
 
 def open_at_its_size(spec: str, dataset: DataSet, *, by_name: bool = True, allow_download: bool = False) -> OpenedModel:
-    """A network that is not trained here: built for the images it was made for, to which these are resized; with its
-    teacher, where it was trained to compute with one.
+    """A network that is not trained here.
+
+    Built for the images it was made for, to which these are resized; with its teacher, where it was trained to compute
+    with one.
 
     Args:
         spec: as on the command line.

@@ -145,6 +145,8 @@ def _refuse_methods(keys: Sequence[str], why: str) -> None:
 
 
 def other_classes(network: OpenedModel, dataset: DataSet) -> str:
-    """In words, how the classes of a network that has as many are others than those of data; empty where they are not,
-    or where names of one of them are unknown."""
+    """In words, how the classes of a network that has as many are others than those of data.
+
+    Empty where they are not, or where names of one of them are unknown.
+    """
     return pair_classes(network.classes, dataset.classes, named=dataset.named).difference

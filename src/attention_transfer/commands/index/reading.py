@@ -30,14 +30,17 @@ class Index:
 
     @property
     def data(self) -> dict[str, str]:
+        """What each data set is, by its name."""
         return self.content["data"]
 
     @property
     def models(self) -> list[str]:
+        """Names of the networks of this package."""
         return self.content["models"]
 
     @property
     def tables(self) -> dict[str, str]:
+        """What each table is, by its name."""
         return self.content["tables"]
 
     @property

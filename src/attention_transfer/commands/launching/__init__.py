@@ -1,0 +1,1 @@
+"""Many runs as processes: sweeps and the tables of papers."""

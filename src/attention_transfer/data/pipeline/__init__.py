@@ -1,0 +1,1 @@
+"""From files to batches: decoding, order, augmentation, mixing and the loader."""

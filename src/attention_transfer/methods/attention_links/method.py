@@ -99,6 +99,7 @@ class AttentionLinks(Method):
         return replace(self, stages=tuple(range(len(teacher.stages))) or None)
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
+        """Stages of the CNN that are linked, and the student's attention layers."""
         if teacher is None:
             raise InputError("attention links need a teacher, such as a network of convolutions with its weights")
         layers = attention_layers(student, "student", self.student_layers)
@@ -110,6 +111,7 @@ class AttentionLinks(Method):
         return Reads(Request(tuple(stages[number] for number in choice.linked_stages)), Request(attention=layers))
 
     def parts(self, teacher: Observed, student: Observed) -> Links:
+        """One weight for each link between an attention head and a channel."""
         assert student.logits is not None
         images, device = len(student.logits), student.logits.device
         # Only stages that are linked are read.
@@ -134,6 +136,7 @@ class AttentionLinks(Method):
         return links
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
+        """The distance between combined attention maps and the linked channels."""
         assert isinstance(parts, Links)
         maps = on_one_grid(self._maps(student.attention, parts, len(batch.image)), parts.grid)
         with torch.no_grad():

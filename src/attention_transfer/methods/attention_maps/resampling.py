@@ -158,8 +158,10 @@ def resampled(attention: Attention, like: Attention) -> Attention:
 def resampled_map(
     weights: Float[Tensor, "b h n n"], prefix_tokens: int, grid: Grid, wanted: Grid
 ) -> Float[Tensor, "b h m m"]:
-    """A map between other patches: bilinear over the grid of keys, then over that of queries (with antialiasing where
-    the grid becomes smaller), each row normalised.
+    """A map between other patches.
+
+    Bilinear over the grid of keys, then over that of queries (with antialiasing where the grid becomes smaller), each
+    row normalised.
 
     What a query gives to the tokens before the patches keeps its mass, and so do all patches together.
 

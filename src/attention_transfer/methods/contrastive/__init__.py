@@ -1,0 +1,1 @@
+"""Contrastive transfer and its memory bank."""

@@ -174,6 +174,7 @@ class Contrastive(Method):
             raise InputError(f"momentum must be 0 ≤ m < 1, not {self.momentum}")
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
+        """The embedding of both networks, and dataset indices or labels for their memory."""
         if teacher is None:
             raise InputError("contrastive transfer needs a teacher")
         bank = self.memory == "bank"
@@ -184,6 +185,7 @@ class Contrastive(Method):
         )
 
     def parts(self, teacher: Observed, student: Observed) -> Contrast:
+        """Both projections, and a queue where the memory is one."""
         ours, theirs = _vectors(student, "student"), _vectors(teacher, "teacher")
         parts = Contrast(ours.shape[1], theirs.shape[1], self.dimensions, self.temperature)
         if self.memory == "queue":
@@ -191,6 +193,7 @@ class Contrastive(Method):
         return parts
 
     def given_labels(self, parts: nn.Module | None, labels: Int64[Tensor, " n"] | None) -> None:
+        """Make the memory bank of the training images, which knows the class of each."""
         if self.memory == "bank":
             if labels is None:
                 raise InputError(
@@ -202,6 +205,7 @@ class Contrastive(Method):
             check_classes(labels)
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
+        """The contrastive loss of both embeddings against those remembered."""
         ours, theirs = _vectors(student, "student"), _vectors(teacher, "teacher")
         return {self.key: Term(cast(Contrast, parts)(ours, theirs, batch))}
 

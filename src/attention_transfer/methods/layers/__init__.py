@@ -1,0 +1,1 @@
+"""Parts of methods: choosing stages and layers, spatial maps."""

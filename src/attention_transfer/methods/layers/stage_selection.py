@@ -28,11 +28,19 @@ class ChoosesStages(Protocol):
     """
 
     @property
-    def stages(self) -> tuple[int, ...] | None: ...
+    def stages(self) -> tuple[int, ...] | None:
+        """Numbers of top-level stages, or None for all."""
+        ...
+
     @property
-    def student_layers(self) -> tuple[str, ...]: ...
+    def student_layers(self) -> tuple[str, ...]:
+        """Module paths in the student."""
+        ...
+
     @property
-    def teacher_layers(self) -> tuple[str, ...]: ...
+    def teacher_layers(self) -> tuple[str, ...]:
+        """Module paths in the teacher."""
+        ...
 
 
 def check_stages(stages: Sequence[int] | None, student_layers: Sequence[str], teacher_layers: Sequence[str]) -> None:

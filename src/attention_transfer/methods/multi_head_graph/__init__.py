@@ -1,0 +1,1 @@
+"""Multi-head graph distillation: graphs between the images of a batch."""

@@ -126,8 +126,9 @@ class GraphParts(nn.Module):
 
 
 def kept_heads(heads: int, images: int, like: Tensor) -> Float[Tensor, "a b 1"]:
-    """1 for the heads that are kept of each image, 0 for the others: those whose draw from a normal distribution lies
-    above the mean of the image's draws. One head alone is always kept.
+    """1 for the heads that are kept of each image, 0 for the others.
+
+    Those whose draw from a normal distribution lies above the mean of the image's draws. One head alone is always kept.
 
     Args:
         heads: how many there are.

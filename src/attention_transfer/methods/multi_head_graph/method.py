@@ -123,6 +123,7 @@ class MultiHeadGraph(Method):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
+        """First the graph heads alone, then the transfer with heads that are frozen."""
         if self.graph == "similarity" or self.graph_from is not None or self.graph_epochs == 0:
             return ()
         learning = Phase(
@@ -138,6 +139,7 @@ class MultiHeadGraph(Method):
         return learning, Phase("transfer", without=(HEADS_TERM,))
 
     def reads(self, teacher: Description | None, student: Description) -> Reads:
+        """Features of at least two layers of both networks, and the fingerprint of the teacher."""
         if teacher is None:
             raise InputError("multi-head graph distillation needs a teacher")
         theirs, ours = paired_layers(teacher, student, self, self.activation, self.activation)
@@ -149,6 +151,7 @@ class MultiHeadGraph(Method):
         return Reads(Request(theirs, provide=(WeightFingerprint(),)), Request(ours), Needs(minimum=2))
 
     def parts(self, teacher: Observed, student: Observed) -> GraphParts | None:
+        """Attention heads between neighbouring layers, and adapters where widths differ."""
         theirs, ours = ([features.shape[1] for features in seen.features] for seen in (teacher, student))
         differing = [i for i, (wide, narrow) in enumerate(zip(theirs, ours, strict=True)) if wide != narrow]
         if differing and not self.adapter:
@@ -172,6 +175,7 @@ class MultiHeadGraph(Method):
         return parts
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
+        """How far graphs of student and teacher are apart, or what the heads learn by."""
         assert parts is None or isinstance(parts, GraphParts)
         own = teacher_embedding(teacher.features)
         theirs = [gathered(vectors) for vectors in own]

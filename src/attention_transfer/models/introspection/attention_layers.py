@@ -183,8 +183,10 @@ def _tap(model: nn.Module, place: FoundAttention, index: int, batch: int, first:
 
 
 def _window(model: nn.Module, place: FoundAttention) -> tuple[int, int] | None:
-    """Rows and columns of the windows that attention is computed in, where a module around it says them and they are no
-    squares."""
+    """Rows and columns of windowed attention, where the windows are no squares.
+
+    Read from the module around it; None where it does not say.
+    """
     path = place.module
     while path:
         sides = pair_of(getattr(model.get_submodule(path), "window_size", None))
@@ -195,8 +197,10 @@ def _window(model: nn.Module, place: FoundAttention) -> tuple[int, int] | None:
 
 
 def _windows(model: nn.Module, place: FoundAttention, batch: int) -> tuple[tuple[int, int] | None, bool]:
-    """By how much a Swin transformer moves the image before it cuts windows, and whether it filled the image up before;
-    None of other networks, and of images that are no squares."""
+    """By how much a Swin transformer shifts the image before it cuts windows, and whether it padded the image.
+
+    None for other networks, and for images that are no squares.
+    """
     path = place.module
     while path:
         module = model.get_submodule(path)

@@ -1,6 +1,8 @@
-"""Class maps need no new head: on a network of global average pooling and one linear layer, that layer applied at every
-position of what is pooled gives them (section 3.1 of Guo et al., CVPR 2023, equations 1 to 4). Here it is found where
-to read, and proved on the network itself that the maps' means are its logits.
+"""Class maps need no new head.
+
+On a network of global average pooling and one linear layer, that layer applied at every position of what is pooled
+gives them (section 3.1 of Guo et al., CVPR 2023, equations 1 to 4). Here it is found where to read, and proved on the
+network itself that the maps' means are its logits.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -46,10 +48,12 @@ class ClassMapHead(Provider[Head]):
     """A network's linear head, proved to act on the mean over positions of the taps and to give the logits."""
 
     def bound(self, network: ReadNetwork, taps: Sequence[Tap]) -> Callable[[Reading], Head]:
+        """The live parameters of the head."""
         del taps
         return partial(_head, network)
 
     def prove(self, network: ReadNetwork, taps: Sequence[Tap], images: Tensor) -> None:
+        """Prove for each tap that its mean over positions is what the head takes."""
         if network.head is None:
             raise CaptureError(f"the {network.role} has no linear head that could be applied at every position")
         for tap in taps:

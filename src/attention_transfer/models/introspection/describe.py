@@ -93,8 +93,10 @@ def _stages(model: nn.Module) -> tuple[tuple[Stage, ...], Layout | None]:
 
 
 def _in_rows(network: nn.Module, paths: Sequence[str]) -> Sequence[str]:
-    """Those of some blocks whose tokens lie row by row; networks that unroll an image (Hiera) reorder them, until their
-    last stage has merged what was unrolled."""
+    """Those of some blocks whose tokens lie row by row.
+
+    Networks that unroll an image (Hiera) reorder them, until their last stage has merged what was unrolled.
+    """
     schedule = getattr(getattr(network, "reroll", None), "schedule", None)
     if not isinstance(schedule, Mapping):
         return paths
@@ -156,8 +158,11 @@ def _infos(model: nn.Module) -> Sequence[Mapping[str, Any]]:
 
 
 def _not_overwritten(model: nn.Module, paths: Sequence[str]) -> Sequence[str]:
-    """The same stages; of a network of timm whose last one is overwritten by an activation (Xception in older
-    versions), the value behind that."""
+    """The same stages.
+
+    Of a network of timm whose last one is overwritten by an activation (Xception in older versions), the value behind
+    that.
+    """
     if _library(model) != "timm" or not paths:
         return paths
     children = [name for name, _ in model.named_children()]

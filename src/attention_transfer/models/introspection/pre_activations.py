@@ -101,6 +101,7 @@ def main_branch(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def is_activation(module: nn.Module) -> bool:
+    """Whether a module is an activation function."""
     return _is_leaf(module) and "activation" in type(module).__module__
 
 
@@ -130,6 +131,7 @@ class BatchNorms(Provider[tuple[Norm | None, ...]]):
     """The batch norms that make the values of the taps, one per tap; None where no batch norm makes the value."""
 
     def bound(self, network: ReadNetwork, taps: Sequence[Tap]) -> Callable[[Reading], tuple[Norm | None, ...]]:
+        """Find the norm of each tap; its parameters stay live."""
         return partial(_norms_at, network, [batch_norm_before(network.model, tap) for tap in taps])
 
 

@@ -1,0 +1,1 @@
+"""CIFAR networks, a file for each family."""

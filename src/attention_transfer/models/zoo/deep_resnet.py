@@ -31,6 +31,7 @@ class Basic(nn.Module):
         self.relu2 = nn.ReLU(inplace=True)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
+        """Features of the block."""
         out = self.relu1(self.bn1(self.conv1(x)))
         return self.relu2(self.bn2(self.conv2(out)) + self.shortcut(x))
 
@@ -55,14 +56,16 @@ class Bottleneck(nn.Module):
         self.relu3 = nn.ReLU(inplace=True)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
+        """Features of the block."""
         out = self.relu1(self.bn1(self.conv1(x)))
         out = self.relu2(self.bn2(self.conv2(out)))
         return self.relu3(self.bn3(self.conv3(out)) + self.shortcut(x))
 
 
 class DeepResNet(nn.Module):
-    """ResNet-18 to ResNet-152 (He et al., CVPR 2016, arXiv:1512.03385, table 1) for images of 32 or 64 pixels: a 3×3
-    convolution of stride 1 takes the place of the 7×7 one and of the max-pooling.
+    """ResNet-18 to ResNet-152 (He et al., CVPR 2016, arXiv:1512.03385, table 1) for images of 32 or 64 pixels.
+
+    A 3×3 convolution of stride 1 takes the place of the 7×7 one and of the max-pooling.
 
     Names of parameters are those of the checkpoints that RepDistiller and mdistiller publish.
 
@@ -89,6 +92,7 @@ class DeepResNet(nn.Module):
         draw_convolutions(self)
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
+        """Logits of a batch."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.linear(self.avgpool(x).flatten(1))

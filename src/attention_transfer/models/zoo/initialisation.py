@@ -5,8 +5,9 @@ from torch import nn
 
 
 def draw_convolutions(network: nn.Module) -> None:
-    """Draw every convolution's weights from N(0, √(2 / (k²·o))), with k its kernel's side and o its output channels;
-    biases become zero.
+    """Draw every convolution's weights from N(0, √(2 / (k²·o))), with k its kernel's side and o its output channels.
+
+    Biases become zero.
 
     He et al. (ICCV 2015, arXiv:1502.01852, section 2.2, backward form): the gradient keeps its scale through a ReLU.
     """

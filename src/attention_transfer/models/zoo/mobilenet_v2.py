@@ -53,6 +53,7 @@ class InvertedResidual(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
+        """Features of the block."""
         return x + self.conv(x) if self.adds_input else self.conv(x)
 
 
@@ -97,6 +98,7 @@ class MobileNetV2(nn.Module):
         draw_small_linear(last)
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
+        """Logits of a batch."""
         x = self.conv1(x)
         for block in self.blocks:
             x = block(x)

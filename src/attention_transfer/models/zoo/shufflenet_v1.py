@@ -42,6 +42,7 @@ class ShuffleUnit(nn.Module):
         self.relu3 = nn.ReLU(inplace=True)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
+        """Features of the block."""
         out = self.shuffle(self.relu1(self.bn1(self.conv1(x))))
         out = self.bn3(self.conv3(self.relu2(self.bn2(self.conv2(out)))))
         kept = self.shortcut(x)
@@ -49,8 +50,9 @@ class ShuffleUnit(nn.Module):
 
 
 class ShuffleNetV1(nn.Module):
-    """ShuffleNet (Zhang et al., CVPR 2018, arXiv:1707.01083, table 1) as used on CIFAR-100: the stem is a 1×1
-    convolution of stride 1, without a pooling.
+    """ShuffleNet (Zhang et al., CVPR 2018, arXiv:1707.01083, table 1) as used on CIFAR-100.
+
+    The stem is a 1×1 convolution of stride 1, without a pooling.
 
     Other than in the paper, the depth-wise convolution is followed by a ReLU, as in the published benchmarks. A stage
     ends after its last ReLU; its pre-activation is the sum before that.
@@ -81,6 +83,7 @@ class ShuffleNetV1(nn.Module):
         self.linear = nn.Linear(third, num_classes)
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
+        """Logits of a batch."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.linear(self.avgpool(x).flatten(1))

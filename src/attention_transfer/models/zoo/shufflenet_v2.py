@@ -35,6 +35,7 @@ class KeepingBlock(nn.Module):
         self.relu2 = nn.ReLU(inplace=True)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Features of the block."""
         kept, changed = x.chunk(2, dim=1)
         out = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(changed)))))
         out = self.bn3(self.conv3(out))
@@ -62,6 +63,7 @@ class DownBlock(nn.Module):
         self.relu2 = nn.ReLU(inplace=True)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
+        """Features of the block."""
         left = self.bn2(self.conv2(self.bn1(self.conv1(x))))
         right = self.bn4(self.conv4(self.relu1(self.bn3(self.conv3(x)))))
         right = self.bn5(self.conv5(right))
@@ -69,8 +71,9 @@ class DownBlock(nn.Module):
 
 
 class ShuffleNetV2(nn.Module):
-    """ShuffleNetV2 (Ma et al., ECCV 2018, arXiv:1807.11164, table 5) as used on CIFAR-100: the stem is a 1×1
-    convolution of stride 1, without a pooling.
+    """ShuffleNetV2 (Ma et al., ECCV 2018, arXiv:1807.11164, table 5) as used on CIFAR-100.
+
+    The stem is a 1×1 convolution of stride 1, without a pooling.
 
     A stage ends after its last ReLU. Its pre-activation is the value before that: the untouched half of the channels
     and the batch norm's output of the other half, in the order that the shuffle gives them.
@@ -109,6 +112,7 @@ class ShuffleNetV2(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
+        """Logits of a batch."""
         x = self.relu1(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         x = self.relu2(self.bn2(self.conv2(x)))

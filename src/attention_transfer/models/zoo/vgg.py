@@ -16,8 +16,9 @@ _LARGE_IMAGE = 64
 
 
 class VGG(nn.Module):
-    """A VGG with batch norm (Simonyan & Zisserman, ICLR 2015, arXiv:1409.1556) as it is used on CIFAR: the average of
-    the last features and one linear layer take the place of the three large ones.
+    """A VGG with batch norm (Simonyan & Zisserman, ICLR 2015, arXiv:1409.1556) as it is used on CIFAR.
+
+    The average of the last features and one linear layer take the place of the three large ones.
 
     A 2×2 max-pooling follows the first three blocks, and the fourth where images have 64 pixels or more a side. The
     first block is the stem; the other four are the stages, read after their last ReLU and before the pooling.
@@ -50,6 +51,7 @@ class VGG(nn.Module):
         draw_small_linear(self.classifier)
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
+        """Logits of a batch."""
         large = x.shape[-2] >= _LARGE_IMAGE
         x = self.pool0(self.block0(x))
         x = self.pool1(self.block1(x))

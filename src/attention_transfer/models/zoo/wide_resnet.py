@@ -31,6 +31,7 @@ class WideBlock(nn.Module):
             self.convShortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
+        """Features of the block."""
         activated = self.relu1(self.bn1(x))
         shortcut = x if self.convShortcut is None else self.convShortcut(activated)
         return shortcut + self.conv2(self.relu2(self.bn2(self.conv1(activated))))
@@ -76,6 +77,7 @@ class WideResNet(nn.Module):
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
+        """Logits of a batch."""
         x = self.block3(self.block2(self.block1(self.conv1(x))))
         return self.fc(self.avgpool(self.relu(self.bn1(x))).flatten(1))
 
