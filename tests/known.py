@@ -1,4 +1,4 @@
-"""What the installed versions of other libraries have."""
+"""What the installed versions of other libraries have, and whether torch compiles a distiller."""
 
 from typing import Any, cast
 
@@ -6,6 +6,8 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
+
+from attention_transfer.distiller.compiling import COMPILES_FROM, compiles
 
 
 def skip_where_unknown(name: str) -> None:
@@ -28,3 +30,8 @@ def embedded(network: nn.Module, images: Tensor) -> Tensor:
     plain = cast(Any, network)
     patches = plain.patch_embed(images)
     return torch.cat([plain.cls_token.expand(len(patches), -1, -1), patches], 1) + plain.pos_embed
+
+
+# ---------------------------------------------------------------- tests that compile a distiller
+
+compiled_whole = pytest.mark.skipif(not compiles(), reason=f"torch compiles no distiller before {COMPILES_FROM}")

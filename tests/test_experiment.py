@@ -125,7 +125,7 @@ def test_a_tiny_transformer_is_narrow_and_keeps_its_share_of_warm_up():
     assert tiny.optimisation.warmup_epochs == 0.05
 
 
-# ---------------------------------------------------------------- methods/test_phases.py
+# ---------------------------------------------------------------- phases
 
 BEFORE, MAIN, AFTER = Phase("before", epochs=3, title="hints"), Phase("main"), Phase("after", epochs=2)
 

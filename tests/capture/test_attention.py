@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from tests.compiling import compiled_whole
+from tests.known import compiled_whole
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from tests.compiling import compiled_whole
+from tests.known import compiled_whole
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.folders import CLEAN, write_folder
+from tests.folders import CLEAN, write_folder, write_png, write_tiff
 from tests.folders import RED as RED_IMAGE
-from tests.raw_images import write_png, write_tiff
 
 from attention_transfer.data import load
 from attention_transfer.data.pipeline import image_files

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, features
-from tests.folders import CLEAN, RED, write_folder
-from tests.raw_images import write_png, write_tiff
+from tests.folders import CLEAN, RED, write_folder, write_png, write_tiff
 
 from attention_transfer.data import load
 from attention_transfer.data.pipeline.decoding import AS_STORED, Decoding
@@ -232,8 +231,6 @@ def test_premultiplied_tiff_of_16_bits_is_near_what_a_viewer_shows(tmp_path: Pat
     file = write_tiff(tmp_path / "a.tif", values, 16, 2, extra=1)
     assert np.abs(read(file) - (colours + 65535 - alpha) / 257).max() <= 3.5
 
-
-# ---------------------------------------------------------------- files among others
 
 # ---------------------------------------------------------------- what is passed by, and what is named
 

@@ -11,7 +11,7 @@ import timm
 import torch
 import torchvision
 from tests.closeness import assert_near
-from tests.compiling import compiled_whole
+from tests.known import compiled_whole
 from tests.trained import as_trained
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from tests.compiling import compiled_whole
+from tests.known import compiled_whole
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.compiling import compiled_whole
 from tests.conftest import SmallNet
+from tests.known import compiled_whole
 from tests.pairs import EXAMPLE, TRAIN_LABELS, pair
 from torch import Tensor, nn
 

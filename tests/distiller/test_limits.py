@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 from tests.closeness import assert_near
-from tests.compiling import compiled_whole
 from tests.distiller.test_distiller import Limited
+from tests.known import compiled_whole
 from tests.trained import as_trained
 from tests.two_processes import TwoProcesses
 from torch import Tensor, distributed, nn

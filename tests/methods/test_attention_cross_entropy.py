@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tests.closeness import assert_near
-from tests.compiling import compiled_whole
+from tests.known import compiled_whole
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves

@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 from tests.closeness import assert_near
-from tests.compiling import compiled_whole
+from tests.known import compiled_whole
 from torch import Tensor, nn
 
 from attention_transfer import Contrastive, Distiller

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torchvision
 from tests.closeness import assert_near
-from tests.compiling import compiled_whole
+from tests.known import compiled_whole
 from tests.methods.test_attention_links import EXAMPLE, images, linked, links_of, transformer
 from tests.trained import as_trained
 from torch import Tensor, nn
