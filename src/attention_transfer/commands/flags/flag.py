@@ -47,7 +47,8 @@ class Flag:
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> "Flag":
         """What `to_json` wrote."""
-        return Flag(**{**content, "choices": tuple(content.get("choices", ()))})
+        said: dict[str, Any] = {**content, "choices": tuple(content.get("choices", ()))}
+        return Flag(**said)
 
     @property
     def switch(self) -> bool:

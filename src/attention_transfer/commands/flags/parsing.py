@@ -21,7 +21,7 @@ def _data(described: StructTypeInfo) -> StructConstructorSpec | None:
     """Data under the names of its flags: its `name` is --data, its `root` --data-root."""
     if described.type is not Data:
         return None
-    hints, texts, given = get_type_hints(Data), texts_of(Data), cast(Any, described.default)
+    hints, texts, given = get_type_hints(Data), texts_of(Data), described.default
     described_fields = tuple(
         StructFieldSpec(
             _NAMES.get(each.name, each.name),
@@ -32,9 +32,11 @@ def _data(described: StructTypeInfo) -> StructConstructorSpec | None:
         for each in fields(Data)
     )
     fields_of = {_NAMES.get(each.name, each.name): each.name for each in fields(Data)}
-    return StructConstructorSpec(
-        lambda **values: Data(**{fields_of[name]: value for name, value in values.items()}), described_fields
-    )
+
+    def made(**values: Any) -> Data:
+        return Data(**{fields_of[name]: value for name, value in values.items()})
+
+    return StructConstructorSpec(made, described_fields)
 
 
 def _default(described: Any) -> Any:
