@@ -57,6 +57,16 @@ def test_a_method_by_import_path_trains_and_is_recorded_by_it(here: Path, capsys
     assert "--mine.sharpness FLOAT" in capsys.readouterr().out
 
 
+def test_what_it_trained_is_measured_without_importing_it(here: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["train", "digits", "--tiny", "--methods", PATH, "--threads", "1"]) == 0
+    folder = str(here / "runs" / "digits" / "tiny-mine-seed0")
+    registry._OWN.clear()  # as in another process
+    sys.modules.pop("method_of_mine")
+    for command in ("evaluate", "compare", "cost"):
+        assert main([command, folder]) == 0, capsys.readouterr().err
+    assert "method_of_mine" not in sys.modules
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -12,7 +12,7 @@ from attention_transfer.analysis.cost import Candidate, measure_costs
 from attention_transfer.commands.flags.parsing import parsed
 from attention_transfer.data import OWN_SIDES
 from attention_transfer.errors import InputError, printable
-from attention_transfer.experiment import Training, read_experiment
+from attention_transfer.experiment import Training, read_data
 from attention_transfer.files.env_paths import expand
 from attention_transfer.models import MODELS, OpenedModel, check_channels, open_model
 from attention_transfer.report.cost import cost_markdown
@@ -92,7 +92,7 @@ def _known_side(name: str, opened: OpenedModel) -> int | None:
     place = expand(name)
     run = recorded_run(place)
     if run is not None:
-        data = read_experiment(run).data
+        data = read_data(run)
         return data.image_size or OWN_SIDES.get(data.name.partition(":")[0])
     declared = opened.input.size if opened.input else None
     declared = declared or (opened.description.input.size if opened.description.input else None)

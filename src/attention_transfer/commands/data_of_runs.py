@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, TextIO
 
 from attention_transfer.errors import InputError, printable
-from attention_transfer.experiment import Data, read_experiment
+from attention_transfer.experiment import Data, read_data
 from attention_transfer.files.env_paths import expand
 from attention_transfer.runs import recorded_run
 from attention_transfer.runs.downloads import Downloads
@@ -34,7 +34,7 @@ def own_data(arguments: Sequence[str]) -> Data:
     places = [expand(word) for word in arguments if not word.startswith("-")]
     recorded = [(place, run) for place in places if (run := recorded_run(place)) is not None]
     found = [place for place, _ in recorded]
-    runs = [_held(read_experiment(run).data, place) for place, run in recorded]
+    runs = [_held(read_data(run), place) for place, run in recorded]
     if not runs:
         return Data()
     name = _said(arguments, "--data")

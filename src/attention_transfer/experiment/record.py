@@ -7,8 +7,9 @@ from types import UnionType
 from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
 from attention_transfer.errors import InputError
+from attention_transfer.experiment.data import Data
 from attention_transfer.experiment.experiment import Experiment
-from attention_transfer.files.json_fields import Fields, is_text
+from attention_transfer.files.json_fields import Fields, is_list, is_object, is_text
 from attention_transfer.methods import METHODS, Method
 from attention_transfer.methods.registry import method_named, name_of
 from attention_transfer.runs import RecordedRun
@@ -46,6 +47,28 @@ def read_experiment(run: RecordedRun) -> Experiment:
         ValueError: as `from_json` does, naming the folder.
     """
     return from_json(run.experiment, f"the experiment of {run.path}")
+
+
+def read_data(run: RecordedRun) -> Data:
+    """The data of a run folder; methods of somebody's own need not be imported for it.
+
+    Raises:
+        ValueError: as `from_json` does, naming the folder.
+    """
+    content = run.experiment
+    methods, training = cast("list[Mapping[str, Any]]", content.get("methods")), content.get("training", {})
+    if is_list(methods, is_object) and any(_is_own(each) for each in methods) and is_object(training):
+        # What the method is decides what some of these fields may be.
+        content = {name: value for name, value in content.items() if name != "task_weight"}
+        content["methods"] = [each for each in methods if not _is_own(each)]
+        content["training"] = {**training, "snapshot_epochs": None}
+    return from_json(content, f"the experiment of {run.path}").data
+
+
+def _is_own(method: Mapping[str, Any]) -> bool:
+    """Whether a recorded method has an import path for a name, and was not imported."""
+    name = method.get("name")
+    return isinstance(name, str) and ":" in name and method_named(name) is None
 
 
 def _to_json(value: Any) -> Any:
@@ -124,6 +147,6 @@ def _unknown_method(name: str, source: str) -> str:
         # Importing it would run what stands in a file of anybody's.
         return (
             f"{source} names the method {name!r}, which is no part of this package and is not imported because a file "
-            f"says so: name it yourself, --methods {name}, or import it with own_method({name!r})"
+            f"says so: name it yourself, --methods {name} (train, sweep), or import it with own_method({name!r})"
         )
     return f"there is no method {name!r}, which {source} names; there are {', '.join(METHODS)}"
