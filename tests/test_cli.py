@@ -76,7 +76,7 @@ def test_without_methods_the_student_trains_alone() -> None:
         (["--methods"], "give --task-weight"),
         (["--methods", "--task-weight", "0.5"], "only scales the learning rate"),
         (["--methods", "at"], "task_weight of 0.1 goes with its methods"),
-        (["--teacher-mean", "0.5", "0.5", "0.5"], "teacher_mean and teacher_std together"),
+        (["--teacher-mean", "0.5", "0.5", "0.5"], "teacher_mean and teacher_std belong together"),
         (["--epochs", "0"], "epochs must be at least 1"),
         (["--validation-fraction", "1"], "validation_fraction must be"),
     ],

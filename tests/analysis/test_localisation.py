@@ -202,7 +202,7 @@ def test_p_of_many_things_is_scipys() -> None:
 def test_too_few_or_equal_numbers_get_a_note_and_no_number() -> None:
     few = rank_correlation([1, 2], [1, 2])
     assert few.spearman is few.spearman_p is few.kendall is few.kendall_p is None
-    assert few.note == "2 of the 3 that a rank correlation needs at least"
+    assert few.note == "a rank correlation needs at least 3 networks, here are 2"
     equal = rank_correlation([1, 1, 1], [1, 2, 3])
     assert equal.spearman is None
     assert "all equal" in equal.note

@@ -68,7 +68,7 @@ def test_a_run_goes_on_through_no_link_to_a_file(
 def test_a_run_goes_on_through_no_link_to_a_folder(name: str, tmp_path: Path, outside: Path) -> None:
     RunFolder.create_or_resume(tmp_path / "run", {}).close()
     (tmp_path / "run" / name).symlink_to(outside)
-    with pytest.raises(InputError, match=f"{name} is a link to another place"):
+    with pytest.raises(InputError, match=f"{name} is a link to another path"):
         RunFolder.create_or_resume(tmp_path / "run", {})
     with pytest.raises(InputError, match="findings is a link") if name == "findings" else pytest.raises(ValueError):
         RunFolder(tmp_path / "run").write_finding("x" if name == "findings" else "../x", {})
@@ -81,7 +81,7 @@ def test_training_a_run_on_says_so_in_one_line(
     run = tmp_path / "run"
     run.mkdir()
     (run / ".lock").symlink_to(outside / "diary.txt")
-    assert "is a link to another place" in refused([*TRAIN, str(run)], capsys)
+    assert "is a link to another path" in refused([*TRAIN, str(run)], capsys)
     assert untouched(outside)
 
 
@@ -125,10 +125,10 @@ def test_a_sweep_goes_on_through_no_link(tmp_path: Path, outside: Path, capsys: 
         folder = tmp_path / f"sweep-{name}"
         folder.mkdir()
         (folder / name).symlink_to(outside)
-        assert "is a link to another place" in refused([*command, str(folder)], capsys)
+        assert "is a link to another path" in refused([*command, str(folder)], capsys)
     (tmp_path / "sweep" / "logs").mkdir(parents=True)
     (tmp_path / "sweep" / "logs" / "seed=0.log").symlink_to(outside / "diary.txt")
-    assert "is a link to another place" in refused([*command, str(tmp_path / "sweep")], capsys)
+    assert "is a link to another path" in refused([*command, str(tmp_path / "sweep")], capsys)
     assert untouched(outside)
 
 

@@ -88,7 +88,7 @@ def test_classes_without_names_are_numbered(write_npz: Write):
         ({"labels": np.eye(12)[:, :3]}, r"are float64, 12×3: give labels.argmax\(1\)"),
         ({"labels": np.arange(12) / 2}, r"are float64, 12: give labels.astype\('int64'\), if they are whole numbers"),
         ({"labels": np.arange(12) > 5}, r"are bool, 12: give labels.astype\('int64'\)"),
-        ({"labels": np.full(12, 2**64 - 1, dtype=np.uint64)}, "go up to 18446744073709551615, which is no number of a"),
+        ({"labels": np.full(12, 2**64 - 1, dtype=np.uint64)}, "go up to 18446744073709551615, which is no class index"),
         ({"labels": np.arange(12) * 10**9}, "go up to 11,000,000,000, and classes are numbered from 0 without a gap"),
         ({"classes": np.array([["a"], ["b"], ["c"]])}, "'classes' of .* must be a list of names, but are 3×1"),
         ({"classes": np.array([b"a", b"caf\xe9", b"c"])}, "'classes' of .* are no text in UTF-8"),

@@ -46,7 +46,7 @@ def test_of_two_parts_one_is_for_validation(tmp_path: Path):
 def test_test_images_whose_classes_nobody_tells_are_left_out(tmp_path: Path, unlabelled: str):
     dataset = load(write_folder(tmp_path, {**CLEAN, unlabelled: RED}), image_size=16)
     assert (len(dataset.test), dataset.validation, dataset.test_is) == (2, None, "val")
-    assert "test has no images in folders of the classes and is left out: val is measured on" in dataset.notes[0]
+    assert "test has no images in folders of the classes and is left out: val is the test split" in dataset.notes[0]
 
 
 def test_two_folders_for_the_same_are_refused(tmp_path: Path):
@@ -86,7 +86,7 @@ def test_a_fifth_of_each_class_is_set_aside_where_nobody_did(
     dataset = load(place, image_size=16)
     assert np.bincount(dataset.test.labels).tolist() == [2, 1, 0, 5]
     assert np.bincount(dataset.train.labels).tolist() == [8, 2, 1, 18]
-    said = f"note: {tmp_path} sets no images aside: 8 of 37 are measured on and not learned from, 20% of each class"
+    said = f"note: {tmp_path} sets no images aside: 8 of 37 are test images and no training images, 20% of each class"
     assert said in capsys.readouterr().err
     assert any("chosen by split_seed 0" in note for note in dataset.notes)
     assert "no images are measured of 1 of 4 classes: c" in dataset.notes
@@ -150,7 +150,7 @@ def test_a_part_that_is_the_training_images_is_said(tmp_path: Path):
 
 def test_a_single_class_is_said_and_refused_where_labels_are_learned(tmp_path: Path):
     dataset = load(unsplit(tmp_path, only=5), image_size=16)
-    assert any("holds a single class, only, which nothing can be told from" in note for note in dataset.notes)
+    assert any("holds a single class, only, so that there is nothing to classify" in note for note in dataset.notes)
     with pytest.raises(ValueError, match=r"holds a single class, only, which cannot be told from anything: give"):
         load_data(Data(f"folder:{tmp_path}", image_size=16), 0)
 

@@ -223,7 +223,7 @@ def test_images_that_are_learned_from_and_measured_are_said(tmp_path: Path, insi
     else:
         links(tmp_path / "val", c="../train/c")
     (note,) = (note for note in load(place, image_size=16).notes if "same folder" in note)
-    assert "what is measured is what is learned from" in note
+    assert "test images are training images" in note
 
 
 # ---------------------------------------------------------------- parts
@@ -272,7 +272,7 @@ def test_parts_inside_of_classes_are_refused_with_the_way_out(tmp_path: Path):
 def test_classes_one_folder_too_deep_are_said(tmp_path: Path):
     contents = {name.replace("/", "/images/", 1): image for name, image in CLEAN.items()}
     (note,) = load(write_folder(tmp_path, contents), image_size=16).notes
-    assert "a single class, images, which nothing can be told from; if a, b are the classes, move them to" in note
+    assert "a single class, images, so that there is nothing to classify; if a, b are the classes, move them to" in note
 
 
 @pytest.mark.parametrize("name", ["n\nl", " a b ", "$HOME", "ünï", "c\x1b[31m", "0.png", "\u202ecba", "a@b#c", "-x"])

@@ -184,7 +184,7 @@ def test_what_cannot_be_pretrained_is_refused_before_training(pretraining: Make,
         with pytest.raises(ValueError, match=words):
             quiet(replace(pretraining(), student=student), tmp_path / "run")
         assert not (tmp_path / "run").exists()
-    with pytest.raises(ValueError, match="neither teacher nor methods"):
+    with pytest.raises(ValueError, match="neither a teacher nor methods"):
         replace(pretraining(), teacher="resnet8", methods=(AttentionTransfer(),))
 
 

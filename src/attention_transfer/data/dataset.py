@@ -1,4 +1,11 @@
-"""What a data set is: images, labels and boxes of its splits, and how networks are to receive them."""
+"""Data set and its splits: images, class indices, bounding boxes and normalisation.
+
+>>> labels = np.array([0, 0, 0, 1, 1])
+>>> Split(np.zeros((5, 8, 8, 3), np.uint8), labels).subset(np.array([0, 4]))
+Split(2 images of 8×8×3, 2 classes)
+>>> turns(labels).tolist(), interleaved(labels).tolist()
+([0, 1, 2, 0, 1], [0, 3, 1, 4, 2])
+"""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +21,7 @@ from attention_transfer.models.class_names import are_numbered
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-PHOTOGRAPH_SIDE = 64  # larger images are taken for photographs, cropped at random sizes; smaller ones are only shifted
+PHOTOGRAPH_SIDE = 64  # pixels: larger images count as photographs, with random resized crops; smaller ones are shifted
 
 _VALIDATION = 1  # the stream of the hash that chooses validation images
 
@@ -25,7 +32,7 @@ class Split:
 
     Args:
         images: in memory, or files that a loader decodes.
-        labels: class numbers.
+        labels: class indices.
         boxes: where the object is: left, top, right, bottom (the last two exclusive) in pixels of the image as an
             evaluation loader delivers it, clipped to it; NaN where unknown. None where the data set has none.
         sizes: height and width of each image, which lies in the upper left corner of its canvas; None where images
@@ -64,21 +71,21 @@ class DataSet:
 
     Args:
         name: as a user writes it.
-        classes: their names; label k is the k-th.
-        train: what is learned from.
-        validation: what may select a model; None where nothing was set aside.
-        test: what selects nothing.
+        classes: class names; class index k is the k-th.
+        train: training split.
+        validation: split that may select a model; None if nothing was held out.
+        test: split that selects nothing.
         mean: of the colour channels, images in 0…1.
         std: of the colour channels, images in 0…1.
         image_size: side in pixels of the squares that loaders deliver.
         photographs: whether training crops are of random size and shape (`augment="auto"`).
         mirrored: whether a mirror image still belongs to its class (`augment="auto"`).
-        train_classes: training images show only the first so many classes; None means all.
-        labelled: whether the labels mean anything; without them there is one class, and there are no test images.
-        decoding: what is seen of image files.
-        test_is: what its owner calls the test images: `val` where there are no others.
+        train_classes: training images show only the first N classes; None means all.
+        labelled: whether there are labels; without them there is one class, and there are no test images.
+        decoding: how image files are decoded.
+        test_is: the owner's name of the test split: `val` where there is no other.
         notes: what was assumed or left out, in sentences for the user.
-        numerals: whether the classes are numbers themselves, and not called so for want of names.
+        numerals: whether the classes are numerals (digits), rather than numbered for want of names.
     """
 
     name: str
@@ -115,20 +122,20 @@ class DataSet:
 
     @property
     def unseen(self) -> Split | None:
-        """Test images of the classes that `train_classes` leaves out; None where it leaves out none."""
+        """Test images of the classes that `train_classes` leaves out; None if it leaves out none."""
         if self.train_classes is None or self.train_classes >= self.num_classes:
             return None
         return self.test.subset(np.flatnonzero(self.test.labels >= self.train_classes))
 
     @property
     def splits(self) -> dict[str, Split]:
-        """All that there are, by name."""
+        """The splits that there are, by name."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test, "unseen": self.unseen}
         return {name: split for name, split in splits.items() if split is not None}
 
 
 def check_validation_fraction(fraction: float) -> None:
-    """Refuse what cannot be a share of the training images to set aside, before any are read.
+    """Refuse an invalid share of validation images, before any image is read.
 
     Raises:
         ValueError: it is not in 0 ≤ f < 1.
@@ -138,12 +145,12 @@ def check_validation_fraction(fraction: float) -> None:
 
 
 def with_validation(dataset: DataSet, fraction: float, seed: int) -> DataSet:
-    """Moves a share of the training images to the validation split, each image judged by (seed, its index) alone.
+    """Move a share of the training images to the validation split: a function of (seed, dataset index).
 
     Args:
         dataset: without a validation split.
         fraction: expected share 0 ≤ f < 1; 0 leaves everything as it is.
-        seed: of the choice.
+        seed: seed of the choice.
 
     Raises:
         ValueError: one of the two splits would be empty.
@@ -175,12 +182,12 @@ def scaled_boxes(split: Split, factor: float) -> Split:
 
 
 def interleaved(labels: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-    """An order of images in which classes take turns, so that any first part of it holds all classes alike."""
+    """An order of images in which classes take turns, so that its first N images are balanced for every N."""
     return np.lexsort((labels, turns(labels)))
 
 
 def turns(labels: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-    """How many images of its class come before each image."""
+    """For each image, the number of images of its class before it."""
     by_class = np.argsort(labels, kind="stable")
     starts = np.searchsorted(labels[by_class], labels[by_class])
     before = np.empty_like(labels)

@@ -1,4 +1,12 @@
-"""Names of classes and files: what can be written down, and what can be shown on a terminal."""
+"""Names of classes and files, fit for a terminal and compared by how they look.
+
+>>> shown("two\\nlines")
+'two\\\\nlines'
+>>> listed(["cat", "dog", "emu", "fox"], total=4, most=2)
+'cat, dog and 2 more'
+>>> alike(["Cat", "dog", "cat"])
+[('Cat', 'cat')]
+"""
 
 import unicodedata
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,10 @@
-"""Data sets by name, a line for each."""
+"""Registry of data sets, by the names that `load` and `--data` take.
+
+>>> load("cifar-100")
+Traceback (most recent call last):
+    ...
+attention_transfer.errors.InputError: there is no data set 'cifar-100': choose one of cluttered-digits, cifar10, ...
+"""
 
 import sys
 from collections.abc import Callable
@@ -24,7 +30,7 @@ from attention_transfer.data.sources import (
 )
 from attention_transfer.errors import InputError, printable
 
-# What reads it, and the side in pixels of the images where nobody asks for another; None where only the files say.
+# Reader of each data set, and side of its images in pixels without image_size; None if only the files say.
 _SOURCES: dict[str, tuple[Callable[[Request], DataSet], int | None]] = {
     "cluttered-digits": (cluttered_digits.cluttered_digits, cluttered_digits.SIDE),
     "cifar10": (cifar.cifar10, cifar.SIDE),
@@ -40,10 +46,10 @@ _SOURCES: dict[str, tuple[Callable[[Request], DataSet], int | None]] = {
 }
 
 DATA = {name: source for name, (source, _) in _SOURCES.items()}
-"""What reads each data set."""
+"""The reader of each data set, by name."""
 
 OWN_SIDES = {name: side for name, (_, side) in _SOURCES.items()}
-"""Sides in pixels of the images that they deliver where nobody asks for another; None where only their files say."""
+"""Sides in pixels of the images without `image_size`, by name; None if only the files say."""
 
 
 def load(
@@ -63,29 +69,28 @@ def load(
     background: str | None = None,
     seed: int = 0,
 ) -> DataSet:
-    """Reads a data set; what it assumes or leaves out is said on standard error, and kept as the data set's `notes`.
+    """Read a data set; what is assumed or left out is printed on standard error, and kept in its `notes`.
 
     Args:
         name: `cluttered-digits`, `cifar10`, `cifar100`, `npz:PATH`, `folder:PATH`, `tiny-imagenet`, `cub200`,
             `flowers102`, `stl10`, `scenes`, `inaturalist-2017`, `inaturalist-2018` or `inaturalist-2019`.
-        root: folder that holds, or receives, the named ones; None means the user's cache.
-        image_size: side in pixels, at least 8, that images are delivered with; None keeps the data set's own.
-        validation_fraction: share of the selected training images, 0 ≤ f < 1, set aside for validation.
-        train_classes: only training images of the first so many classes, 1…K; None means of all K. The data set keeps
-            its K classes, and the test images of the others are its split `unseen`.
-        train_fraction: of every class its first training images, 0 < f ≤ 1; None means all.
-        train_limit: only the first so many training images; None means all. `Selection` says more of these: they apply
-            before any images are set aside for validation, the limit last.
-        train_sample: about so many training images of all classes alike, at least one of each; None means all.
-        test_limit: so many test images, and validation images where the data set brings them, spread evenly over all;
-            None means all.
-        labelled: whether labels are needed; a folder without splits is read whole where they are not.
-        split_seed: of the choice of test images of a `folder:PATH` that sets none aside; None means 0.
-        decoding: `as-shown` turns images of a `folder:PATH` upright and puts transparent ones on the background, as a
-            viewer does; `as-stored` does neither, as torchvision's loaders. None means the former for `folder:PATH`;
-            named data sets are always read as their papers' loaders do, which is the latter.
+        root: folder that holds, or receives, data sets with a name; None means the user's cache.
+        image_size: side in pixels, at least 8, that images are resized to; None keeps the data set's own.
+        validation_fraction: share of the selected training images, 0 ≤ f < 1, held out for validation.
+        train_classes: only training images of the first N classes, 1…K; None means of all K. The data set keeps its K
+            classes, and the test images of the others are its split `unseen`.
+        train_fraction: share of each class's training images, 0 < f ≤ 1, the first of them; None means all.
+        train_limit: the first N training images; None means all. `Selection` says more of these four: they apply before
+            any images are held out for validation, the limit last.
+        train_sample: about N training images, the same number of each class and at least one; None means all.
+        test_limit: N test images, and validation images where the data set brings them, spread evenly; None means all.
+        labelled: whether labels are needed; if not, a folder without splits is read whole.
+        split_seed: seed of the choice of test images of a `folder:PATH` without a test split; None means 0.
+        decoding: `as-shown` applies the EXIF orientation to images of a `folder:PATH` and puts transparent ones on the
+            background, as a viewer does; `as-stored` does neither, as torchvision's loaders. None means as-shown for
+            `folder:PATH`; named data sets are always read as-stored, as their papers' loaders do.
         background: colour, by name or as #rrggbb, behind transparent images of a `folder:PATH`; None means white.
-        seed: of the choice of validation images; nothing else depends on it.
+        seed: seed of the choice of validation images; nothing else depends on it.
 
     Raises:
         ValueError: an argument is out of range, or the data set is missing, empty or damaged.
@@ -130,7 +135,7 @@ def _read(kind: str, request: Request) -> DataSet:
 
 
 def _decoding(kind: str, decoding: str | None, background: str | None, split_seed: int | None) -> Decoding:
-    """What is seen of files, and a refusal of settings that would have no effect."""
+    """How files are decoded; settings that would have no effect are refused."""
     given = {"decoding": decoding, "background": background, "split_seed": split_seed}
     idle = [name for name, value in given.items() if value is not None]
     if kind != "folder" and idle:

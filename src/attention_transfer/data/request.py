@@ -1,4 +1,4 @@
-"""What a user asks of a data set, and where to look for it."""
+"""Arguments of the readers of data sets, and the folders that they read."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +11,7 @@ from attention_transfer.errors import InputError
 from attention_transfer.files.env_paths import at_home
 from attention_transfer.models.bounds import LARGEST_SIDE
 
-SMALLEST_SIDE = 8
+SMALLEST_SIDE = 8  # pixels
 
 CACHE = Path("~/.cache/attention-transfer")
 
@@ -23,12 +23,12 @@ class Request:
     Args:
         path: what follows the colon of `npz:PATH` and `folder:PATH`; None for data sets that have a name of their own.
         root: folder that holds, or receives, the named data sets; None means the user's cache.
-        image_size: side of the squares to deliver, at least 8; None keeps the data set's own.
-        selection: which training images the source returns; it may leave the others unread.
-        test_limit: only so many test images are asked for; a source may leave the others unread.
-        labelled: whether labels are needed; a folder without a split is read whole where they are not.
-        split_seed: of the choice of test images, where a source has none; None means 0.
-        decoding: what is seen of image files.
+        image_size: side of the images in pixels, at least 8; None keeps the data set's own.
+        selection: which training images the reader returns; it may leave the others unread.
+        test_limit: number of test images; a reader may leave the others unread.
+        labelled: whether labels are needed; if not, a folder without a split is read whole.
+        split_seed: seed of the choice of test images, where there is no test split; None means 0.
+        decoding: how image files are decoded.
 
     Raises:
         ValueError: the side is too small or too large.
@@ -57,8 +57,8 @@ class Request:
         """The folder of a named data set: the root itself or one of these folders in it, whichever holds it.
 
         Args:
-            names: what the folder is called where it was unpacked.
-            source: where it can be had.
+            names: possible names of the unpacked folder.
+            source: archive and address that it can be downloaded from.
 
         Raises:
             ValueError: there is no such folder.
@@ -79,7 +79,7 @@ class Request:
         return at_home(self.root or CACHE)
 
     @property
-    def place(self) -> Path:
+    def own_folder(self) -> Path:
         """The path after the colon, which must be a folder."""
         if self.path is None:
             raise InputError("this kind of data set needs a path: write it after a colon, as in folder:PATH")

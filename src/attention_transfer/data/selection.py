@@ -1,4 +1,11 @@
-"""Which training images are learned from."""
+"""Subsets of the training images: by class, by share, by number.
+
+>>> labels = np.array([0, 0, 0, 0, 1, 1, 1, 1, 2, 2])
+>>> Selection(fraction=0.5).positions(labels, num_classes=3).tolist()
+[0, 1, 4, 5, 8]
+>>> Selection(classes=2, sample=4).positions(labels, num_classes=3).tolist()
+[0, 1, 4, 5]
+"""
 
 from dataclasses import dataclass
 from typing import Protocol, Self, TypeVar
@@ -15,7 +22,7 @@ class Labelled(Protocol):
 
     @property
     def labels(self) -> Int64[np.ndarray, " n"]:
-        """Class numbers."""
+        """Class indices."""
         ...
 
     def subset(self, index: Int64[np.ndarray, " m"]) -> Self:
@@ -28,15 +35,15 @@ Images = TypeVar("Images", bound=Labelled)
 
 @dataclass(frozen=True)
 class Selection:
-    """Which training images are learned from; four restrictions, applied in this order.
+    """Subset of the training images: four restrictions, applied in this order.
 
     Args:
-        classes: only images of the first so many classes, in the data set's order; None means of all.
-        fraction: of every class that is left its first images, 0 < f ≤ 1; their number is rounded (halves up), but at
-            least one remains; None means all.
-        sample: of what is left about so many images of all classes alike: the first of each class in turn, and at least
-            one of each; None means all.
-        limit: of what is left the first so many images, in the data set's order; None means all.
+        classes: only images of the first N classes, in the data set's order; None means of all.
+        fraction: share of each remaining class, 0 < f ≤ 1, the first of its images; their number is rounded (halves
+            up), but at least one remains; None means all.
+        sample: about N of the remaining images, the same number of each class: the first of each class in turn, and at
+            least one of each; None means all.
+        limit: the first N of the remaining images, in the data set's order; None means all.
 
     Raises:
         ValueError: a number is out of its range.
@@ -58,10 +65,10 @@ class Selection:
             raise InputError(f"train_sample must be at least 1, not {self.sample}")
 
     def positions(self, labels: Int64[np.ndarray, " n"], num_classes: int) -> Int64[np.ndarray, " m"]:
-        """Where the selected images are, ascending.
+        """Dataset indices of the selected images, ascending.
 
         Args:
-            labels: class numbers of all training images, in the data set's order.
+            labels: class indices of all training images, in the data set's order.
             num_classes: of the data set, whether they have training images or not.
 
         Raises:
@@ -70,7 +77,7 @@ class Selection:
         if self.classes is not None and not 1 <= self.classes <= num_classes:
             raise InputError(
                 f"train_classes must be 1…{num_classes}, the number of classes of the data set, not {self.classes}: "
-                "give one of these, or leave it out to learn from all"
+                "give one of these, or leave it out to train on all"
             )
         chosen = np.arange(len(labels))
         if self.classes is not None:
@@ -93,11 +100,11 @@ class Selection:
 
 
 def evenly(images: Images, limit: int | None) -> Images:
-    """At most so many images, spread evenly over all, which may be sorted by class.
+    """At most `limit` images, spread evenly over all, which may be sorted by class.
 
     Args:
-        images: to choose from.
-        limit: how many; None means all.
+        images: images to choose from.
+        limit: largest number of images; None means all.
     """
     num = len(images.labels)
     if limit is None or num <= limit:

@@ -1,4 +1,15 @@
-"""Which images, and how they are prepared."""
+"""Data section of an experiment: data set, augmentation, mixing and subsets.
+
+>>> data = Data(name="cifar100", augment="trivial-augment", mixup=0.2, train_fraction=0.1)
+>>> data.own_side
+32
+>>> data.mixing.mixup
+0.2
+>>> Data(validation_fraction=1.5)
+Traceback (most recent call last):
+    ...
+attention_transfer.errors.InputError: validation_fraction must be 0 ≤ f < 1, a share of the training images, not 1.5
+"""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,42 +29,44 @@ _FEW = 16  # images, of a tiny experiment
 
 @dataclass(frozen=True)
 class Data:
-    """Which images, and how they are prepared.
+    """Data set, augmentation, mixing and subsets.
 
     Args:
-        name: `cluttered-digits`, `cifar10`, `cifar100`, `npz:PATH`, `folder:PATH`, `tiny-imagenet`, `cub200`,
+        name: data set: `cluttered-digits`, `cifar10`, `cifar100`, `npz:PATH`, `folder:PATH`, `tiny-imagenet`, `cub200`,
             `flowers102`, `stl10`, `scenes`, `inaturalist-2017`, `inaturalist-2018` or `inaturalist-2019`.
-        root: folder that holds (or receives) all but `cluttered-digits`, `npz:PATH` and `folder:PATH`.
-        image_size: side in pixels that images are brought to; None keeps the data set's own (224 for photographs).
-        augment: what happens to training images; `auto` is `crop-flip` for small images, `random-resized-crop` for
+        root: folder of the data set, or where it is downloaded to; not for `cluttered-digits`, `npz:PATH` and
+            `folder:PATH`.
+        image_size: side in pixels that images are resized to; None keeps the data set's own (224 for photographs).
+        augment: augmentation of training images; `auto` is `crop-flip` for small images, `random-resized-crop` for
             photographs and `crop` for digits, which must not be mirrored. Crops of small images are shifted by up to an
-            eighth of the side and filled with black, by `reflect-crop-flip` with the image's reflection.
-            `trivial-augment` changes each image further after `crop-flip`.
-        auto_augment: what timm further does to training images after cropping and mirroring, in its words:
+            eighth of the side and padded with black, by `reflect-crop-flip` with the image's reflection.
+            `trivial-augment` is TrivialAugment after `crop-flip`.
+        auto_augment: a policy of timm, applied after cropping and mirroring, in timm's notation:
             `rand-m9-mstd0.5-inc1` is RandAugment as transformers are fine-tuned with it; `augmix-…`, `original`, `v0`
-            and `3a` are others. Images are changed one by one on the host: for image files by `num_workers` processes.
-        colour_jitter: strength of a random change of brightness, contrast and saturation, where no `auto_augment` is.
+            and `3a` are others. Runs on the CPU, image by image; for image files in the `num_workers` processes.
+        colour_jitter: strength of random changes of brightness, contrast and saturation; not with `auto_augment`.
         random_erasing: probability that a rectangle of a training image is replaced by noise.
-        mixup: α of Beta(α, α), from which the proportion is drawn in which images of a batch are blended, and their
-            labels with them.
-        cutmix: α likewise, where a rectangle is taken from the other image; with both, batches get one or the other.
-        label_smoothing: probability that is spread evenly over all classes, in training only.
-        validation_fraction: share of the training images, 0 ≤ f < 1, set aside by (seed, index) for validation.
-        train_classes: learn only from images of the first so many classes, in the data set's order; networks keep all
-            classes, and the test images of the others are also measured apart, as `unseen`. None learns from all.
-        train_fraction: of every class learn only from this share of its images, 0 < f ≤ 1, the first in the data set's
-            order; the number is rounded, at least one. None uses all.
-        train_limit: learn only from the first so many images of those that `train_classes` and `train_fraction` leave;
-            None uses all. What is set aside for validation is taken from what these three leave.
-        train_sample: learn only from about so many images of all classes alike, at least one of each, taken from what
+        mixup: mixup: α of Beta(α, α), from which the blending proportion of images and labels is drawn.
+        cutmix: CutMix: α of Beta(α, α), from which the pasted share of the area is drawn; with `mixup` too, each batch
+            gets one of the two.
+        label_smoothing: label smoothing of the cross-entropy: probability that is spread evenly over all classes, in
+            training only.
+        validation_fraction: share of the training images, 0 ≤ f < 1, held out for validation by (seed, dataset index).
+        train_classes: train only on images of the first N classes, in the data set's order; networks keep all classes,
+            and test images of the other classes are also measured apart, as `unseen`. None trains on all.
+        train_fraction: train on this share of each class's images, 0 < f ≤ 1, the first in the data set's order; the
+            number is rounded, at least one. None uses all.
+        train_limit: train on the first N images of those that `train_classes` and `train_fraction` leave; None uses
+            all. Validation images are taken from what these three leave.
+        train_sample: train on about N images, the same number of every class and at least one of each, of those that
             `train_classes` and `train_fraction` leave; None uses all.
-        test_limit: measure on only so many test images, spread evenly; None uses all.
-        split_seed: of the choice of test images where a class folder sets none aside; None is 0.
-        decoding: what is seen of image files in a class folder: `as-shown` turns them upright and puts transparent ones
-            on the background, `as-stored` does neither, as torchvision's loader. None is as-shown for class folders;
-            named data sets are read as their papers' loaders do, which is as-stored.
+        test_limit: measure on N test images only, spread evenly; None uses all.
+        split_seed: seed of the choice of test images, for class folders without a test split; None is 0.
+        decoding: how image files of a class folder are decoded: `as-shown` applies the EXIF orientation and puts
+            transparent images on the background, `as-stored` does neither, as torchvision's loader. None is as-shown
+            for class folders; named data sets are always read as-stored, as their papers' loaders do.
         background: colour behind transparent images of a class folder, by name or as #rrggbb; None is white.
-        num_workers: processes that decode photographs; small sets live on the device and need none.
+        num_workers: worker processes that decode photographs; small data sets are kept on the device and need none.
     """
 
     name: str = "cluttered-digits"
@@ -80,7 +93,7 @@ class Data:
     num_workers: int = 0
 
     def __post_init__(self) -> None:
-        # The data room says what it cannot deliver; settings are refused before it is asked.
+        # Built for their checks alone: a wrong setting is refused here, before any data set is opened.
         _ = self.changes, self.mixing
         check_validation_fraction(self.validation_fraction)
         selection = Selection(None, self.train_fraction, self.train_limit, self.train_sample)
@@ -95,21 +108,25 @@ class Data:
 
     @property
     def own_side(self) -> int | None:
-        """Side of the images of this data set where nobody asks for another; None where only its files say."""
+        """Side of this data set's images in pixels where `image_size` is None; None if only its files say."""
         return OWN_SIDES.get(self.name.partition(":")[0])
 
     def few(self, side: int) -> "Data":
-        """A few images of the same data set, of each class at least one.
+        """A few images of the same data set, at least one of each class.
 
         Args:
-            side: in pixels, of what is delivered.
+            side: of the images, in pixels.
         """
         return replace(
             self, image_size=side, validation_fraction=0.0, train_sample=_FEW, test_limit=_FEW, num_workers=0
         )
 
     def few_digits(self, side: int) -> "Data":
-        """As many digits, which are there on every machine, prepared in the same way; arguments as for `few`."""
+        """As many cluttered digits, which need no download, prepared in the same way.
+
+        Args:
+            side: of the images, in pixels.
+        """
         return replace(
             self.few(side),
             name=Data().name,
@@ -126,10 +143,10 @@ class Data:
 
     @property
     def changes(self) -> Changes:
-        """What happens to each training image beyond `augment`."""
+        """Augmentation of each training image beyond `augment`."""
         return Changes(self.auto_augment, self.colour_jitter, self.random_erasing)
 
     @property
     def mixing(self) -> Mixing:
-        """What happens to each training batch."""
+        """Mixup, CutMix and label smoothing of the training batches."""
         return Mixing(self.mixup, self.cutmix, self.label_smoothing)

@@ -1,4 +1,4 @@
-"""One training run as data: what is trained, on what, how."""
+"""Experiment: everything that determines a training run, as one frozen dataclass."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -14,7 +14,7 @@ from attention_transfer.models.untrained import smaller
 from attention_transfer.phases import Phase, num_epochs
 from attention_transfer.pretraining import MaskedAutoencoding
 
-_DIGITS = 10  # classes of the images that are there on every machine
+_DIGITS = 10  # classes of cluttered-digits, which need no download
 
 
 @dataclass(frozen=True)
@@ -22,20 +22,21 @@ class Experiment:
     """Everything that determines a run.
 
     Args:
-        recipe: name of the recipe that it came from.
-        student: model to train: a name of ours, `timm:NAME`, `torchvision:NAME`, `hf:NAME`, a run folder, or any of
-            these names followed by `@FILE` with weights to start from.
-        teacher: model to learn from, written the same way; None trains the student alone.
-        methods: what is transferred.
+        recipe: name of the recipe that the settings come from.
+        student: model to train: a name of this package, `timm:NAME`, `torchvision:NAME`, `hf:NAME`, a run folder, or
+            any of these names followed by `@FILE` with weights to start from.
+        teacher: model to learn from, written as the student is; None trains the baseline.
+        methods: distillation methods, each with its weight.
         task_weight: weight of the cross-entropy with the labels; 0 trains without labels.
-        untrained_teacher: accept a teacher without weights, which teaches noise; for trying things out.
-        teacher_mean: per channel, of the teacher's images, given pixels in 0…1; None where its weights say so
-            themselves (run folders, published weights), or where they are those of the data.
-        teacher_std: per channel, likewise.
-        match_classes: `index` pairs the classes of networks with weights with those of the data by their indices alone,
-            for names that are spelled in another way or language; None pairs them by name, where both have names.
-        seed: of initialisation, order, augmentation and everything else that is random.
-        pretraining: learn by this, without labels and teacher; None learns from them.
+        untrained_teacher: accept a teacher with random weights; for trying things out.
+        teacher_mean: mean per channel that the teacher's images are normalised with, for pixels in 0…1; None takes that
+            of its weights (run folders, published weights), or else that of the data set.
+        teacher_std: standard deviation per channel that the teacher's images are normalised with, for pixels in 0…1;
+            None takes that of its weights, or else that of the data set.
+        match_classes: `index` pairs the classes of pre-trained networks with those of the data set by class index, for
+            names that are spelled in another way or language; None pairs them by name, where both have names.
+        seed: seed of initialisation, order, augmentation and everything else that is random.
+        pretraining: pre-train without labels and teacher by masked autoencoding; None trains with labels or a teacher.
     """
 
     recipe: str
@@ -57,13 +58,15 @@ class Experiment:
         require(-(2**63) <= self.seed < 2**63, "seed", "a whole number of 64 bits, below 2^63", self.seed)
         require(0 <= self.task_weight < math.inf, "task_weight", "at least 0", self.task_weight)
         if (self.teacher_mean is None) != (self.teacher_std is None):
-            raise InputError("give teacher_mean and teacher_std together, or neither")
+            raise InputError(
+                "teacher_mean and teacher_std belong together, but only one was given: give both, or neither"
+            )
         if not self.methods and self.task_weight != 1:
             raise InputError(
                 f"without methods a task_weight of {self.task_weight} only scales the learning rate: give 1"
             )
         if self.pretraining is not None and (self.methods or self.teacher is not None):
-            raise InputError("a pre-training has neither teacher nor methods: leave them out")
+            raise InputError("pre-training takes neither a teacher nor methods: leave them out")
         last = max(self.training.snapshot_epochs or (0,))
         wanted = f"within the {self.epochs} epochs of the run (recipes bring some: --snapshot-epochs None, or others)"
         require(last <= self.epochs, "snapshot_epochs", wanted, last)
@@ -78,8 +81,8 @@ class Experiment:
         """The same experiment made so small that it runs in seconds: a few steps under an untrained teacher.
 
         Args:
-            own_data: take a few images of the data that are named, of each class at least one; otherwise digits, which
-                are there on every machine.
+            own_data: take a few images of the data set that is named, at least one of each class; otherwise cluttered
+                digits, which need no download.
         """
         data, snapshots = self.data, self.training.snapshot_epochs
         full = data.image_size or (data.own_side if own_data else None)

@@ -1,4 +1,12 @@
-"""Optimiser and learning-rate schedule."""
+"""Optimiser and learning-rate schedule of an experiment.
+
+>>> Optimisation("adamw", learning_rate=5e-4, weight_decay=0.05, schedule="cosine", warmup_epochs=5).schedule
+'cosine'
+>>> Optimisation(learning_rate=-1.0)
+Traceback (most recent call last):
+    ...
+attention_transfer.errors.InputError: learning_rate must be above 0, not -1.0
+"""
 
 import math
 from dataclasses import dataclass
@@ -11,10 +19,10 @@ def require(holds: bool, name: str, wanted: str, value: object) -> None:
     """Refuse a setting.
 
     Args:
-        holds: whether it is as it should be.
-        name: of the setting.
+        holds: whether the value is valid.
+        name: name of the setting.
         wanted: what it must be, in words.
-        value: what it is.
+        value: the value that came.
 
     Raises:
         ValueError: it does not hold.
@@ -28,29 +36,32 @@ class Optimisation:
     """Optimiser and learning-rate schedule.
 
     Args:
-        optimizer: `momentum` is plain SGD with momentum, `nesterov` its variant; any other name is timm's.
-        learning_rate: at its peak, for the whole batch as it is; recipes that state a rate for 256 images scale it.
-        momentum: of the SGD variants.
-        betas: of Adam and its kin: decay of the running mean and of the running square of gradients, each 0 ≤ β < 1;
-            None takes the optimiser's own (0.9 and 0.999 for AdamW).
-        weight_decay: in units of the optimiser.
-        decay_norm_and_bias: whether everything is decayed, as the CIFAR protocols have it; otherwise 1-D parameters are
-            left alone, and what the network itself names (position embeddings and class tokens of timm's transformers).
-        layer_decay: 0 < d ≤ 1: the learning rate of a layer is d times that of the layer above it, the head having the
-            full one. For timm's networks, which know their layers: of transformers the embeddings are the lowest, then
-            come the blocks; a norm before pooling goes with the last block, one after it with the head. What methods
-            learn beside the student has the full rate. None gives all layers the same.
-        schedule: `steps` multiplies by `step_factor` at each of `steps`; `cosine` falls to `min_learning_rate`.
-        steps: fractions of the whole training, ascending.
-        step_factor: factor of each step.
-        warmup_epochs: linear rise from zero.
-        cosine_after_warmup: whether the cosine begins where the warm-up ends, as MAE's fine-tuning has it; None (no)
-            lets it begin with the first step, hidden at first by the warm-up.
-        min_learning_rate: absolute end of the cosine, scaled by `layer_decay` like every other rate.
-        hold_without_gradient: whether rows of weights whose gradient is exactly zero in a step are left alone by it;
-            None (no) lets weight decay wear them off, as the authors of attention copy did with queries and keys that
-            nothing trains.
-        clip_gradient_norm: largest norm of the whole gradient; None leaves it alone.
+        optimizer: `momentum` is SGD with momentum, `nesterov` its variant; any other name is an optimiser of timm.
+        learning_rate: peak learning rate, for the batch size as it is: recipes that state it for 256 images scale it.
+        momentum: momentum of SGD.
+        betas: β₁ and β₂ of Adam and its variants, each 0 ≤ β < 1; None takes the optimiser's own (0.9 and 0.999 for
+            AdamW).
+        weight_decay: weight decay, as the optimiser defines it.
+        decay_norm_and_bias: whether weight decay applies to all parameters, as in the CIFAR protocols; if not, 1-D
+            parameters are exempt, and what the network itself names (position embeddings and class tokens of timm's
+            transformers).
+        layer_decay: layer-wise learning-rate decay, 0 < d ≤ 1: a layer's learning rate is d times that of the layer
+            above it, and the head has the full one. For networks of timm, which know their layers: of transformers the
+            embeddings are the lowest, then come the blocks; a norm before pooling goes with the last block, one after
+            it with the head. Modules that methods train beside the student have the full rate. None gives all layers
+            the same.
+        schedule: learning-rate schedule: `steps` multiplies by `step_factor` at each of `steps`; `cosine` falls to
+            `min_learning_rate`; `constant` never decays.
+        steps: when the learning rate drops, as ascending fractions of the whole training.
+        step_factor: factor that the learning rate is multiplied by at each of `steps`.
+        warmup_epochs: epochs of linear warm-up from zero.
+        cosine_after_warmup: whether the cosine begins where the warm-up ends, as in MAE's fine-tuning; None (no) lets
+            it begin with the first step, beneath the warm-up.
+        min_learning_rate: final learning rate of the cosine, scaled by `layer_decay` as every other rate.
+        hold_without_gradient: whether a step leaves rows of weights unchanged whose gradient is exactly zero; None (no)
+            lets weight decay shrink them, as the authors of attention copy did with queries and keys that nothing
+            trains.
+        clip_gradient_norm: largest norm that the whole gradient is clipped to; None does not clip.
     """
 
     optimizer: str = "momentum"

@@ -1,4 +1,4 @@
-"""Experiments as JSON, in both directions."""
+"""JSON of an experiment, written and read: the `experiment.json` of a run folder."""
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -22,7 +22,7 @@ def to_json(experiment: Experiment) -> dict[str, Any]:
 
 
 def from_json(content: Mapping[str, Any], source: str = "the experiment") -> Experiment:
-    """The experiment that `to_json` wrote, or somebody else in its place.
+    """The experiment in the JSON that `to_json` wrote; everything in it is checked, for files are handed on.
 
     Args:
         content: as JSON holds it.
@@ -42,6 +42,15 @@ def from_json(content: Mapping[str, Any], source: str = "the experiment") -> Exp
 
 def read_experiment(run: RecordedRun) -> Experiment:
     """The experiment of a run folder.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from attention_transfer.runs import RunFolder
+        >>> with TemporaryDirectory() as folder, RunFolder.create_or_resume(
+        ...     f"{folder}/run", to_json(Experiment("mine", student="resnet8"))
+        ... ) as run:
+        ...     read_experiment(run).student
+        'resnet8'
 
     Raises:
         ValueError: as `from_json` does, naming the folder.

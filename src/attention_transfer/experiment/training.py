@@ -1,4 +1,12 @@
-"""How long a run trains, how large its steps are, and on what."""
+"""Training section of an experiment: epochs, batch size, device, precision and checkpoints.
+
+>>> Training(epochs=30, batch_size=128, precision="bfloat16", ema_decay=0.999).snapshot_epochs is None
+True
+>>> Training(batch_size=1)
+Traceback (most recent call last):
+    ...
+attention_transfer.errors.InputError: batch_size must be at least 2 (batch norm needs them), not 1
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,28 +18,29 @@ _MOST_THREADS = 1024  # far more than help, and the operating system still grant
 
 @dataclass(frozen=True)
 class Training:
-    """How long, how large, on what.
+    """Epochs, batch size, device, precision and checkpoints.
 
     Args:
-        epochs: passes over the training images.
-        batch_size: images per step and process.
-        device: `auto` takes an accelerator if there is one.
-        precision: arithmetic of the networks; losses are always float32. Under float16 the loss is scaled, and a step
-            whose gradient is too large for it is left out.
-        channels_last: memory format of networks and images; None means yes where the student or its teacher is a
-            network of convolutions.
-        compile: run the distiller through `torch.compile`.
-        threads: CPU threads; None leaves torch's choice.
-        checkpoint_every_steps: write a checkpoint inside epochs too; None only at their ends.
-        evaluate_every_epochs: how often the student is measured; the last epoch always is.
-        ema_decay: d, 0 < d < 1, of a moving average of the student's weights: after each step a ← d·a + (1 − d)·w,
-            beginning with the student as it starts. Of n steps it looks back on some 1 / (1 − d): 0.9999 is for
-            trainings of 100,000 and more. The average is then what is measured, kept and saved as the student;
-            metrics show the student as it was trained beside it. None leaves that as the only one.
-        snapshot_epochs: after so many finished epochs (0: before training) the student is also kept apart, under
-            snapshots/epoch-N of the run folder, which opens as a model; ascending. None keeps only the last.
-        accumulate_steps: batches whose gradients are averaged into one step of the optimiser (the last step of an
-            epoch may have fewer); steps are counted and checkpoints written by these. None (1) steps after each batch.
+        epochs: epochs, that is passes over the training images.
+        batch_size: images per batch and process.
+        device: device to train on; `auto` takes an accelerator if there is one.
+        precision: precision of the networks' forward and backward passes (autocast); losses are always float32. With
+            float16 the loss is scaled, and a step whose gradient overflows is skipped.
+        channels_last: whether networks and images are in the channels-last memory format; None means yes if the student
+            or the teacher is a convolutional network.
+        compile: whether the distiller runs through `torch.compile`.
+        threads: CPU threads of torch; None keeps torch's choice.
+        checkpoint_every_steps: write a checkpoint every N steps too; None writes one at the end of each epoch.
+        evaluate_every_epochs: evaluate the student every N epochs, and always after the last.
+        ema_decay: decay d, 0 < d < 1, of an exponential moving average (EMA) of the student's weights: after each step
+            a ← d·a + (1 − d)·w, starting from the initial weights. It averages over some 1 / (1 − d) steps: 0.9999 is
+            for trainings of 100,000 steps and more. The average is then evaluated and saved as the student; metrics
+            show the student without it as well. None averages nothing.
+        snapshot_epochs: numbers of finished epochs (0: before training), ascending, after which the student is also
+            saved under snapshots/epoch-N of the run folder, which opens as a model. None saves only the last.
+        accumulate_steps: gradient accumulation: batches whose gradients are averaged into one step of the optimiser
+            (the last step of an epoch may have fewer); steps and checkpoints count these. None (1) steps after each
+            batch.
     """
 
     epochs: int = 240

@@ -1,4 +1,16 @@
-"""Files and folders that appear whole or not at all."""
+"""Atomic writing of files and folders: they appear whole or not at all.
+
+>>> from pathlib import Path
+>>> from tempfile import TemporaryDirectory
+>>> with TemporaryDirectory() as name:
+...     folder = Path(name) / "run"
+...     make_folder(folder)
+...     write_whole(folder / "summary.json", b"{}")
+...     with whole_file(folder / "notes.txt") as temporary:
+...         _ = temporary.write_text("learned")
+...     sorted(path.name for path in folder.iterdir())
+['notes.txt', 'summary.json']
+"""
 
 import errno
 import os
@@ -11,7 +23,7 @@ from pathlib import Path
 from attention_transfer.errors import InputError
 from attention_transfer.files.writing import unwritable
 
-_MORE = bytes(2**20)  # tried once more, where a library does not say why it could not write
+_MORE = bytes(2**20)  # 1 MiB, written to learn why a library could not write: a full disk refuses it too
 
 # What says that folders cannot be synchronised: Windows opens none, and some servers of files know no such thing.
 _NOT_OF_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EBADF)
@@ -109,7 +121,7 @@ def whole_folder(path: str | Path) -> Generator[Path]:
             for file in temporary.rglob("*"):
                 if file.is_file() and not file.is_symlink():
                     _make_last(file)
-            # A folder cannot take the place of one that holds something; for a moment there is neither, never a half.
+            # No system replaces a folder that is not empty; for a moment there is neither, never a half.
             if path.exists() or path.is_symlink():
                 remove_whole(path)
             temporary.replace(path)
@@ -138,7 +150,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def temporary_name(path: Path) -> Path:
-    """Where a file or folder is written before it takes its place: beside it, under a name that nobody can foresee.
+    """Path under which a file or folder is written before it is renamed: beside it, with a name that cannot be guessed.
 
     Who handed the folder on could otherwise have put a link there, through which another file would be written.
     """

@@ -1,4 +1,4 @@
-"""Names of the files that hold a trained student, in a run folder or by themselves."""
+"""File names of a saved student, in a run folder or outside one."""
 
 STUDENT_WEIGHTS = "student.safetensors"
 STUDENT_CONFIG = "student.json"

@@ -1,4 +1,11 @@
-"""Places on disk as a user writes them: with environment variables, so that a record holds on every machine."""
+"""Environment variables and `~` in paths.
+
+>>> import os
+>>> os.environ["EXAMPLE_DATA"] = "/srv/data"
+>>> expand("npz:$EXAMPLE_DATA/cifar100")
+'npz:/srv/data/cifar100'
+>>> del os.environ["EXAMPLE_DATA"]
+"""
 
 import errno
 import os
@@ -12,24 +19,24 @@ _SHOWN = 80
 _UNKNOWABLE = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP)
 
 
-def expand(place: str) -> str:
-    """A place with its environment variables filled in, so that a run's record can say `$DATA` on every machine.
+def expand(path: str) -> str:
+    """A path with its environment variables filled in, so that a run's record can say `$DATA` on every machine.
 
     What lies on the disk under the very name that was written is taken as it is, dollar signs included.
 
     Args:
-        place: a path, alone or behind the `:` of a kind or the `@` of a model.
+        path: by itself, or behind the `:` of a kind or the `@` of a model.
 
     Raises:
         ValueError: if a variable is not set.
     """
-    if "$" not in place or _exists(place):
-        return place
-    expanded = os.path.expandvars(place)
+    if "$" not in path or _exists(path):
+        return path
+    expanded = os.path.expandvars(path)
     if "$" in expanded and not _exists(expanded):
         missing = ", ".join(dict.fromkeys(re.findall(r"\$(?:\w+|\{[^}]*\})?", expanded)))
         raise InputError(
-            f"{place!r} names an environment variable that is not set ({missing}), and nothing on the disk is called "
+            f"{path!r} names an environment variable that is not set ({missing}), and nothing on the disk is called "
             "so: set it, or correct the path"
         )
     return expanded
@@ -61,9 +68,9 @@ def _short(path: Path) -> str:
     return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
 
 
-def _exists(place: str) -> bool:
-    paths = (place, place.partition(":")[2], place.partition("@")[2])
+def _exists(path: str) -> bool:
+    candidates = (path, path.partition(":")[2], path.partition("@")[2])
     try:
-        return any(path and at_home(Path(path)).exists() for path in paths)
+        return any(each and at_home(Path(each)).exists() for each in candidates)
     except (InputError, OSError):  # a name that no file system takes
         return False

@@ -1,4 +1,13 @@
-"""Fields of JSON objects that somebody else may have written, each of the type that it should have."""
+"""Type-checked fields of JSON objects from untrusted sources.
+
+>>> fields = Fields({"epochs": 30, "recipe": "digits"}, "run/experiment.json")
+>>> fields.whole("epochs", least=1), fields.text("recipe"), fields.number("seed")
+(30, 'digits', None)
+>>> fields.number("recipe")
+Traceback (most recent call last):
+    ...
+attention_transfer.errors.InputError: 'recipe' of run/experiment.json must be a number, not 'digits': ...
+"""
 
 import unicodedata
 from collections.abc import Callable, Mapping
@@ -84,7 +93,7 @@ def is_whole(value: object, least: int = 0) -> bool:
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is a number; true and false are none. JSON holds finite ones alone."""
+    """Whether a value is a number; true and false are none. JSON holds only finite ones."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

@@ -1,6 +1,13 @@
-"""Reading files that somebody else may have written: of bounded size, never a pipe or a device, and checked.
+"""Safe reading of files from untrusted sources: of bounded size, never a pipe or a device, and checked.
 
-A run folder is handed on. What it holds is read as data alone, and whatever is wrong with it is said in a sentence.
+A run folder is handed on. What it holds is read as data only, and an error says in a sentence what is wrong with it.
+
+>>> parse_object(b'{"epoch": 1}', "line 1")
+{'epoch': 1}
+>>> parse_object(b'{"loss": NaN}', "line 1")
+Traceback (most recent call last):
+    ...
+attention_transfer.errors.InputError: line 1 is not JSON (NaN is no number of JSON); the file was changed by hand
 """
 
 import json
@@ -16,16 +23,16 @@ from attention_transfer.files.json_fields import Json
 
 
 def unpacks_to(file: Path, *, times: int, least: int) -> int | None:
-    """Bytes that come out of an archive, where these are so many more than it has that it holds nothing of use.
+    """Unpacked bytes of a zip archive that unpacks to suspiciously many (a zip bomb).
 
     Args:
         file: of any kind.
-        times: its own bytes may come out of it.
-        least: bytes that may come out of any archive, however small.
+        times: largest accepted ratio of unpacked bytes to bytes of the archive.
+        least: unpacked bytes that are accepted of any archive, however small.
 
     Returns:
-        None for archives that may be unpacked, and for files that are no archives, or damaged ones: whoever reads them
-        says so.
+        None for archives that may be unpacked, and for files that are damaged or no archives: their reader refuses
+        those.
     """
     if not zipfile.is_zipfile(file):
         return None
@@ -38,7 +45,7 @@ def unpacks_to(file: Path, *, times: int, least: int) -> int | None:
 
 
 LARGEST_JSON = 64 * 2**20
-"""Bytes; no run comes near to it."""
+"""In bytes; the longest runs of the results have less than a hundredth of it."""
 
 
 def read_regular(path: Path, largest: int = LARGEST_JSON) -> bytes:

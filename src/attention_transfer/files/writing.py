@@ -1,4 +1,14 @@
-"""Writing inside of one folder alone: what leads elsewhere is not followed."""
+"""Safe writing inside one folder: symbolic links and hard links are refused, never followed.
+
+>>> from pathlib import Path
+>>> from tempfile import TemporaryDirectory
+>>> with TemporaryDirectory() as name:
+...     file = to_write(Path(name), "metrics.jsonl")
+...     append(file, b"first\\n")
+...     append(file, b"second\\n")
+...     file.read_text().split()
+['first', 'second']
+"""
 
 import os
 import stat
@@ -17,7 +27,7 @@ class RunUnwritableError(InputError, OSError):
 
 
 def to_write(folder: Path, *names: str) -> Path:
-    """A place in a run, or in a folder of runs, that is going to be written.
+    """The path of a file in a run, or in a folder of runs, that is going to be written.
 
     Args:
         folder: as the user gave it.
@@ -31,7 +41,7 @@ def to_write(folder: Path, *names: str) -> Path:
         path /= name
         if path.is_symlink() or _is_junction(path):
             raise RunUnwritableError(
-                f"{path} is a link to another place, and what is written here stays in {folder}: delete the link"
+                f"{path} is a link to another path, and what is written here stays in {folder}: delete the link"
             )
     return path
 
@@ -73,4 +83,4 @@ def refuse_shared(file: Path, state: os.stat_result) -> None:
     """Refuse a pipe or a device, and a file that has another name elsewhere: writing it would change that too."""
     if not stat.S_ISREG(state.st_mode) or state.st_nlink > 1:
         kind = "is another file too (a hard link)" if stat.S_ISREG(state.st_mode) else "is no regular file"
-        raise RunUnwritableError(f"{file} {kind}, and a run writes files of its own alone: delete it")
+        raise RunUnwritableError(f"{file} {kind}, and a run writes only files of its own: delete it")

@@ -1,7 +1,22 @@
-"""What a network learns before there is a teacher or a label: it becomes the teacher, or the student's start.
+"""Self-supervised pre-training of teachers and students: masked autoencoding (MAE).
 
-A room of its own between the distiller and the experiment: its modules give what a `Distiller` gives and have the same
-interface, so that the one training loop drives both, and its settings are a part of an experiment.
+`MaskedAutoencoder` has the interface of a `Distiller`, so that the one training loop drives both; its settings,
+`MaskedAutoencoding`, are a section of an experiment.
+
+>>> import timm, torch
+>>> encoder = timm.create_model(
+...     "vit_tiny_patch16_224", img_size=32, patch_size=8, depth=1, embed_dim=24, num_heads=2, num_classes=0
+... )
+>>> images = torch.rand(4, 3, 32, 32)
+>>> model = MaskedAutoencoder(encoder, MaskedAutoencoding(mask_ratio=0.75, decoder_width=16), example=images)
+>>> model.num_patches, model.num_seen
+(16, 4)
+>>> out = model(images, index=torch.arange(4))
+>>> out.loss.shape
+torch.Size([])
+>>> model.backward(out)
+>>> model.deployed is encoder
+True
 """
 
 from attention_transfer.pretraining.masked_autoencoder import MaskedAutoencoder

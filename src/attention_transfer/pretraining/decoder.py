@@ -1,4 +1,17 @@
-"""The decoder of a masked autoencoder, and the patches that it predicts."""
+"""Decoder of a masked autoencoder, random masking and patches of images.
+
+>>> import torch
+>>> num_seen(196, mask_ratio=0.75)
+49
+>>> order = random_order(torch.tensor([0, 1]), 4, seed=0, epoch=torch.tensor(0))
+>>> order.sort(dim=1).values.tolist()
+[[0, 1, 2, 3], [0, 1, 2, 3]]
+>>> image = torch.arange(16.0).reshape(1, 1, 4, 4)
+>>> patches_of(image, (2, 2))[0].tolist()
+[[0.0, 1.0, 4.0, 5.0], [2.0, 3.0, 6.0, 7.0], [8.0, 9.0, 12.0, 13.0], [10.0, 11.0, 14.0, 15.0]]
+>>> take(patches_of(image, (2, 2)), torch.tensor([[3]])).tolist()
+[[[10.0, 11.0, 14.0, 15.0]]]
+"""
 
 from typing import cast
 
@@ -15,32 +28,37 @@ _MASK = 16  # the stream of the hash that orders patches; the data room has the 
 
 
 def num_seen(num_patches: int, mask_ratio: float) -> int:
-    """How many patches of an image are seen: at least one, and at least one is hidden.
+    """Number of visible patches of an image: at least one is visible, and at least one is masked.
 
     Args:
-        num_patches: of an image, at least 2.
-        mask_ratio: share that is hidden, 0 < r < 1.
+        num_patches: patches of an image, at least 2.
+        mask_ratio: share that is masked, 0 < r < 1.
     """
     return min(max(int(num_patches * (1 - mask_ratio)), 1), num_patches - 1)
 
 
 def random_order(index: Int64[Tensor, " b"], num_patches: int, *, seed: int, epoch: Tensor) -> Int64[Tensor, "b n"]:
-    """For every image its patches in a random order, of which the first are seen: a function of (seed, epoch, index).
+    """Random order of the patches of every image, visible ones first: a function of (seed, epoch, dataset index).
 
     Args:
-        index: positions of the images in their split.
-        num_patches: of an image.
-        seed: of the run.
-        epoch: its number, without axes, on the device of `index`.
+        index: dataset indices of the images.
+        num_patches: patches of an image.
+        seed: seed of the run.
+        epoch: number of the epoch, a tensor without axes on the device of `index`.
     """
-    places = torch.arange(num_patches, device=index.device)
-    return hashed(seed, _MASK, epoch, index[:, None], places).argsort(dim=1, stable=True)
+    patches = torch.arange(num_patches, device=index.device)
+    return hashed(seed, _MASK, epoch, index[:, None], patches).argsort(dim=1, stable=True)
 
 
-def take(tokens: Float[Tensor, "b n d"], places: Int64[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
-    """Of every image the tokens at its own places."""
+def take(tokens: Float[Tensor, "b n d"], which: Int64[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
+    """Tokens of every image at its own indices.
+
+    Args:
+        tokens: of a batch.
+        which: indices of tokens, for every image others.
+    """
     batch, count, width = tokens.shape
-    rows = places + torch.arange(0, batch * count, count, device=places.device)[:, None]
+    rows = which + torch.arange(0, batch * count, count, device=which.device)[:, None]
     # Rows of a matrix: several times faster on a CPU than gathering single values, forwards and backwards.
     return tokens.reshape(-1, width).index_select(0, rows.reshape(-1)).reshape(batch, -1, width)
 
@@ -59,22 +77,22 @@ def patches_of(images: Float[Tensor, "b c h w"], patch: tuple[int, int]) -> Floa
 
 
 def normalised(patches: Float[Tensor, "b k p"]) -> Float[Tensor, "b k p"]:
-    """Pixels less the mean of their patch, over its deviation."""
+    """Patches normalised to mean 0 and variance 1, each by itself."""
     variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
-    return (patches - mean) * (variance + 1e-6).rsqrt()
+    return (patches - mean) * (variance + 1e-6).rsqrt()  # 1e-6 is the ε of the authors' code
 
 
 class Decoder(nn.Module):
-    """A small vision transformer over the tokens that an encoder made and a learned token for each hidden patch.
+    """A small vision transformer over the encoder's tokens and one learned mask token for each masked patch.
 
-    Attention knows no order, so tokens are not put back in their places: each is given the position that it is from,
-    and the hidden ones come last, where their predictions are read.
+    Attention knows no order, so tokens are not sorted back: each is given the position embedding of its patch, and the
+    masked ones come last, where their predictions are read.
 
     Args:
-        encoder_width: size of the encoder's tokens.
+        encoder_width: embedding dimension of the encoder.
         grid: rows and columns of the patches.
         prefix_tokens: class token and registers, which come first and have no position.
-        pixels: values of a patch.
+        pixels: values of a patch, over all channels.
         settings: width, depth, heads and positions.
         norm: whether the encoder's tokens are normed first, where the encoder does not.
     """
@@ -112,11 +130,11 @@ class Decoder(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, encoded: Float[Tensor, "b t d"], order: Int64[Tensor, "b n"]) -> Float[Tensor, "b hidden pixels"]:
-        """Pixels of the hidden patches, in the order in which they stand in `order`.
+        """Predicted pixels of the masked patches, in the order in which they stand in `order`.
 
         Args:
             encoded: prefix tokens, then those of the patches seen.
-            order: places of all patches, the seen ones first.
+            order: indices of all patches, the visible ones first.
         """
         tokens = self.embed(self.norm_encoded(encoded))
         prefix, seen = tokens[:, : self.prefix_tokens], tokens[:, self.prefix_tokens :]
@@ -129,5 +147,5 @@ class Decoder(nn.Module):
         return self.predict(self.norm(x))
 
     def no_weight_decay(self) -> set[str]:
-        """What the optimiser leaves undecayed, as timm's networks say it."""
+        """Names of parameters without weight decay, as timm's networks give them."""
         return {"mask_token", "positions"}

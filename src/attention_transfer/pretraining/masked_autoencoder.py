@@ -21,26 +21,26 @@ RECONSTRUCTION = "reconstruction"
 
 
 class MaskedAutoencoder(nn.Module):
-    """A vision transformer that sees a few patches of each image, with a decoder that reconstructs the others.
+    """Masked autoencoder: a vision transformer encodes a few patches of each image, a decoder reconstructs the others.
 
     He et al., Masked Autoencoders Are Scalable Vision Learners (CVPR 2022, arXiv:2111.06377), section 3: the encoder
-    runs on the visible patches alone, each with its own position embedding; the loss is the mean squared error over the
-    pixels of the hidden ones.
+    runs on the visible patches only, each with its own position embedding; the loss is the mean squared error over the
+    pixels of the masked ones.
 
     It has the interface of a `Distiller` and gives an `Output`, whose logits are those of no classes, so that the
-    training loop runs both. Which patches are hidden is a function of (seed, epoch, index of the image).
+    training loop runs both. Which patches are masked is a function of (seed, epoch, dataset index).
 
     Args:
         encoder: a vision transformer of timm, which stays the user's own object; its last layer must be left out.
         settings: of mask, decoder and target.
-        example: images of the shape and device of training; their values are not looked at.
-        seed: of the masks.
+        example: images of the shape and device of training; their values are ignored.
+        seed: seed of the masks.
 
     Attributes:
         student: the encoder.
         decoder: dropped after the pre-training.
-        num_patches: of an image.
-        num_seen: of these, how many the encoder sees.
+        num_patches: patches of an image.
+        num_seen: visible patches of an image, which the encoder runs on.
 
     Raises:
         ValueError: for a network that is no such transformer, or images that it does not take or patches do not tile.
@@ -63,7 +63,7 @@ class MaskedAutoencoder(nn.Module):
         self.num_seen = num_seen(self.num_patches, settings.mask_ratio)
         self.phase = Phase("all")
         self._patch, self._seed = patch, seed
-        self._places: Tensor | None = None
+        self._visible: Tensor | None = None
         # Where timm drops patches itself, at the end of everything before the norms and blocks.
         self._seen = Changed(network.patch_drop, self._leave_out)
         self.decoder = Decoder(
@@ -87,19 +87,19 @@ class MaskedAutoencoder(nn.Module):
         labels: Tensor | None = None,
         index: Int64[Tensor, " b"] | None = None,
     ) -> Output:
-        """One step: the loss.
+        """The reconstruction loss of one step.
 
         Args:
             images: normalised.
-            labels: not looked at.
-            index: places of the images in their data set, which decide the masks.
+            labels: ignored.
+            index: dataset indices of the images, which decide the masks.
 
         Raises:
-            ValueError: without an index.
+            ValueError: without dataset indices.
         """
         del labels
         if index is None:
-            raise InputError("index is needed: the images' places in their data set decide which patches are hidden")
+            raise InputError("index is needed: the dataset indices of the images decide which patches are masked")
         order = random_order(index, self.num_patches, seed=self._seed, epoch=cast(Tensor, self.epoch))
         encoded = self.encode(images, order[:, : self.num_seen])
         predicted = self.decoder(encoded, order)
@@ -111,18 +111,18 @@ class MaskedAutoencoder(nn.Module):
             loss = functional.mse_loss(predicted.float(), wanted)
         return Output({RECONSTRUCTION: Term(loss, 1.0)}, predicted.new_empty(len(images), 0).detach())
 
-    def encode(self, images: Float[Tensor, "b 3 h w"], places: Int64[Tensor, "b k"]) -> Float[Tensor, "b t d"]:
-        """What the encoder makes of some patches of each image: prefix tokens, then those of the patches.
+    def encode(self, images: Float[Tensor, "b 3 h w"], visible: Int64[Tensor, "b k"]) -> Float[Tensor, "b t d"]:
+        """Tokens of the encoder for some patches of each image: prefix tokens, then those of the patches.
 
         Args:
             images: normalised.
-            places: of the patches that are seen.
+            visible: indices of the visible patches, counted row by row.
         """
-        self._places = places
+        self._visible = visible
         try:
             return self._seen.run(lambda: self.student.forward_features(images))
         finally:
-            self._places = None
+            self._visible = None
 
     def backward(self, out: Output) -> None:
         """Accumulate the gradient of a step."""
@@ -140,7 +140,7 @@ class MaskedAutoencoder(nn.Module):
         return {"student": self.student, "decoder": self.decoder}
 
     def unused_parameters(self) -> tuple[str, ...]:
-        """Names of parameters that the loss does not reach (what follows the encoder's last token)."""
+        """Names of parameters without gradient (those behind the encoder's last layer of tokens)."""
         return self._unused
 
     def num_epochs(self, epochs: int) -> int:
@@ -159,12 +159,12 @@ class MaskedAutoencoder(nn.Module):
 
     @property
     def tokens(self) -> int:
-        """Of an image, where all of them are seen: in the decoder."""
+        """Tokens of an image in the decoder, masked ones included."""
         return self.num_patches + self.student.num_prefix_tokens
 
     @property
     def deployed(self) -> nn.Module:
-        """The encoder, which is used by itself."""
+        """The encoder, which is used without the decoder."""
         return self.student
 
     @property
@@ -178,7 +178,7 @@ class MaskedAutoencoder(nn.Module):
     # ------------------------------------------------------------------ inside
 
     def _leave_out(self, all_tokens: Tensor, kept: Tensor) -> Tensor:
-        assert self._places is not None
+        assert self._visible is not None
         # What the network would drop at random is seen.
         tokens = kept if isinstance(self.student.patch_drop, nn.Identity) else all_tokens
         prefix = self.student.num_prefix_tokens
@@ -187,10 +187,10 @@ class MaskedAutoencoder(nn.Module):
                 f"the encoder has {tokens.shape[1]} tokens where {prefix} and one for each of {self.num_patches} "
                 "patches are wanted: older versions of timm leave the class token out without position embedding"
             )
-        return torch.cat([tokens[:, :prefix], take(tokens[:, prefix:], self._places)], dim=1)
+        return torch.cat([tokens[:, :prefix], take(tokens[:, prefix:], self._visible)], dim=1)
 
     def _probe(self, image: Tensor) -> tuple[str, ...]:
-        """Run once on noise: the parameters that need no gradient."""
+        """Run once on noise: names of the parameters that the loss does not reach."""
         named = {name: p for name, p in self.named_parameters() if p.requires_grad}
         index = torch.arange(len(image), device=image.device)
         gradients = torch.autograd.grad(self(image, None, index).loss, list(named.values()), allow_unused=True)

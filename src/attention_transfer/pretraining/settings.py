@@ -1,4 +1,10 @@
-"""What a pre-training is, as data."""
+"""Settings of masked autoencoding.
+
+>>> MaskedAutoencoding(mask_ratio=1.0)
+Traceback (most recent call last):
+    ...
+attention_transfer.errors.InputError: mask_ratio must be 0 < r < 1, a share of the patches, not 1.0
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,18 +14,18 @@ from attention_transfer.errors import InputError
 
 @dataclass(frozen=True)
 class MaskedAutoencoding:
-    """Learn without labels: hide most patches of an image and reconstruct them from the rest.
+    """Masked autoencoding: mask most patches of an image and reconstruct them from the visible ones.
 
     He et al., Masked Autoencoders Are Scalable Vision Learners (CVPR 2022, arXiv:2111.06377). The decoder is smaller
     here than theirs (8 blocks of width 512), as small images and networks want it; it is dropped afterwards.
 
     Args:
-        mask_ratio: share of the patches that are hidden, 0 < r < 1; at least one is hidden and one is seen.
-        normalise_patches: reconstruct pixels less the mean of their patch, over its deviation (section 3 there).
-        decoder_width: size of the decoder's tokens, a multiple of `decoder_heads` and of 4.
-        decoder_depth: its blocks.
-        decoder_heads: of its attention.
-        decoder_positions: `sin-cos` are fixed, `learned` start from these.
+        mask_ratio: share of the patches that are masked, 0 < r < 1; at least one is masked and one is visible.
+        normalise_patches: whether targets are normalised per patch, to mean 0 and variance 1 (section 3 of the paper).
+        decoder_width: embedding dimension of the decoder, a multiple of `decoder_heads` and of 4.
+        decoder_depth: number of transformer blocks of the decoder.
+        decoder_heads: number of attention heads of the decoder.
+        decoder_positions: position embeddings of the decoder: `sin-cos` are fixed, `learned` start from these.
     """
 
     mask_ratio: float = 0.75

@@ -1,15 +1,19 @@
-"""What a command may fetch: what its user names, and what run folders name only where the user says so."""
+"""Permission to download: what the user names, and what run folders name only where the user allows it.
+
+>>> Downloads().data, Downloads().recorded
+(True, False)
+"""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Downloads:
-    """What may be fetched.
+    """What a command may download.
 
     Args:
-        data: the data set, where it is not on this machine; not where a run folder alone names it.
-        recorded: whatever run folders name besides.
+        data: whether the data set that the user names, where it is not on this machine.
+        recorded: whether what only a run folder names.
     """
 
     data: bool = True

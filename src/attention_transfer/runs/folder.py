@@ -1,6 +1,7 @@
-"""The run folder, the only interface between training, analysis and report; this file alone knows its file names.
+"""Run folder on disk: experiment, metrics, checkpoints, snapshots, summary and findings.
 
-Standard library only. Metrics are one JSON line per epoch; every other file is written whole or not at all.
+This file alone knows the file names. Standard library only. Metrics are one JSON line per epoch; every other file is
+written whole or not at all.
 """
 
 import json
@@ -115,7 +116,7 @@ class RunFolder:
 
     @property
     def experiment(self) -> Json:
-        """What determines the run, as it was given."""
+        """The experiment that determines the run, as JSON."""
         path = self.path / EXPERIMENT
         return check_experiment(read_object(path), str(path))
 
@@ -127,7 +128,7 @@ class RunFolder:
 
     @property
     def summary(self) -> Json | None:
-        """What a finished run came to; None before that."""
+        """Results of a finished run; None if it is not finished."""
         path = self.path / _SUMMARY
         return check_summary(read_object(path), str(path)) if path.exists() else None
 
@@ -138,16 +139,16 @@ class RunFolder:
 
     @property
     def parts(self) -> Path | None:
-        """What methods learned beside the student, as safetensors under the names of the distiller's `parts`.
+        """Weights of the modules that methods trained beside the student (`parts` of the distiller), as safetensors.
 
-        None where they learned nothing, or training has not reached its end.
+        None if there are none, or training has not reached its end.
         """
         path = self.path / PARTS_WEIGHTS
         return path if path.exists() else None
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of what an interrupted run goes on from; it exists where the run may be written."""
+        """The folder of checkpoints, from which an interrupted run resumes; it exists where the run may be written."""
         path = self.path / _CHECKPOINTS
         if self._writable:
             make_folder(path)
@@ -155,7 +156,7 @@ class RunFolder:
 
     @property
     def snapshots(self) -> dict[int, Path]:
-        """Folders of the students kept after so many finished epochs, ascending; each opens as a model."""
+        """Folders of the students saved, by number of finished epochs, ascending; each opens as a model."""
         names = [path.name for path in (self.path / _SNAPSHOTS).glob(f"{_SNAPSHOT}*")]
         epochs = sorted(
             int(found[1]) for name in names if (found := re.fullmatch(rf"{_SNAPSHOT}(0|[1-9]\d{{0,8}})", name))
@@ -164,7 +165,7 @@ class RunFolder:
 
     @contextmanager
     def new_snapshot(self, epochs: int) -> Generator[Path]:
-        """A folder for the student after so many finished epochs; it is one of `snapshots` when the block has ended."""
+        """A folder for the student after `epochs` finished epochs; one of `snapshots` when the block has ended."""
         self._require_lock()
         with whole_folder(self.path / _SNAPSHOTS / f"{_SNAPSHOT}{epochs}") as folder:
             yield folder
@@ -214,7 +215,7 @@ class RunFolder:
 
         Args:
             epochs: finished ones, which are kept.
-            rows: of these, as somebody else kept them, in the place of what the metrics lack.
+            rows: their metrics from elsewhere (a checkpoint), for epochs that the file lacks.
         """
         self._require_lock()
         kept = {int(row["epoch"]): row for row in (*rows, *self.read_metrics()) if row["epoch"] <= epochs}
@@ -224,7 +225,7 @@ class RunFolder:
                 remove_whole(folder)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Declare the run finished. Written last, when everything else is in place."""
+        """Declare the run finished. Written last, when everything else is there."""
         self._require_lock()
         _write_json(self.path / _SUMMARY, summary)
 

@@ -1,4 +1,10 @@
-"""JSON trees side by side."""
+"""Differences of two JSON trees, by dotted path.
+
+>>> flatten({"data": {"name": "cifar100", "crops": [32, 28]}})
+{'data.name': 'cifar100', 'data.crops.0': 32, 'data.crops.1': 28}
+>>> differing_fields({"seed": 0, "teacher": None}, {"seed": 1})
+{'seed': (0, 1), 'teacher': (None, 'absent')}
+"""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -11,7 +17,7 @@ def flatten(tree: Mapping[str, Any]) -> Json:
     leaves: Json = {}
     for key, value in tree.items():
         if isinstance(value, list):
-            value = {str(place): item for place, item in enumerate(cast(list[Any], value))} or []
+            value = {str(number): item for number, item in enumerate(cast(list[Any], value))} or []
         if isinstance(value, dict) and value:
             leaves |= {f"{key}.{path}": leaf for path, leaf in flatten(cast(Json, value)).items()}
         else:

@@ -30,7 +30,7 @@ _SHOWN = 80
 
 @dataclass(frozen=True)
 class PackedRun:
-    """One run of a table, for reading alone.
+    """One run of a table, read-only.
 
     Args:
         file: of the table.
@@ -64,7 +64,7 @@ class PackedRun:
 
     @property
     def finished(self) -> bool:
-        """A table holds finished runs alone."""
+        """True: a table holds only finished runs."""
         return True
 
     def read_metrics(self) -> list[Json]:

@@ -36,8 +36,8 @@ def packed(runs: Sequence[FoundRun]) -> bytes:
     unfinished = [str(each.run.path) for each in runs if not each.run.finished]
     if unfinished:
         raise InputError(
-            f"{_some(unfinished)} {'is' if len(unfinished) == 1 else 'are'} not finished, and a table holds finished "
-            "runs alone: train them to their end, or leave them out"
+            f"{_some(unfinished)} {'is' if len(unfinished) == 1 else 'are'} not finished, and a table holds only "
+            "finished runs: train them to their end, or leave them out"
         )
     names = Counter(each.name for each in runs)
     for name, count in names.items():

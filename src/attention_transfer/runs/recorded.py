@@ -1,4 +1,4 @@
-"""What may be read of a run, wherever it is kept: in a folder of its own, or on a line of a table of runs."""
+"""Read-only interface of a run, in a folder of its own or on a line of a table of runs."""
 
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +16,7 @@ class RecordedRun(Protocol):
 
     @property
     def experiment(self) -> Json:
-        """What determines the run, as it was given."""
+        """The experiment that determines the run, as JSON."""
         ...
 
     @property
@@ -26,7 +26,7 @@ class RecordedRun(Protocol):
 
     @property
     def summary(self) -> Json | None:
-        """What a finished run came to; None before that."""
+        """Results of a finished run; None if it is not finished."""
         ...
 
     @property

@@ -1,4 +1,9 @@
-"""Settings that have another name than when a run was recorded: its folder keeps its meaning."""
+"""Renamed settings: runs recorded under the old names stay readable.
+
+>>> renamed = (Renamed("training", "batch", "batch_size", since="1.0"),)
+>>> with_current_names({"training": {"batch": 64, "epochs": 3}}, "experiment.json", renamed)
+{'training': {'batch_size': 64, 'epochs': 3}}
+"""
 
 from dataclasses import dataclass
 from typing import Any, cast
@@ -29,7 +34,7 @@ RENAMED: tuple[Renamed, ...] = ()
 
 
 def with_current_names(experiment: Json, source: str, renamed: tuple[Renamed, ...] | None = None) -> Json:
-    """An experiment as it would be recorded today, as far as names go; values are left alone.
+    """An experiment under today's names; values are unchanged.
 
     Args:
         experiment: as a file holds it.
@@ -66,5 +71,5 @@ def _in(settings: Json, setting: Renamed, source: str) -> Json:
         raise InputError(
             f"{source} has both '{setting.old}' and '{setting.new}', which are one setting: remove '{setting.old}'"
         )
-    # In its place, so that the file reads as it did.
+    # Rebuilt in order, so that the file reads as it did.
     return {setting.new if name == setting.old else name: value for name, value in settings.items()}

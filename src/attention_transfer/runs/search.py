@@ -1,4 +1,12 @@
-"""Finding runs: run folders and tables of runs, at and below what a user names."""
+"""Search for runs: run folders and tables of runs, at and below the paths that a user names.
+
+>>> from tempfile import TemporaryDirectory
+>>> with TemporaryDirectory() as folder:
+...     for name in ("kd_seed0", "kd_seed1", "at_seed0"):
+...         RunFolder.create_or_resume(f"{folder}/{name}", {"recipe": name}).close()
+...     [found.name for found in named_runs([f"{folder}#kd_*"])], len(find_runs([folder]))
+(['kd_seed0', 'kd_seed1'], 3)
+"""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,7 +19,7 @@ from attention_transfer.runs.packed import SUFFIX, name_parts, read_packed, tabl
 from attention_transfer.runs.recorded import RecordedRun, same_run
 
 _CHOOSES = "#"
-# Names of runs in a table have so many parts where a command looks for one run: TABLE/PART/RUN.
+# Levels: a command finds one run in a table up to two folders above it (TABLE/PART/RUN).
 _UP = 2
 
 
@@ -69,7 +77,7 @@ def recorded_run(path: str | Path) -> RecordedRun | None:
 
 
 def packed_run(path: Path) -> RecordedRun | None:
-    """The run that a table holds in place of a folder: one in the folder around it, or in the one around that.
+    """The run that a table holds instead of a folder: a table in the parent folder, or in the one above.
 
     Raises:
         ValueError: as `recorded_run` says.

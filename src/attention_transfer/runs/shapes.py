@@ -1,4 +1,12 @@
-"""What a run's JSON files hold, field by field: what is there has its type, and nothing else is relied on."""
+"""Checks of a run's JSON files, field by field.
+
+>>> check_row({"epoch": 1, "test": {"top1": 71.5}}, "line 1 of metrics.jsonl")
+{'epoch': 1, 'test': {'top1': 71.5}}
+>>> check_row({"epoch": 0}, "line 1 of metrics.jsonl")
+Traceback (most recent call last):
+    ...
+attention_transfer.errors.InputError: 'epoch' of line 1 of metrics.jsonl must be a whole number, at least 1, not 0: ...
+"""
 
 import re
 from pathlib import Path, PurePosixPath
@@ -44,9 +52,9 @@ _IMAGES_OF = "images_of"
 
 
 def check_experiment(content: Json, source: str) -> Json:
-    """The same under today's names, if its fields are of their types.
+    """The content of `experiment.json` under today's names, if its fields are of their types.
 
-    Those of its methods and settings are checked where they are used.
+    Those of methods and settings are checked where they are used.
 
     Raises:
         ValueError: naming the field.
@@ -71,7 +79,7 @@ def check_experiment(content: Json, source: str) -> Json:
 
 
 def check_environment(content: Json, source: str) -> Json:
-    """Likewise of versions and hardware.
+    """The content of `environment.json` (versions and hardware), if its fields are of their types.
 
     Raises:
         ValueError: naming the field.
@@ -85,7 +93,7 @@ def check_environment(content: Json, source: str) -> Json:
 
 
 def check_summary(content: Json, source: str) -> Json:
-    """Likewise of what a finished run came to.
+    """The content of `summary.json` (results of a finished run), if its fields are of their types.
 
     Raises:
         ValueError: naming the field.
@@ -103,7 +111,7 @@ def check_summary(content: Json, source: str) -> Json:
 
 
 def check_row(content: Json, source: str) -> Json:
-    """Likewise of one epoch's metrics.
+    """One line of `metrics.jsonl` (metrics of an epoch), if its fields are of their types.
 
     Raises:
         ValueError: naming the field.

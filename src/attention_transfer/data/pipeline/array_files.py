@@ -1,4 +1,13 @@
-"""One file of arrays: images, labels, names and boxes, checked one by one."""
+"""NumPy archives (.npz) of images, labels, class names and boxes, read and checked.
+
+>>> from tempfile import TemporaryDirectory
+>>> with TemporaryDirectory() as folder:
+...     path = Path(folder) / "train.npz"
+...     np.savez(path, images=np.zeros((4, 16, 16, 3), np.uint8), labels=np.array([0, 1, 1, 0]))
+...     arrays = read_arrays(path)
+>>> arrays.side, arrays.split(first=0)
+(16, Split(4 images of 16×16×3, 2 classes))
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +20,18 @@ from attention_transfer.data.names import is_text, listed, shown
 from attention_transfer.errors import InputError
 from attention_transfer.files.untrusted import unpacks_to
 
-_SMALLEST = 8
+_SMALLEST = 8  # pixels a side
+# A zip bomb unpacks to a thousand times its size; images compress to a hundredth at best, and 2 GiB fit in memory.
 _UNPACKED_TIMES, _UNPACKED_BYTES = 100, 2**31
 _KEYS = ("images", "labels", "classes", "boxes")
 
 
 @dataclass(frozen=True)
 class ArrayFile:
-    """What a file holds.
+    """Arrays of one file.
 
     Args:
-        path: of it.
+        path: path of the file.
         images: as they were saved, but in three channels.
         labels: as they were saved.
         names: of the classes; empty where the file says none.
@@ -36,7 +46,7 @@ class ArrayFile:
 
     @property
     def side(self) -> int:
-        """Of the images, in pixels."""
+        """Side of the images, in pixels."""
         return self.images.shape[1]
 
     def split(self, first: int) -> Split:
@@ -79,7 +89,7 @@ def read_arrays(path: Path) -> ArrayFile:
 
 
 def _refuse_bomb(path: Path) -> None:
-    """Refuse an archive out of which so much more comes than it has that it cannot hold pictures."""
+    """Refuse an archive that unpacks to so many bytes that it cannot hold images (a zip bomb)."""
     unpacked = unpacks_to(path, times=_UNPACKED_TIMES, least=_UNPACKED_BYTES)
     if unpacked is not None:
         raise InputError(
@@ -147,7 +157,7 @@ def _checked_labels(path: Path, labels: np.ndarray, num_images: int) -> Int64[np
             f"{times(labels.shape)}{way}"
         )
     if labels.dtype.kind == "u" and labels.size and labels.max() > np.iinfo(np.int64).max:
-        raise InputError(f"'labels' of {shown(path)} go up to {labels.max()}, which is no number of a class")
+        raise InputError(f"'labels' of {shown(path)} go up to {labels.max()}, which is no class index")
     return labels.astype(np.int64)
 
 
@@ -158,7 +168,7 @@ def _checked_boxes(path: Path, boxes: np.ndarray, num_images: int) -> Float32[np
             f"{times(boxes.shape)}"
         )
     left, top, right, bottom = boxes.T
-    # Comparisons with NaN, which says that an object's place is unknown, are false.
+    # Comparisons with NaN, which stands for an unknown box, are false.
     turned = np.flatnonzero((right <= left) | (bottom <= top))
     if len(turned):
         raise InputError(

@@ -1,4 +1,16 @@
-"""What happens to training images, in batches and wherever they are; every draw is a hash of (seed, epoch, index)."""
+"""Random crops, mirroring and resizing of batches on any device, drawn by (seed, epoch, dataset index).
+
+>>> index = torch.arange(3)
+>>> torch.equal(mirrors(index, seed=0, epoch=1), mirrors(index, seed=0, epoch=1))
+True
+>>> size = torch.full((3,), 64)
+>>> top, left, height, width = regions(index, size, size, seed=0, epoch=0).unbind(1)
+>>> bool(((top + height <= 64) & (left + width <= 64)).all())
+True
+>>> image = torch.arange(9, dtype=torch.uint8).reshape(1, 3, 3, 1).expand(1, 3, 3, 3)
+>>> window(image, top=-1, left=-1, side=3)[0, :, :, 0].tolist()
+[[0, 0, 0], [0, 0, 1], [0, 3, 4]]
+"""
 
 import math
 from typing import Literal
@@ -76,12 +88,12 @@ def window(
     Args:
         images: canvases, with the image in the upper left corner.
         top: first row of each square; may lie outside the image.
-        left: first column, likewise.
-        side: of the squares, in pixels.
+        left: first column of each square; may lie outside the image.
+        side: side of the squares, in pixels.
         mirrored: which squares are mirrored left to right.
         border: what lies outside an image: 0, or the image mirrored at the centres of its outermost pixels, which must
             be larger than what sticks out.
-        sizes: height and width of each image, of which a reflected border asks; None where images fill their canvas.
+        sizes: height and width of each image, needed for a reflected border; None where images fill their canvas.
     """
     batch, height, width, _ = images.shape
     steps = torch.arange(side, device=images.device)
@@ -123,11 +135,11 @@ def _resampled_one_by_one(
     images: UInt8[Tensor, "b h w 3"], region: Int64[Tensor, "b 4"], side: int, mirrored: Bool[Tensor, " b"]
 ) -> Float32[Tensor, "b 3 side side"]:
     out = torch.empty(len(images), 3, side, side)
-    for place, image, (top, left, height, width), mirror in zip(
+    for target, image, (top, left, height, width), mirror in zip(
         out, images, region.tolist(), mirrored.tolist(), strict=True
     ):
         crop = resize(image[None, top : top + height, left : left + width], side)[0]
-        place.copy_(crop.flip(2) if mirror else crop)
+        target.copy_(crop.flip(2) if mirror else crop)
     return out
 
 
@@ -169,16 +181,16 @@ def _below(draw: Float32[Tensor, " b"], high: Int64[Tensor, " b"] | int) -> Int6
 
 
 def _exp(x: Float32[Tensor, "..."]) -> Float32[Tensor, "..."]:
-    """The exponential for |x| ≤ 0.3 from sums and products alone, whose rounding is the same on every device."""
+    """The exponential for |x| ≤ 0.3 from sums and products only, whose rounding is the same on every device."""
     result = torch.ones_like(x)
     for divisor in range(7, 0, -1):
         result = result * x / divisor + 1
     return result
 
 
-def _reflected(place: Int64[Tensor, "b side"], length: Int64[Tensor, "b 1"] | int) -> Int64[Tensor, "b side"]:
+def _reflected(position: Int64[Tensor, "b side"], length: Int64[Tensor, "b 1"] | int) -> Int64[Tensor, "b side"]:
     """Positions outside 0 … length − 1 mirrored at the outermost pixels, which are not repeated."""
-    return length - 1 - (length - 1 - place.abs()).abs()
+    return length - 1 - (length - 1 - position.abs()).abs()
 
 
 def _column(offset: Int64[Tensor, " b"] | int) -> Int64[Tensor, "b 1"] | int:

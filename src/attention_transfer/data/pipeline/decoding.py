@@ -1,4 +1,14 @@
-"""What is seen of an image file: upright, on a background, in 8-bit RGB, as a viewer shows it."""
+"""Decoding of image files to 8-bit RGB: orientation, transparency and bit depth, as a viewer shows them.
+
+>>> colour("white"), colour("#7f7f7f")
+((255, 255, 255), (127, 127, 127))
+>>> from tempfile import TemporaryDirectory
+>>> with TemporaryDirectory() as folder:
+...     path = Path(folder) / "transparent.png"
+...     Image.new("RGBA", (4, 2), (255, 0, 0, 0)).save(path)
+...     AS_SHOWN.size(path), AS_SHOWN.read(path).getpixel((0, 0)), AS_STORED.read(path).getpixel((0, 0))
+((4, 2), (255, 255, 255), (255, 0, 0))
+"""
 
 import re
 from collections.abc import Generator
@@ -28,7 +38,7 @@ from attention_transfer.errors import InputError
 # How Pillow reports broken files: AVIF by RuntimeError, and by a warning where these have been made errors.
 _BROKEN = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, UserWarning)
 _TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-_ORIENTATION = 0x0112
+_ORIENTATION = 0x0112  # number of the EXIF tag
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -38,7 +48,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_TGA_HEADER = 18
+_TGA_HEADER = 18  # bytes; the last one says how many bits are transparency
 
 Colour = tuple[int, int, int]
 WHITE: Colour = (255, 255, 255)
@@ -108,7 +118,7 @@ class Decoding:
             return image if turn == 1 or file.format == "TIFF" else image.transpose(_TURNS[turn])
 
     def check(self, path: Path) -> None:
-        """Decode a file as far as it takes to know that `read` will; arguments and errors are those of `read`."""
+        """Decode a file just far enough to know that `read` will succeed; arguments and errors are those of `read`."""
         with _opened(path) as file:
             if file.format in ("JPEG", "MPO"):
                 # All bytes are read, at an eighth of the size: much faster, and as strict.

@@ -1,4 +1,4 @@
-"""Images of more than 8 bits: 16-bit values divided by 257, others only where they are 0…255 or 0…1."""
+"""Images of more than 8 bits per channel: 16-bit values divided by 257, others only where they are 0…255 or 0…1."""
 
 import sys
 from dataclasses import dataclass

@@ -1,4 +1,10 @@
-"""Kinds of image files that are read, by the endings of their names, and what file systems leave lying around."""
+"""Image file formats and their file name extensions, and system files that are skipped.
+
+>>> ".jpeg" in endings(), ".heic" in endings()
+(True, False)
+>>> is_leftover("Thumbs.db"), is_leftover("cat.jpg")
+(True, False)
+"""
 
 from functools import cache
 from pathlib import Path
@@ -93,7 +99,7 @@ _SIGNATURES = (
     (b"\x1aE\xdf\xa3", "a video"),
     (b"\x93NUMPY", "a NumPy array"),
     (b"\x00\x05\x16\x07", "what macOS keeps beside a file"),
-    (b"version https://git-lfs", "a pointer of Git LFS in place of the file: run git lfs pull"),
+    (b"version https://git-lfs", "a pointer of Git LFS instead of the file: run git lfs pull"),
 )
 _BRANDS = {
     b"heic": "an HEIC photograph",
@@ -111,7 +117,7 @@ _BRANDS = {
 
 
 def content(path: Path) -> str | None:
-    """What a file holds, in words; None where that cannot be told.
+    """Kind of a file that is no readable image, in words; None if it could not be determined.
 
     Args:
         path: of a file that could not be identified as an image.

@@ -1,4 +1,11 @@
-"""Image files: read once, checked, and brought to one of two forms."""
+"""Reading of image files: checked, scaled, cropped and kept in memory if they fit.
+
+>>> form = delivered(224, photographs=True)
+>>> form
+Form(shorter=256, square=224, decoding=Decoding(as_shown=True, background=(255, 255, 255)))
+>>> form.scaled(640, 480), form.cut(341, 256)
+((341, 256), (58, 16, 282, 240))
+"""
 
 import sys
 from collections.abc import Sequence
@@ -26,12 +33,12 @@ _ROOM = 256 / 224  # photographs are stored with so much more than is delivered,
 
 @dataclass(frozen=True)
 class Form:
-    """How files become arrays: the shorter side scaled to `shorter`, then the central square of side `square` cut out.
+    """Resizing and cropping of files: the shorter side scaled to `shorter`, then a central crop of side `square`.
 
     Args:
         shorter: pixels.
         square: pixels, at most `shorter`; None keeps the whole image, apart from the ends of very long ones.
-        decoding: what is seen of a file.
+        decoding: how a file is decoded.
     """
 
     shorter: int
@@ -79,13 +86,13 @@ def _scaled_part(image: Image.Image, size: tuple[int, int], part: tuple[int, int
 
 
 def delivered(image_size: int, *, photographs: bool, decoding: Decoding = AS_SHOWN) -> Form:
-    """The form in which evaluation sees a file: a square, for photographs the central 87.5 %."""
+    """Form for evaluation: a square, for photographs the central 87.5 %."""
     shorter = round(image_size * _ROOM) if photographs else image_size
     return Form(shorter, image_size, decoding)
 
 
 def stored(image_size: int, *, photographs: bool, decoding: Decoding = AS_SHOWN) -> Form:
-    """The form from which training crops are taken.
+    """Form for training, from which crops are taken.
 
     Photographs are not kept at their own size: with so few pixels they fit memory, where they are decoded but once. A
     small crop is therefore a little softer than one that is cut from the file.
@@ -98,8 +105,8 @@ class Listing:
     """Files of a split, before any is opened.
 
     Args:
-        paths: of the images.
-        labels: class numbers.
+        paths: paths of the images.
+        labels: class indices.
         boxes: left, top, right, bottom (exclusive) in pixels of the files; NaN where unknown; None without any.
     """
 
@@ -119,7 +126,7 @@ def photographs(
     train: Listing,
     test: Listing,
     image_size: int,
-    place: Path,
+    root: Path,
     *,
     test_is: str = "test",
 ) -> DataSet:
@@ -130,18 +137,18 @@ def photographs(
     Args:
         name: as a user writes it.
         classes: their names.
-        train: files to learn from.
-        test: files to measure on.
-        image_size: side in pixels of what is delivered.
-        place: where they lie, for messages.
-        test_is: what its owners call the images to measure on.
+        train: files of the training split.
+        test: files of the test split.
+        image_size: side of the images, in pixels.
+        root: folder of the files, for messages.
+        test_is: the owners' name of the test split.
 
     Raises:
         ValueError: as `read` says.
     """
 
     def part(listing: Listing, form: Form, words: str) -> Split:
-        what = f"{words} images in {place}"
+        what = f"{words} images in {root}"
         return read(listing, form, image_size=image_size, photographs=True, what=what, classes=classes)
 
     return DataSet(

@@ -1,4 +1,4 @@
-"""From a split to batches: gathered, augmented and normalised where the network is."""
+"""Loader of training and evaluation batches, augmented and normalised on the network's device."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -35,27 +35,27 @@ def loader(
     rank: int = 0,
     world_size: int = 1,
 ) -> "Loader":
-    """Prepares the batches of a split.
+    """Loader of the batches of a split.
 
     Args:
-        split: images to deliver.
-        dataset: that it belongs to; says how large images are delivered and how they are normalised.
+        split: images and labels.
+        dataset: data set of the split; has the size of the images and their normalisation.
         batch_size: images per batch and process; at least 1, for training at least 2.
-        train: shuffled, augmented, without a last batch too small for batch normalisation; else all, in order, as they
-            are.
-        augment: what happens to training images. `crop` shifts an image by up to an eighth of its side and fills with
+        train: whether batches are shuffled and augmented, without a last batch too small for batch normalisation; if
+            not, all images come in order and unchanged.
+        augment: augmentation of training images. `crop` shifts an image by up to an eighth of its side and pads with
             black before normalisation (4 pixels of 32: the CIFAR protocol); `crop-flip` also mirrors half of them;
-            `reflect-crop-flip` fills with the image's own reflection; `trivial-augment` goes on from `crop-flip` with
-            one operation of TrivialAugment; `random-resized-crop` takes crops of random area and shape, and mirrors
-            half of them. `auto` is the last for photographs and `crop-flip` for the rest, but `crop` where mirrored
-            images leave their class.
-        changes: what further happens to training images; None means nothing.
-        mixing: how training images and labels are mixed with those of their batch; None means not at all.
-        seed: of order and augmentation.
-        device: where batches are made; images in memory are moved there once, as bytes.
-        num_workers: processes that decode files; they change nothing in what is delivered.
+            `reflect-crop-flip` pads with the image's own reflection; `trivial-augment` is `crop-flip` followed by one
+            operation of TrivialAugment; `random-resized-crop` takes crops of random area and shape, and mirrors half
+            of them. `auto` is the last for photographs and `crop-flip` for the rest, but `crop` where mirrored images
+            leave their class.
+        changes: further augmentation of training images; None means nothing.
+        mixing: mixup, CutMix and label smoothing of training batches; None means none.
+        seed: seed of order and augmentation.
+        device: device of the batches; images in memory are moved there once, as bytes.
+        num_workers: processes that decode files; they change nothing in the batches.
         channels_last: memory format of the images.
-        rank: of this process.
+        rank: rank of this process.
         world_size: number of processes that share each global batch.
 
     Raises:
@@ -129,10 +129,10 @@ class Loader:
         return self._plan.num_batches
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch: a function of the seed and the epoch alone.
+        """The batches of an epoch: a function of seed and epoch.
 
         Args:
-            epoch: its number, from 0.
+            epoch: number of the epoch, from 0.
             start: number of the first batch to yield; earlier ones cost nothing.
         """
         batches = self._plan.batches(epoch)[start:]
@@ -158,7 +158,7 @@ class Loader:
     def _squares(
         self, batches: Sequence[Int64[Tensor, " _"]], indices: Sequence[Int64[Tensor, " _"]], epoch: int
     ) -> Iterator[Tensor]:
-        """Pixels of the batches, cut; `indices` are their positions on the device."""
+        """Pixels of the batches, cropped; `indices` are their dataset indices on the device."""
         cut = self._preparation.cut
         if isinstance(self._source, Files) and cut.changes.of_pixels:
             # One image at a time, on a CPU in any case: by the processes that decode.

@@ -1,4 +1,12 @@
-"""Images of a batch mixed with each other, and labels with them; every draw belongs to (seed, epoch, step, rank)."""
+"""Mixup, CutMix and label smoothing; every draw belongs to (seed, epoch, step, rank).
+
+>>> images, labels = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])
+>>> mixed, probabilities = Mixing(mixup=0.4)(images, labels, 3, seed=0, epoch=0, step=0, rank=0)
+>>> mixed.shape, probabilities.shape
+(torch.Size([4, 3, 8, 8]), torch.Size([4, 3]))
+>>> probabilities.sum(dim=1)
+tensor([1., 1., 1., 1.])
+"""
 
 import math
 from dataclasses import dataclass
@@ -17,15 +25,15 @@ _MIXING = 7  # the stream of the hash
 
 @dataclass(frozen=True)
 class Mixing:
-    """What happens to a training batch as a whole; None leaves it out.
+    """Mixup, CutMix and label smoothing of training batches; None leaves one out.
 
     With both, each batch is mixed in one of the two ways, at equal odds. Labels become class probabilities.
 
     Args:
         mixup: α > 0: images are blended in a proportion drawn from Beta(α, α) (Zhang et al., ICLR 2018,
             arXiv:1710.09412).
-        cutmix: α > 0: a rectangle is taken from the other image, its share of the area drawn likewise (Yun et al.,
-            ICCV 2019, arXiv:1905.04899).
+        cutmix: α > 0: a rectangle is taken from the other image, its share of the area drawn from Beta(α, α) (Yun et
+            al., ICCV 2019, arXiv:1905.04899).
         label_smoothing: probability, 0 < s < 1, that is spread evenly over all classes.
 
     Raises:
@@ -41,7 +49,9 @@ class Mixing:
             if alpha is not None and not 0 < alpha < math.inf:
                 raise InputError(f"{name} must be a number α above 0, of Beta(α, α), not {alpha}; None leaves it out")
         if self.label_smoothing is not None and not 0 < self.label_smoothing < 1:
-            raise InputError(f"label_smoothing must be 0 < s < 1, not {self.label_smoothing}; None leaves labels alone")
+            raise InputError(
+                f"label_smoothing must be 0 < s < 1, not {self.label_smoothing}; None leaves labels unchanged"
+            )
 
     @property
     def mixes(self) -> bool:
@@ -68,12 +78,12 @@ class Mixing:
 
         Args:
             images: normalised.
-            labels: class numbers.
-            num_classes: of the data set.
-            seed: of the augmentation.
-            epoch: its number.
+            labels: class indices.
+            num_classes: number of classes of the data set.
+            seed: seed of the augmentation.
+            epoch: number of the epoch, from 0.
             step: number of the batch in its epoch.
-            rank: of this process.
+            rank: rank of this process.
         """
         smoothing = self.label_smoothing or 0.0
         if not self.mixes:

@@ -1,4 +1,11 @@
-"""Which images come when, and to whom: pure functions, so that runs resume anywhere and processes agree."""
+"""Order of training images and their share among processes: pure functions, so that runs resume anywhere.
+
+>>> plan = Plan(num_images=10, batch_size=2, train=False, rank=1, world_size=2)
+>>> [batch.tolist() for batch in plan.batches(epoch=0)]
+[[1, 3], [5, 7], [9]]
+>>> sorted(permutation(5, seed=0, epoch=3).tolist())
+[0, 1, 2, 3, 4]
+"""
 
 from dataclasses import dataclass
 
@@ -13,10 +20,10 @@ _ORDER = 2  # the stream of the hash that orders images
 
 @dataclass(frozen=True)
 class Plan:
-    """The batches of one process, as positions in a split.
+    """The batches of one process, as dataset indices.
 
     A global batch is the next `batch_size · world_size` images; process r takes every `world_size`-th of them, from the
-    r-th on. The global batches therefore depend on that product alone.
+    r-th on. The global batches therefore depend only on that product.
 
     Args:
         num_images: in the split.
@@ -53,5 +60,5 @@ class Plan:
 
 
 def permutation(num_images: int, *, seed: int, epoch: int) -> Int64[Tensor, " n"]:
-    """All positions in the order of an epoch."""
+    """All dataset indices in the order of an epoch."""
     return torch.argsort(hashed(seed, _ORDER, epoch, torch.arange(num_images)), stable=True)

@@ -1,4 +1,4 @@
-"""PNG, JPEG 2000 and TIFF files that Pillow reads wrongly without a word, or not at all though they are whole."""
+"""PNG, JPEG 2000 and TIFF files that Pillow silently misreads, or does not read though they are valid."""
 
 import struct
 import sys
@@ -48,7 +48,7 @@ def _depths(path: Path) -> list[int]:
             channels = stream.read(3 * count)
         except struct.error:
             return []
-    return [(channels[place] & 0x7F) + 1 for place in range(0, len(channels), 3)]
+    return [(channels[offset] & 0x7F) + 1 for offset in range(0, len(channels), 3)]
 
 
 def _at_codestream(stream: BinaryIO) -> bool:
@@ -185,9 +185,9 @@ def _numbers(path: Path) -> dict[int, tuple[int, ...]]:
         (start,) = struct.unpack_from(order + "I", content, 4)
         (count,) = struct.unpack_from(order + "H", content, start)
         for entry in range(start + 2, start + 2 + 12 * count, 12):
-            tag, kind, number, place = struct.unpack_from(order + "HHII", content, entry)
+            tag, kind, number, offset = struct.unpack_from(order + "HHII", content, entry)
             if kind == 3:
-                at = entry + 8 if number <= 2 else place
+                at = entry + 8 if number <= 2 else offset
                 found[tag] = struct.unpack_from(f"{order}{number}H", content, at)
     except struct.error:
         return {}

@@ -1,4 +1,4 @@
-"""Where a loader takes the pixels of a batch from."""
+"""Sources of a loader's pixels: images in memory, or files decoded in every epoch."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -34,7 +34,7 @@ class Memory:
 
 
 class Files:
-    """Image files, decoded anew in every epoch, by other processes if asked."""
+    """Image files, decoded anew in every epoch, in worker processes if there are any."""
 
     def __init__(self, paths: Sequence[Path], form: Form, num_workers: int, device: torch.device) -> None:
         self._decoder = _Decoder(paths, form)
@@ -48,7 +48,7 @@ class Files:
             yield images, None if square else sizes
 
     def finished_batches(self, batches: Sequence[Int64[Tensor, " _"]], finish: Finish) -> Iterator[Tensor]:
-        """What becomes of each batch of positions where it was decoded.
+        """Each batch, finished in the process that decoded it.
 
         Args:
             batches: positions.
@@ -95,11 +95,11 @@ def _stacked(
     sizes = torch.tensor([image.shape[:2] for image in images])
     height, width = sizes.amax(dim=0).tolist()
     canvas = torch.zeros(len(images), height, width, 3, dtype=torch.uint8)
-    for place, image in zip(canvas, images, strict=True):
-        place[: image.shape[0], : image.shape[1]] = image
+    for target, image in zip(canvas, images, strict=True):
+        target[: image.shape[0], : image.shape[1]] = image
     return canvas, sizes
 
 
 def _finished(finish: Finish, square: bool, decoded: list[tuple[UInt8[Tensor, "_ _ 3"], int]]) -> Tensor:
     canvas, sizes = _stacked(decoded)
-    return finish(canvas, None if square else sizes, torch.tensor([place for _, place in decoded])).contiguous()
+    return finish(canvas, None if square else sizes, torch.tensor([index for _, index in decoded])).contiguous()

@@ -1,4 +1,4 @@
-"""What becomes of the pixels of a batch: cut or resampled, then normalised, in a few operations on the whole batch."""
+"""Cropping, resizing and normalisation of a batch, in a few operations on the whole batch."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,14 +16,14 @@ Augmentation = Literal["none", "crop", "crop-flip", "reflect-crop-flip", "trivia
 
 @dataclass(frozen=True)
 class Cut:
-    """What is done to stored pixels before they are normalised; plain numbers, so that other processes can do it too.
+    """Augmentation of pixels before normalisation; plain numbers, so that worker processes can do it too.
 
     Args:
-        augment: what is done to the images.
-        side: of the squares that are made, in pixels.
-        seed: of the augmentation.
-        changes: what follows; those of pixels.
-        mean: per channel, images in 0…1, with which changes fill what they uncover.
+        augment: name of the augmentation.
+        side: side of the images, in pixels.
+        seed: seed of the augmentation.
+        changes: further augmentation; here that of pixels.
+        mean: mean per channel, images in 0…1, with which changes fill what they uncover.
     """
 
     augment: Augmentation
@@ -39,13 +39,13 @@ class Cut:
         index: Int64[Tensor, " b"],
         epoch: int,
     ) -> Tensor:
-        """Squares of one batch, (b, 3, s, s): bytes, or floats in 0…255 where they were resampled last.
+        """Images of one batch, (b, 3, s, s): bytes, or floats in 0…255 where they were resampled last.
 
         Args:
             images: canvases, with the image in the upper left corner.
             sizes: height and width of each image; None where square images fill their canvas.
-            index: positions in the split.
-            epoch: its number.
+            index: dataset indices.
+            epoch: number of the epoch, from 0.
         """
         if self.augment == "random-resized-crop":
             return self._crop_resized(images, sizes, index, epoch)
@@ -108,13 +108,13 @@ class Cut:
 
 @dataclass(frozen=True)
 class Preparation:
-    """Turns stored pixels into what a network receives.
+    """Augmentation and normalisation of a batch.
 
     Args:
-        cut: what is done before normalisation.
-        mean: per channel, images in 0…1.
-        std: per channel, images in 0…1.
-        memory_format: of the result.
+        cut: augmentation before normalisation.
+        mean: mean per channel, images in 0…1.
+        std: standard deviation per channel, images in 0…1.
+        memory_format: memory format of the result.
     """
 
     cut: Cut
@@ -123,12 +123,12 @@ class Preparation:
     memory_format: torch.memory_format
 
     def __call__(self, squares: Tensor, index: Int64[Tensor, " b"], epoch: int) -> Float32[Tensor, "b 3 s s"]:
-        """Prepares one batch.
+        """Normalise one batch, and erase parts of it.
 
         Args:
-            squares: as they were cut.
-            index: positions in the split.
-            epoch: its number.
+            squares: cropped images.
+            index: dataset indices.
+            epoch: number of the epoch, from 0.
         """
         x = squares.to(torch.float32, memory_format=self.memory_format)
         x = x.sub_(255 * self.mean).div_(255 * self.std)

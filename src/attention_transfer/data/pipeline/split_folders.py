@@ -1,4 +1,13 @@
-"""Which folder holds what: training, validation and test images by what people call them, classes by their folders."""
+"""Class folders and splits of an image folder: `train/CLASS/…`, `val/CLASS/…` and their other names.
+
+>>> from tempfile import TemporaryDirectory
+>>> with TemporaryDirectory() as name:
+...     for folder in ("Train/cat", "validation/cat", "notes"):
+...         (Path(name) / folder).mkdir(parents=True)
+...     found = layout(Path(name))
+...     found.train.name, found.validation.name, found.test
+('Train', 'validation', None)
+"""
 
 import re
 from collections.abc import Sequence
@@ -12,7 +21,7 @@ from attention_transfer.errors import InputError
 TRAIN = ("train", "training")
 VALIDATION = ("val", "valid", "validation", "dev")
 TEST = ("test", "testing")
-# What people also call them; a plain name goes before these.
+# Other names of the same splits; the names above go before these.
 _OTHERWISE = {"validate": "val", "eval": "val", "evaluation": "val"}
 _OF_IMAGES = re.compile(r"[\W_]+|(?<=[a-z])(?=(?:set|split|images|data)$)")
 _NO_ROLE = frozenset({"", "set", "split", "image", "images", "img", "imgs", "data", "dataset", "folder"})
@@ -23,14 +32,14 @@ class Layout:
     """Folders of one data set.
 
     Args:
-        place: that holds them.
-        train: training images in class folders; None where nothing says which images are for training.
-        validation: as `train`, of what may select a model, or the only ones to measure on.
-        test: as `train`, of what selects nothing.
+        root: folder that holds them.
+        train: folder of the training split; None if no name says so.
+        validation: folder of the validation split, which is the test split if there is no other.
+        test: folder of the test split.
         unread: other folders of images beside these.
     """
 
-    place: Path
+    root: Path
     train: Path | None = None
     validation: Path | None = None
     test: Path | None = None
@@ -38,34 +47,34 @@ class Layout:
 
     @property
     def split(self) -> bool:
-        """Whether the folders say what is for training and what is for measuring."""
+        """Whether the folders have names of a training split and of another."""
         return self.train is not None and (self.validation is not None or self.test is not None)
 
 
-def layout(place: Path) -> Layout:
-    """What the folders in a place are for, by their names in upper or lower case.
+def layout(root: Path) -> Layout:
+    """The splits of an image folder, by the names of its subfolders in upper or lower case.
 
     Raises:
-        ValueError: two folders are for the same.
+        ValueError: two folders are the same split.
     """
-    found = entries(place)
+    found = entries(root)
     roles: dict[str, Path | None] = {}
     for role, names in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
         folders = [folder for folder in found.folders if folder.name.lower() in names]
         folders = folders or [folder for folder in found.folders if _plain_name(folder.name) in names]
         if len(folders) > 1:
             raise InputError(
-                f"{shown(place)} holds {' and '.join(shown(folder.name) for folder in folders)}, and only one of them "
+                f"{shown(root)} holds {' and '.join(shown(folder.name) for folder in folders)}, and only one of them "
                 f"can be its {role} images: rename or remove the others"
             )
         roles[role] = folders[0] if folders else None
     known = [folder for folder in roles.values() if folder is not None]
     train = roles["train"]
     if train is not None and known == [train] and _is_class(train, found, train):
-        return Layout(place)
+        return Layout(root)
     beside = [folder for folder in found.folders if folder not in known] if train is not None else []
     unread = tuple(folder for folder in beside if _holds_images(folder))
-    return Layout(place, train, roles["validation"], roles["test"], unread)
+    return Layout(root, train, roles["validation"], roles["test"], unread)
 
 
 def _holds_images(folder: Path) -> bool:
@@ -92,14 +101,14 @@ class ClassFolders:
     """Images of one split by their classes.
 
     Args:
-        place: that holds the folders.
-        images: of each class, by the name of its folder, sorted by name.
+        root: folder that holds the class folders.
+        images: images of each class, by the name of its folder, sorted by name.
         others: files that are no images.
         strays: images beside the class folders, which belong to no class.
-        walked: every folder in which was looked, under all of its names.
+        walked: every folder that was searched, under all of its names.
     """
 
-    place: Path
+    root: Path
     images: dict[str, list[Path]]
     others: Others = field(default_factory=Others)
     strays: tuple[Path, ...] = ()
@@ -112,11 +121,11 @@ class ClassFolders:
 
     def notes(self) -> list[str]:
         """What is left out, in sentences."""
-        left_out = self.others.note(self.place)
+        left_out = self.others.note(self.root)
         notes = [] if left_out is None else [left_out]
         if self.strays:
             notes.append(
-                f"{len(self.strays)} images lie in {shown(self.place)} beside its class folders, belong to no class "
+                f"{len(self.strays)} images lie in {shown(self.root)} beside its class folders, belong to no class "
                 f"and are left out: {listed([path.name for path in self.strays], len(self.strays))}"
             )
         twice = [names for names in self.walked.values() if len(names) > 1]
@@ -129,14 +138,14 @@ class ClassFolders:
 
     def shared_with(self, other: "ClassFolders") -> str | None:
         """What is also in another split, in a sentence; None where nothing is."""
-        if self.place.samefile(other.place):
-            both = [(self.place, other.place)]
+        if self.root.samefile(other.root):
+            both = [(self.root, other.root)]
         else:
             both = [(names[0], other.walked[same][0]) for same, names in self.walked.items() if same in other.walked]
         if not both:
             return None
         return (
-            f"{shown(both[0][0])} is the same folder as {shown(both[0][1])}: what is measured is what is learned from"
+            f"{shown(both[0][0])} is the same folder as {shown(both[0][1])}: test images are training images"
             f"{_and_more(both)}"
         )
 
@@ -145,18 +154,18 @@ def _and_more(found: Sequence[object]) -> str:
     return f" (and {len(found) - 1} more)" if len(found) > 1 else ""
 
 
-def class_folders(place: Path, *, without: Sequence[Path] = ()) -> ClassFolders:
+def class_folders(root: Path, *, without: Sequence[Path] = ()) -> ClassFolders:
     """The images of every class folder, at any depth.
 
     Args:
-        place: that holds the class folders.
-        without: folders in it that are none.
+        root: folder that holds the class folders.
+        without: subfolders that are no classes.
 
     Raises:
         ValueError: a folder cannot be read, or the name of a class is no text.
     """
-    found = entries(place)
-    made = ClassFolders(place, {}, strays=found.images)
+    found = entries(root)
+    made = ClassFolders(root, {}, strays=found.images)
     for path in found.others:
         if not path.exists():
             raise InputError(
@@ -175,7 +184,7 @@ def class_folders(place: Path, *, without: Sequence[Path] = ()) -> ClassFolders:
     return made
 
 
-def refuse_nested_splits(place: ClassFolders) -> None:
+def refuse_nested_splits(folders: ClassFolders) -> None:
     """Refuse folders that hold `train` themselves, and are taken for classes.
 
     Raises:
@@ -183,13 +192,13 @@ def refuse_nested_splits(place: ClassFolders) -> None:
     """
     inside = [
         folder
-        for name in place.images
-        for folder in entries(place.place / name).folders
+        for name in folders.images
+        for folder in entries(folders.root / name).folders
         if _plain_name(folder.name) in TRAIN
     ]
     if not inside:
         return
-    missing = f"there is no folder {shown(place.place / 'train')}, but {shown(inside[0])}"
+    missing = f"there is no folder {shown(folders.root / 'train')}, but {shown(inside[0])}"
     if len(inside) > 1 and all(entries(folder).images for folder in inside):
         raise InputError(
             f"{missing} and {len(inside) - 1} more: a data folder holds train/ and val/, and each of these one folder "
@@ -205,10 +214,10 @@ def classes_of(train: ClassFolders) -> tuple[str, ...]:
         ValueError: there are none, a class has no images, or two look the same.
     """
     if not train.images:
-        missing = f"there is no folder {shown(train.place / 'train')}: a data folder holds train/ and val/"
-        empty = f"{shown(train.place)} is empty: it should hold one folder of images for each class"
-        strays = f"{shown(train.place)} holds {len(train.strays)} images, but in no folders of classes"
-        in_parts = train.place.name.lower() in TRAIN
+        missing = f"there is no folder {shown(train.root / 'train')}: a data folder holds train/ and val/"
+        empty = f"{shown(train.root)} is empty: it should hold one folder of images for each class"
+        strays = f"{shown(train.root)} holds {len(train.strays)} images, but in no folders of classes"
+        in_parts = train.root.name.lower() in TRAIN
         raise InputError(strays if train.strays else empty if in_parts else missing + ", each with a folder per class")
     _refuse_empty(train)
     seen: dict[str, str] = {}
@@ -216,14 +225,14 @@ def classes_of(train: ClassFolders) -> tuple[str, ...]:
         other = seen.setdefault(shown(same_text(name)), name)
         if other != name:
             raise InputError(
-                f"{shown(train.place)} holds two folders called {shown(name)}, which differ only in how accents or "
+                f"{shown(train.root)} holds two folders called {shown(name)}, which differ only in how accents or "
                 "control characters are stored: put their images into one"
             )
     return tuple(train.images)
 
 
 def _refuse_empty(folders: ClassFolders) -> None:
-    empty = [folders.place / name for name, images in folders.images.items() if not images]
+    empty = [folders.root / name for name, images in folders.images.items() if not images]
     if empty:
         kinds = f" (in them is {folders.others})" if folders.others.kinds else ""
         raise InputError(
@@ -232,7 +241,7 @@ def _refuse_empty(folders: ClassFolders) -> None:
 
 
 def matched(held_out: ClassFolders, classes: Sequence[str], train: Path) -> dict[str, list[Path]]:
-    """Images to measure on, by the classes of the training images, of which some may be missing.
+    """Held-out images by the classes of the training images, of which some may be missing.
 
     Args:
         held_out: the images.
@@ -240,7 +249,7 @@ def matched(held_out: ClassFolders, classes: Sequence[str], train: Path) -> dict
         train: folder of these.
 
     Raises:
-        ValueError: there are images of a class that is not learned, a folder without any, or none at all.
+        ValueError: there are images of a class without training images, a folder without any, or none at all.
     """
     known = {same_text(name): name for name in classes}
     found = {same_text(name): name for name in held_out.images}
@@ -251,15 +260,15 @@ def matched(held_out: ClassFolders, classes: Sequence[str], train: Path) -> dict
         near = alike([*classes, *strange])
         hint = f" ({shown(near[0][0])} and {shown(near[0][1])} differ in case)" if near else ""
         raise InputError(
-            f"{train.name} and {held_out.place.name} of {shown(train.parent)} hold different classes ({only}only "
-            f"{held_out.place.name} has {listed(strange, len(strange))}){hint}: nothing is learned of classes without "
+            f"{train.name} and {held_out.root.name} of {shown(train.parent)} hold different classes ({only}only "
+            f"{held_out.root.name} has {listed(strange, len(strange))}){hint}: nothing is learned of classes without "
             "training images, so rename or remove their folders"
         )
     _refuse_empty(held_out)
     if not found:
         holds = f"holds {len(held_out.strays)} images, but in no folders of classes" if held_out.strays else "is empty"
         raise InputError(
-            f"{shown(held_out.place)} {holds}: it should hold one folder of images for each class; without it a part "
+            f"{shown(held_out.root)} {holds}: it should hold one folder of images for each class; without it a part "
             "of the training images is measured on"
         )
     return {known[key]: held_out.images[name] for key, name in found.items()}

@@ -1,4 +1,12 @@
-"""What timm does to training images after crop and mirror; every draw belongs to (seed, epoch, index)."""
+"""RandAugment, AugMix, AutoAugment, colour jitter and random erasing by timm, drawn by (seed, epoch, dataset index).
+
+>>> Changes(auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.25).of_pixels
+True
+>>> Changes(auto_augment="randaugment")
+Traceback (most recent call last):
+    ...
+attention_transfer.errors.InputError: auto_augment 'randaugment' is none of timm's policies: begin with rand, ...
+"""
 
 import math
 import re
@@ -33,11 +41,12 @@ _AUGMIX_TRANSLATION = 0.3  # of the width, as timm's own training pipeline has i
 
 @dataclass(frozen=True)
 class Changes:
-    """What happens to the colours, shapes and parts of training images; None leaves a change out.
+    """Further augmentation of training images by timm; None leaves one out.
 
     Args:
-        auto_augment: in timm's words, as `rand-m9-mstd0.5-inc1`: RandAugment with 2 operations of magnitude 9 ± 0.5
-            that grow with it; also `augmix-…`, and the AutoAugment policies `original`, `originalr`, `v0`, `v0r`, `3a`.
+        auto_augment: policy in timm's notation, as `rand-m9-mstd0.5-inc1`: RandAugment with 2 operations of magnitude
+            9 ± 0.5 that grow with it; also `augmix-…`, and the AutoAugment policies `original`, `originalr`, `v0`,
+            `v0r`, `3a`.
         colour_jitter: strength, above 0, of a random change of brightness, contrast and saturation: factors between
             1 − s, at least 0, and 1 + s.
         random_erasing: probability, 0 < p ≤ 1, that a rectangle of an image is replaced by noise after normalisation.
@@ -54,7 +63,7 @@ class Changes:
         if self.auto_augment is not None:
             _check_policy(self.auto_augment)
         if self.colour_jitter is not None and not 0 < self.colour_jitter < math.inf:
-            raise InputError(f"colour_jitter must be above 0, not {self.colour_jitter}; None leaves colours alone")
+            raise InputError(f"colour_jitter must be above 0, not {self.colour_jitter}; None leaves colours unchanged")
         if self.random_erasing is not None and not 0 < self.random_erasing <= 1:
             raise InputError(f"random_erasing must be a probability 0 < p ≤ 1, not {self.random_erasing}")
         if self.auto_augment is not None and self.colour_jitter is not None:
@@ -82,18 +91,18 @@ class Changes:
 
         Args:
             images: cropped and mirrored.
-            index: positions in the split.
+            index: dataset indices.
             mean: of the colour channels, images in 0…1, with which a policy fills what it uncovers.
-            seed: of the augmentation.
-            epoch: its number.
+            seed: seed of the augmentation.
+            epoch: number of the epoch, from 0.
         """
         change = _change(self.auto_augment, self.colour_jitter, images.shape[1], mean)
         pixels = images.cpu().numpy()
         out = np.empty_like(pixels)
         with forked():
-            for place, image, number in zip(out, pixels, _numbers(index, seed, _COLOURS, epoch), strict=True):
+            for target, image, number in zip(out, pixels, _numbers(index, seed, _COLOURS, epoch), strict=True):
                 seed_generators(number)
-                place[:] = np.asarray(change(Image.fromarray(image)))
+                target[:] = np.asarray(change(Image.fromarray(image)))
         return torch.from_numpy(out).to(images.device)
 
     def erase(
@@ -105,9 +114,9 @@ class Changes:
 
         Args:
             images: normalised.
-            index: positions in the split.
-            seed: of the augmentation.
-            epoch: its number.
+            index: dataset indices.
+            seed: seed of the augmentation.
+            epoch: number of the epoch, from 0.
         """
         if self.random_erasing is None:
             return images

@@ -1,4 +1,10 @@
-"""TrivialAugment: one random operation of random strength per image; every draw is a hash of (seed, epoch, index)."""
+"""TrivialAugment: one random operation of random strength per image, drawn by (seed, epoch, dataset index).
+
+>>> choices(torch.tensor([7]), seed=0, epoch=0) == choices(torch.tensor([7]), seed=0, epoch=0)
+True
+>>> trivial_augment(torch.zeros(2, 8, 8, 3, dtype=torch.uint8), torch.tensor([0, 1]), seed=0, epoch=0).shape
+torch.Size([2, 8, 8, 3])
+"""
 
 import math
 from collections.abc import Callable
@@ -11,7 +17,7 @@ from torchvision.transforms.v2 import functional
 
 from attention_transfer.counter_rng import integers
 
-NUM_STRENGTHS = 31
+NUM_STRENGTHS = 31  # of the paper: m is drawn from 0…30
 
 _TRIVIAL = 4  # the stream of the hash that all of this draws from; its last counter is the column below
 _OPERATION, _STRENGTH, _SIGN = range(3)
@@ -81,17 +87,17 @@ def trivial_augment(
 
     Args:
         images: of any size; translations are by up to 32 pixels whatever it is.
-        index: positions in the split.
-        seed: of the augmentation.
-        epoch: its number.
+        index: dataset indices.
+        seed: seed of the augmentation.
+        epoch: number of the epoch, from 0.
 
     Departs from the authors' code, which applies it before crop and flip, and cuts a square out of CIFAR images last.
     """
     planes = images.permute(0, 3, 1, 2).contiguous()
     out = torch.empty_like(planes)
     # One image at a time: few in a batch share operation and magnitude, and a sum over a group could round otherwise.
-    for place, image, (operation, magnitude) in zip(out, planes, choices(index, seed=seed, epoch=epoch), strict=True):
-        place.copy_(OPERATIONS[operation].apply(image, magnitude))
+    for target, image, (operation, magnitude) in zip(out, planes, choices(index, seed=seed, epoch=epoch), strict=True):
+        target.copy_(OPERATIONS[operation].apply(image, magnitude))
     return out.permute(0, 2, 3, 1)
 
 
@@ -105,8 +111,8 @@ def choices(index: Int64[Tensor, " b"], *, seed: int, epoch: int) -> list[tuple[
     )
     names = list(OPERATIONS)
     chosen: list[tuple[str, float]] = []
-    for place, step, negative in zip(which, strength, sign, strict=True):
-        operation = OPERATIONS[names[place]]
+    for number, step, negative in zip(which, strength, sign, strict=True):
+        operation = OPERATIONS[names[number]]
         magnitude = float(operation.magnitudes()[step])
-        chosen.append((names[place], -magnitude if operation.signed and negative else magnitude))
+        chosen.append((names[number], -magnitude if operation.signed and negative else magnitude))
     return chosen

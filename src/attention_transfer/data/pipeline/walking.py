@@ -1,4 +1,4 @@
-"""Which files below a folder are images: links are followed, what is hidden or left over is passed by."""
+"""Search for image files below a folder: links are followed, hidden and system files are skipped."""
 
 import os
 from collections import Counter
@@ -34,13 +34,13 @@ class Others:
         rest = sum(count for _, count in kinds[8:])
         return ", ".join(f"{count} {shown(kind)}" for kind, count in kinds[:8]) + (f", {rest} more" if rest else "")
 
-    def note(self, place: Path) -> str | None:
+    def note(self, root: Path) -> str | None:
         """What is left out, in a sentence; None where nothing is."""
         if self.example is None:
             return None
         count = self.kinds.total()
         return (
-            f"{count} {'file' if count == 1 else 'files'} in {shown(place)} cannot be read as images and "
+            f"{count} {'file' if count == 1 else 'files'} in {shown(root)} cannot be read as images and "
             f"{'is' if count == 1 else 'are'} left out ({self}; the first is {shown(self.example.name)}): convert "
             "images among them to JPEG or PNG"
         )
@@ -53,7 +53,7 @@ class Entries:
     Args:
         folders: folders, and links to folders.
         images: files with the ending of an image; also links to files that do not exist.
-        others: what remains.
+        others: the remaining files.
     """
 
     folders: tuple[Path, ...]
@@ -61,7 +61,7 @@ class Entries:
     others: tuple[Path, ...]
 
 
-def entries(place: Path) -> Entries:
+def entries(root: Path) -> Entries:
     """What lies in a folder.
 
     Raises:
@@ -71,9 +71,9 @@ def entries(place: Path) -> Entries:
     images: list[Path] = []
     others: list[Path] = []
     try:
-        with os.scandir(place) as found:
+        with os.scandir(root) as found:
             for entry in found:
-                path = place / entry.name
+                path = root / entry.name
                 if is_leftover(entry.name):
                     continue
                 if path.is_dir():
@@ -82,43 +82,41 @@ def entries(place: Path) -> Entries:
                 elif path.is_file() or (entry.is_symlink() and not path.exists()):
                     (images if path.suffix.lower() in endings() else others).append(path)
     except OSError as error:
-        raise InputError(f"the folder {shown(place)} cannot be read: {error.strerror or error}") from error
+        raise InputError(f"the folder {shown(root)} cannot be read: {error.strerror or error}") from error
     return Entries(*(tuple(sorted(paths)) for paths in (folders, images, others)))
 
 
 Identity = tuple[int, int]
-"""What stays the same whatever a folder is called."""
+"""Device and inode: the same for all names and links of one folder."""
 
 
-def images_below(place: Path, others: Others, walked: dict[Identity, list[Path]] | None = None) -> list[Path]:
+def images_below(root: Path, others: Others, walked: dict[Identity, list[Path]] | None = None) -> list[Path]:
     """All images in a folder, at any depth, sorted by name.
 
     Args:
-        place: the folder.
+        root: the folder.
         others: receives the files that are none.
-        walked: receives every folder in which was looked, under all of its names.
+        walked: receives every folder that was searched, under all of its names.
 
     Raises:
-        ValueError: a folder cannot be read, or the place is a link to one that holds it.
+        ValueError: a folder cannot be read, or `root` is a link to one that holds it.
     """
-    # A link to a folder above the place would bring all that lies beside it.
-    above = frozenset(identity(folder) for folder in (*place.absolute().parents, *place.resolve().parents))
-    if identity(place) in above:
+    # A link to a folder above the root would bring all that lies beside it.
+    above = frozenset(identity(folder) for folder in (*root.absolute().parents, *root.resolve().parents))
+    if identity(root) in above:
         raise InputError(
-            f"{shown(place)} is a link to {shown(place.resolve())}, the folder that holds it, and would bring all that "
+            f"{shown(root)} is a link to {shown(root.resolve())}, the folder that holds it, and would bring all that "
             "lies beside it: remove the link"
         )
-    return sorted(_walk(place, others, above, {} if walked is None else walked))
+    return sorted(_walk(root, others, above, {} if walked is None else walked))
 
 
-def _walk(
-    place: Path, others: Others, above: frozenset[Identity], walked: dict[Identity, list[Path]]
-) -> Iterator[Path]:
-    this = identity(place)
+def _walk(root: Path, others: Others, above: frozenset[Identity], walked: dict[Identity, list[Path]]) -> Iterator[Path]:
+    this = identity(root)
     if this in above:
         return  # a link back to a folder that holds it
-    walked.setdefault(this, []).append(place)
-    found = entries(place)
+    walked.setdefault(this, []).append(root)
+    found = entries(root)
     yield from found.images
     for path in found.others:
         others.add(path)
@@ -127,7 +125,7 @@ def _walk(
 
 
 def identity(folder: Path) -> Identity:
-    """That of a folder.
+    """Device and inode of a folder.
 
     Raises:
         ValueError: it cannot be read.

@@ -1,4 +1,12 @@
-"""The embedded data set: one handwritten digit to read on a textured canvas strewn with fragments of other digits."""
+"""Cluttered digits, the built-in data set: one handwritten digit among fragments of others on a textured canvas.
+
+>>> split = draw("train", torch.tensor([0, 1, 2]))
+>>> split
+Split(3 images of 32×32×3, 3 classes, with boxes)
+>>> left, top, right, bottom = split.boxes[0]
+>>> bool(0 <= left < right <= 32 and 0 <= top < bottom <= 32)
+True
+"""
 
 from typing import Literal
 
@@ -12,15 +20,15 @@ from attention_transfer.data.dataset import DataSet, Split, scaled_boxes
 from attention_transfer.data.request import Request
 from attention_transfer.errors import needing
 
-# Fixed after short runs of networks alone (6 epochs, batches of 64, two seeds: ResNet-8 65 and 66 % of the test
+# Fixed after short runs without teachers (6 epochs, batches of 64, two seeds: ResNet-8 65 and 66 % of the test
 # images, ResNet-20 89 and 90 %), then frozen by a test. Never to be tuned to make a method win.
 SIDE = 32
 NUM_IMAGES = {"train": 6000, "test": 2000}
 TEST_SHARE = 0.3  # of the scanned digits of each class
 GLYPH_SIDES = (14, 20)  # an 8×8 scan is enlarged to a side of this range, in pixels
 NUM_FRAGMENTS = 5
-NUM_FRAGMENTS_ABOVE = 1  # so many lie over the digit, the others under it
-FRAGMENT_SIDES = (6, 10)  # a fragment shows so many rows and so many columns of an enlarged glyph, in pixels
+NUM_FRAGMENTS_ABOVE = 1  # fragments that lie over the digit, the others under it
+FRAGMENT_SIDES = (6, 10)  # range of the rows and columns of an enlarged glyph that a fragment shows, in pixels
 GROUND = (92, 164)  # range of the background's colours, in levels of 255
 CONTRAST = (60, 127)  # distance of an ink from the middle level 128, above or below, in levels
 NOISE = 16  # largest deviation of a single pixel, in levels
@@ -28,7 +36,7 @@ NOISE = 16  # largest deviation of a single pixel, in levels
 _CHUNK = 500
 _KNOTS = 5  # the texture is interpolated between 5×5 colours
 # Streams of the hash: what is drawn for one thing never depends on what is drawn for another.
-_DIVISION, _GLYPH, _SIZE, _PLACE, _WINDOW, _INK, _TEXTURE, _NOISE = range(8)
+_DIVISION, _GLYPH, _SIZE, _POSITION, _WINDOW, _INK, _TEXTURE, _NOISE = range(8)
 
 
 def cluttered_digits(request: Request) -> DataSet:
@@ -98,10 +106,10 @@ def _draw(
     low, high = GLYPH_SIDES
     size = low + integers(high - low + 1, stream, _SIZE, image, part)
     axes = torch.arange(2)  # vertical, horizontal
-    place = (stream, _PLACE, image[:, :, None], part[:, None], axes)
+    position = (stream, _POSITION, image[:, :, None], part[:, None], axes)
     # The digit lies within the canvas; glyphs of fragments may reach beyond it.
     reach = torch.where(part > 0, size // 2, 0)
-    corner = integers((SIDE - size + 2 * reach + 1)[..., None], *place) - reach[..., None]
+    corner = integers((SIDE - size + 2 * reach + 1)[..., None], *position) - reach[..., None]
 
     low, high = FRAGMENT_SIDES
     window = (stream, _WINDOW, image[:, :, None], part[:, None])

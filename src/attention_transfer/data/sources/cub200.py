@@ -22,33 +22,33 @@ def cub200(request: Request) -> DataSet:
     Raises:
         ValueError: a file is missing or does not fit the others, or images cannot be decoded.
     """
-    place = request.folder(
+    root = request.folder(
         "CUB_200_2011", source="CUB_200_2011.tgz of https://www.vision.caltech.edu/datasets/cub_200_2011"
     )
     size = request.image_size or SIDE
-    names = _table(place / "classes.txt")
-    images = _table(place / "images.txt")
-    labels = _table(place / "image_class_labels.txt")
-    in_train = _table(place / "train_test_split.txt")
-    bounds = _table(place / "bounding_boxes.txt")
+    names = _table(root / "classes.txt")
+    images = _table(root / "images.txt")
+    labels = _table(root / "image_class_labels.txt")
+    in_train = _table(root / "train_test_split.txt")
+    bounds = _table(root / "bounding_boxes.txt")
     for name, table in (("image_class_labels", labels), ("train_test_split", in_train), ("bounding_boxes", bounds)):
         missing = [key for key in images if key not in table]
         if missing:
             raise InputError(
-                f"{place / (name + '.txt')} says nothing of image {missing[0]} and {len(missing) - 1} others"
+                f"{root / (name + '.txt')} says nothing of image {missing[0]} and {len(missing) - 1} others"
             )
     number = {key: label for label, key in enumerate(names)}
     stranger = next((key for key in images if labels[key] not in number), None)
     if stranger is not None:
         raise InputError(
-            f"{place / 'image_class_labels.txt'} gives image {stranger} class {labels[stranger]}, "
-            f"which {place / 'classes.txt'} does not list"
+            f"{root / 'image_class_labels.txt'} gives image {stranger} class {labels[stranger]}, "
+            f"which {root / 'classes.txt'} does not list"
         )
-    sides = [_box(bounds[key], place / "bounding_boxes.txt") for key in images]
+    sides = [_box(bounds[key], root / "bounding_boxes.txt") for key in images]
     boxes = np.array(sides, dtype=np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]  # the files give left, top, width, height
     listing = Listing(
-        [place / "images" / name for name in images.values()],
+        [root / "images" / name for name in images.values()],
         np.array([number[labels[key]] for key in images], dtype=np.int64),
         boxes,
     )
@@ -57,7 +57,7 @@ def cub200(request: Request) -> DataSet:
     train = request.selection.of(train.subset(interleaved(train.labels)), len(names))
     test = listing.subset(np.flatnonzero(~for_training))
     classes = tuple(name.partition(".")[2].replace("_", " ") for name in names.values())
-    return photographs("cub200", classes, train, test, size, place)
+    return photographs("cub200", classes, train, test, size, root)
 
 
 def _table(path: Path) -> dict[str, str]:
@@ -67,7 +67,7 @@ def _table(path: Path) -> dict[str, str]:
     rows = [line.split(maxsplit=1) for line in read_text(path).splitlines() if line.strip()]
     wrong = next((row for row in rows if len(row) != 2), None)
     if wrong is not None:
-        raise InputError(f"{path} should hold a number and a value in each line, but has {shown(wrong[0])!r} alone")
+        raise InputError(f"{path} should hold a number and a value in each line, but has only {shown(wrong[0])!r}")
     return {key: value.strip() for key, value in rows}
 
 

@@ -18,39 +18,39 @@ SOURCE = "102flowers.tgz, imagelabels.mat and setid.mat of https://www.robots.ox
 def flowers102(request: Request) -> DataSet:
     """Reads `jpg/image_NNNNN.jpg` with the official split, 102 categories; 224 pixels a side unless asked otherwise.
 
-    Learned from are the 1,020 images for training and the 1,020 for validation, as transformers are compared on it; the
-    test images are the 6,149 others. `imagelabels.mat` and `setid.mat` lie beside `jpg`. Training images are in an
+    Training images are the 1,020 for training and the 1,020 for validation, as transformers are compared on it; test
+    images are the 6,149 others. `imagelabels.mat` and `setid.mat` lie beside `jpg`. Training images are in an
     order in which classes take turns.
 
     Raises:
         ValueError: a file or folder is missing or no such file, or images cannot be decoded.
     """
-    place = _place(request)
-    labels = _numbers(place / "imagelabels.mat", "labels")
+    root = _root(request)
+    labels = _numbers(root / "imagelabels.mat", "labels")
     num_classes = int(labels.max())
 
     def listing(*names: str) -> Listing:
         # Images and classes count from 1.
-        index = np.sort(np.concatenate([_numbers(place / "setid.mat", name) for name in names]))
+        index = np.sort(np.concatenate([_numbers(root / "setid.mat", name) for name in names]))
         if index.min() < 1 or index.max() > len(labels):
-            raise InputError(f"{place / 'setid.mat'} names images that {place / 'imagelabels.mat'} knows nothing of")
-        paths = [place / "jpg" / f"image_{number:05}.jpg" for number in index]
+            raise InputError(f"{root / 'setid.mat'} names images that {root / 'imagelabels.mat'} does not list")
+        paths = [root / "jpg" / f"image_{number:05}.jpg" for number in index]
         return Listing(paths, labels[index - 1] - 1)
 
     train = listing("trnid", "valid")
     train = request.selection.of(train.subset(interleaved(train.labels)), num_classes)
     classes = tuple(f"flower {number}" for number in range(1, num_classes + 1))
-    return photographs("flowers102", classes, train, listing("tstid"), request.image_size or SIDE, place)
+    return photographs("flowers102", classes, train, listing("tstid"), request.image_size or SIDE, root)
 
 
-def _place(request: Request) -> Path:
+def _root(request: Request) -> Path:
     """The folder that holds `jpg`: the archive does not say what it is called."""
     if (request.cache / "jpg").is_dir():
         return request.cache
-    place = request.folder("flowers-102", "flowers102", "oxford-flowers-102", source=SOURCE)
-    if not (place / "jpg").is_dir():
-        raise InputError(f"{place} should hold the folder jpg, imagelabels.mat and setid.mat: {SOURCE}")
-    return place
+    root = request.folder("flowers-102", "flowers102", "oxford-flowers-102", source=SOURCE)
+    if not (root / "jpg").is_dir():
+        raise InputError(f"{root} should hold the folder jpg, imagelabels.mat and setid.mat: {SOURCE}")
+    return root
 
 
 def _numbers(file: Path, name: str) -> Int64[np.ndarray, " n"]:

@@ -1,4 +1,4 @@
-"""A user's own image files: a folder with `train/` and `val/`, each with one folder per class, or without labels."""
+"""Your own image files (`folder:PATH`): `train/` and `val/` with one folder per class, or images without labels."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +27,7 @@ from attention_transfer.data.selection import evenly
 from attention_transfer.errors import InputError
 
 SIDE = 224
-TEST_SHARE = 0.2  # of each class, where the user has set no images aside
+TEST_SHARE = 0.2  # of each class, where there is no test split
 
 _CHOOSING = 8  # the stream of the hash that chooses test images
 
@@ -49,27 +49,27 @@ def folder(request: Request) -> DataSet:
     shifted rather than cropped at random sizes. Training images are in an order in which classes take turns.
 
     A folder without class folders holds images without labels, as does any without parts where no labels are needed:
-    all that lie in it, at any depth, are training images, in the order of their names, and none is a test image. Only a
-    pre-training can learn from these.
+    all that lie in it, at any depth, are training images, in the order of their names, and none is a test image. These
+    are for pre-training only.
 
     Raises:
         ValueError: a folder is missing, empty or ambiguous, the classes do not fit, or files cannot be decoded.
     """
-    place = request.place
+    root = request.own_folder
     if not is_text(str(request.path)):
-        raise InputError(f"the path {shown(place)} is no text in UTF-8, and no run could be recorded: rename it")
-    found = layout(place)
+        raise InputError(f"the path {shown(root)} is no text in UTF-8, and no run could be recorded: rename it")
+    found = layout(root)
     if found.train is None and (found.validation or found.test):
         raise InputError(
-            f"there is no folder {shown(place / 'train')}: a data folder holds train/ and val/, each with a folder per "
+            f"there is no folder {shown(root / 'train')}: a data folder holds train/ and val/, each with a folder per "
             "class"
         )
-    train = class_folders(found.train or place) if found.split or request.labelled else None
+    train = class_folders(found.train or root) if found.split or request.labelled else None
     if train is None or not (train.filled or (found.split and request.labelled)):
-        unlabelled = _unlabelled(request, found.train or place)
+        unlabelled = _unlabelled(request, found.train or root)
         if unlabelled is not None:
             return unlabelled
-    return _labelled(request, found, train or class_folders(found.train or place))
+    return _labelled(request, found, train or class_folders(found.train or root))
 
 
 def _labelled(request: Request, found: Layout, train: ClassFolders) -> DataSet:
@@ -82,11 +82,11 @@ def _labelled(request: Request, found: Layout, train: ClassFolders) -> DataSet:
     listing, validation, test_is = _listing(train.images, classes), None, "test"
     if found.unread:
         names = listed([folder.name for folder in found.unread], len(found.unread))
-        notes.append(f"not read, as their names are not those of train, val or test: {names} in {shown(found.place)}")
+        notes.append(f"not read, as their names are not those of train, val or test: {names} in {shown(found.root)}")
     if found.split:
         if request.split_seed is not None:
             raise InputError(
-                f"{shown(found.place)} sets its own images aside, on which split_seed {request.split_seed} has no "
+                f"{shown(found.root)} sets its own images aside, on which split_seed {request.split_seed} has no "
                 "effect: leave it out"
             )
         parts, left_out = _held_out(found, classes, train)
@@ -98,13 +98,13 @@ def _labelled(request: Request, found: Layout, train: ClassFolders) -> DataSet:
         chosen = _chosen_for_testing(listing.labels, seed)
         if not chosen.any():
             raise InputError(
-                f"{shown(train.place)} holds one image of each class, of which none can be set aside to measure on: "
+                f"{shown(train.root)} holds one image of each class, of which none can be set aside to measure on: "
                 "give more, or train/ and val/"
             )
         test = listing.subset(np.flatnonzero(chosen))
         notes.append(
-            f"{shown(found.place)} sets no images aside: {len(test.paths)} of {len(listing.paths)} are measured on and "
-            f"not learned from, {TEST_SHARE:.0%} of each class chosen by split_seed {seed}; to choose "
+            f"{shown(found.root)} sets no images aside: {len(test.paths)} of {len(listing.paths)} are test images and "
+            f"no training images, {TEST_SHARE:.0%} of each class chosen by split_seed {seed}; to choose "
             "them yourself, give train/ and val/"
         )
         listing = listing.subset(np.flatnonzero(~chosen))
@@ -116,43 +116,43 @@ def _labelled(request: Request, found: Layout, train: ClassFolders) -> DataSet:
     listing = request.selection.of(listing.subset(interleaved(listing.labels)), len(classes))
     side, photographs = _side(request)
     seen = delivered(side, photographs=photographs, decoding=request.decoding)
-    place = found.place
+    root = found.root
     return _dataset(
         request,
         tuple(shown(name) for name in classes),
-        _read(request, listing, None, train.place, classes),
-        None if validation is None else _read(request, validation, seen, found.validation or place, classes),
-        _read(request, test, seen, place / test_is if found.split else place, classes),
+        _read(request, listing, None, train.root, classes),
+        None if validation is None else _read(request, validation, seen, found.validation or root, classes),
+        _read(request, test, seen, root / test_is if found.split else root, classes),
         notes=tuple(notes),
         test_is=test_is,
     )
 
 
 def _of_a_single_class(train: ClassFolders) -> str:
-    """That there is one class, and where the classes may be in place of it."""
-    place = train.place / train.filled[0]
-    inside = entries(place)
+    """A note that there is one class, and which folders may be the classes instead."""
+    root = train.root / train.filled[0]
+    inside = entries(root)
     folders = listed([folder.name for folder in inside.folders], len(inside.folders), most=3)
-    way = f"; if {folders} are the classes, move them to {shown(train.place)}" if len(inside.folders) > 1 else ""
-    return f"{shown(train.place)} holds a single class, {shown(place.name)}, which nothing can be told from{way}"
+    way = f"; if {folders} are the classes, move them to {shown(train.root)}" if len(inside.folders) > 1 else ""
+    return f"{shown(train.root)} holds a single class, {shown(root.name)}, so that there is nothing to classify{way}"
 
 
-def _unlabelled(request: Request, place: Path) -> DataSet | None:
-    """All images below a place, where there are some."""
+def _unlabelled(request: Request, root: Path) -> DataSet | None:
+    """All images below a folder; None if there are none."""
     others = Others()
-    paths = images_below(place, others)
+    paths = images_below(root, others)
     if not paths:
         return None
-    note = others.note(place)
+    note = others.note(root)
     everything = request.selection.of(Listing(paths, np.zeros(len(paths), dtype=np.int64)), 1)
-    train = _read(request, everything, None, place, ())
+    train = _read(request, everything, None, root, ())
     nothing = train.subset(np.zeros(0, dtype=np.int64))
     notes = () if note is None else (note,)
     return _dataset(request, ("unlabelled",), train, None, nothing, notes=notes, labelled=False)
 
 
 def _held_out(found: Layout, classes: Classes, train: ClassFolders) -> tuple[dict[str, Listing], list[str]]:
-    """What is not learned from, by the names of its folders, what is measured on last; and what is left out."""
+    """Held-out splits by the names of their folders, the test split last; and notes of what is left out."""
     parts: dict[str, Listing] = {}
     notes: list[str] = []
     for part in (found.validation, found.test):
@@ -160,20 +160,20 @@ def _held_out(found: Layout, classes: Classes, train: ClassFolders) -> tuple[dic
             continue
         folders = class_folders(part)
         if part == found.test and found.validation is not None and not set(folders.filled) & set(classes):
-            # As the test images of a competition, whose classes nobody tells.
+            # As the test images of a competition, which are published without classes.
             notes.append(
                 f"{shown(part)} has no images in folders of the classes and is left out: {found.validation.name} is "
-                "measured on in its place"
+                "the test split instead"
             )
             continue
-        parts[part.name] = _listing(matched(folders, classes, found.train or found.place), classes)
+        parts[part.name] = _listing(matched(folders, classes, found.train or found.root), classes)
         same = folders.shared_with(train)
         notes += [*folders.notes(), *([] if same is None else [same])]
     return parts, notes
 
 
 def _chosen_for_testing(labels: Int64[np.ndarray, " n"], seed: int) -> Bool[np.ndarray, " n"]:
-    """Which images are set aside: of each class the same share, those with the lowest draws."""
+    """Which images are held out for testing: the same share of each class, those with the lowest draws."""
     draws = uniform(seed, _CHOOSING, torch.arange(len(labels))).numpy()
     chosen = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
@@ -190,19 +190,19 @@ def _listing(images: Mapping[str, list[Path]], classes: Classes) -> Listing:
 
 
 def _side(request: Request) -> tuple[int, bool]:
-    """Of the squares that are delivered, and whether they are photographs."""
+    """Side of the images in pixels, and whether they are photographs."""
     side = request.image_size or SIDE
     return side, side > PHOTOGRAPH_SIDE
 
 
-def _read(request: Request, listing: Listing, form: Form | None, place: Path, classes: Classes) -> Split:
+def _read(request: Request, listing: Listing, form: Form | None, root: Path, classes: Classes) -> Split:
     """A listing in a form, which is that of training images if not given."""
     side, photographs = _side(request)
     if form is None:
         form = stored(side, photographs=photographs, decoding=request.decoding)
     else:
         listing = evenly(listing, request.test_limit)
-    what = f"images in {place}"
+    what = f"images in {root}"
     return read(listing, form, image_size=side, photographs=photographs, what=what, classes=classes)
 
 

@@ -35,33 +35,33 @@ def inaturalist(year: int) -> Callable[[Request], DataSet]:
 
     def source(request: Request) -> DataSet:
         archive = ARCHIVES[year]
-        place = request.folder(
+        root = request.folder(
             archive,
             str(year),
             source=f"{archive}.tar.gz and the annotations of https://github.com/visipedia/inat_comp/tree/master/{year}",
         )
-        train, classes = _read(place, f"train{year}.json")
-        test, others = _read(place, f"val{year}.json")
+        train, classes = _read(root, f"train{year}.json")
+        test, others = _read(root, f"val{year}.json")
         if classes != others:
             raise InputError(
-                f"train{year}.json and val{year}.json of {place.parent} list different categories: take both from the "
+                f"train{year}.json and val{year}.json of {root.parent} list different categories: take both from the "
                 "same archive"
             )
         train = request.selection.of(train.subset(interleaved(train.labels)), len(classes))
         size = request.image_size or SIDE
-        return photographs(f"inaturalist-{year}", classes, train, test, size, place, test_is="val")
+        return photographs(f"inaturalist-{year}", classes, train, test, size, root, test_is="val")
 
     source.__doc__ = f"Reads the competition of {year} with its official split; delivered with {SIDE} pixels a side."
     return source
 
 
-def _read(place: Path, name: str) -> tuple[Listing, tuple[str, ...]]:
+def _read(root: Path, name: str) -> tuple[Listing, tuple[str, ...]]:
     """The images of one file of annotations, and the names of all categories."""
-    path = next((folder / name for folder in (place.parent, place) if (folder / name).is_file()), None)
+    path = next((folder / name for folder in (root.parent, root) if (folder / name).is_file()), None)
     if path is None:
         raise InputError(
-            f"there is no file {name} beside {place}: put the competition's annotations there, which say what is to be "
-            "learned from"
+            f"there is no file {name} beside {root}: put the competition's annotations there, which list the "
+            "training images"
         )
     try:
         content: dict[str, list[dict[str, Any]]] = json.loads(path.read_bytes())
@@ -82,7 +82,7 @@ def _read(place: Path, name: str) -> tuple[Listing, tuple[str, ...]]:
         )
     listing = Listing(
         # The first part of a name is the archive's folder, which may be called otherwise here.
-        [place / file.partition("/")[2] for file in files.values()],
+        [root / file.partition("/")[2] for file in files.values()],
         np.array([labels[image] for image in files], dtype=np.int64),
     )
     return listing, tuple(names[number] for number in range(len(names)))

@@ -1,4 +1,4 @@
-"""A user's own images as NumPy arrays: a folder with `train.npz` and `test.npz` or `val.npz`, or all three."""
+"""Your own images as NumPy arrays (`npz:PATH`): `train.npz` and `test.npz` or `val.npz`, or all three."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def npz(request: Request) -> DataSet:
     """Reads `images` (uint8, N×H×W×3 or N×H×W grey, square), `labels` (integers), and optional `classes` and `boxes`.
 
     Other keys are ignored. `classes` are names, read from `train.npz`; without them classes are numbered up to the
-    largest training label. Labels that count from 1 are taken so, and that is said. `boxes` are left, top, right,
+    largest training label. Labels may count from 1, which is noted. `boxes` are left, top, right,
     bottom in pixels, the last two exclusive. Images are normalised by mean and standard deviation of all training
     images. Files are known by the names that `folder` has for its parts; of two beside the training images, `val` is
     the validation split.
@@ -29,7 +29,7 @@ def npz(request: Request) -> DataSet:
     Raises:
         ValueError: a file or key is missing, or does not hold what it should.
     """
-    train_file, *others = _files(request.place)
+    train_file, *others = _files(request.own_folder)
     train, held_out = read_arrays(train_file), [read_arrays(path) for path in others]
     if not train.names and train.labels.max() >= _MOST_CLASSES:
         raise InputError(
@@ -122,7 +122,7 @@ def _check_names(file: ArrayFile, train: ArrayFile) -> None:
 
 
 def _unclear_names(names: Sequence[str]) -> list[str]:
-    """Sentences about classes that their names do not tell apart."""
+    """Notes on classes without a name, and on classes with the same name."""
     nameless = [str(label) for label, name in enumerate(names) if not name.strip()]
     twice = [name for name, count in Counter(names).items() if count > 1 and name.strip()]
     notes = [f"classes without a name: {listed(nameless, len(nameless))}"] if nameless else []

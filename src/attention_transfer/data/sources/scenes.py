@@ -23,33 +23,33 @@ def scenes(request: Request) -> DataSet:
     Raises:
         ValueError: a file or folder is missing, a class has no training images, or images cannot be decoded.
     """
-    place = _place(request)
+    root = _root(request)
     size = request.image_size or SIDE
-    rows = {name: _rows(place / f"{name}Images.txt") for name in ("Train", "Test")}
+    rows = {name: _rows(root / f"{name}Images.txt") for name in ("Train", "Test")}
     classes = tuple(sorted({path.split("/")[0] for path in rows["Train"]}))
     number = {name: label for label, name in enumerate(classes)}
     stranger = next((path for path in rows["Test"] if path.split("/")[0] not in number), None)
     if stranger is not None:
-        raise InputError(f"{place / 'TestImages.txt'} lists {stranger}, of a class without training images")
+        raise InputError(f"{root / 'TestImages.txt'} lists {stranger}, of a class without training images")
     train, test = (
         Listing(
-            [place / "Images" / path for path in rows[name]],
+            [root / "Images" / path for path in rows[name]],
             np.array([number[path.split("/")[0]] for path in rows[name]], dtype=np.int64),
         )
         for name in ("Train", "Test")
     )
     train = request.selection.of(train.subset(interleaved(train.labels)), len(classes))
-    return photographs("scenes", classes, train, test, size, place)
+    return photographs("scenes", classes, train, test, size, root)
 
 
-def _place(request: Request) -> Path:
+def _root(request: Request) -> Path:
     """The folder that holds `Images`: the archive does not say what it is called."""
     if (request.cache / "Images").is_dir():
         return request.cache
-    place = request.folder("scenes", "indoorCVPR_09", source=f"indoorCVPR_09.tar and the two lists of {SOURCE}")
-    if not (place / "Images").is_dir():
-        raise InputError(f"{place} should hold the folder Images, TrainImages.txt and TestImages.txt of {SOURCE}")
-    return place
+    root = request.folder("scenes", "indoorCVPR_09", source=f"indoorCVPR_09.tar and the two lists of {SOURCE}")
+    if not (root / "Images").is_dir():
+        raise InputError(f"{root} should hold the folder Images, TrainImages.txt and TestImages.txt of {SOURCE}")
+    return root
 
 
 def _rows(file: Path) -> list[str]:

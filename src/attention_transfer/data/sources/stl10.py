@@ -24,12 +24,12 @@ def stl10(request: Request) -> DataSet:
     Raises:
         ValueError: a file is missing or does not hold what it should.
     """
-    place = request.folder(STL10.base_folder, "stl10", source=f"{STL10.filename} of {STL10.url}")
-    names = tuple(read_text(_present(place / STL10.class_names_file)).split())
+    root = request.folder(STL10.base_folder, "stl10", source=f"{STL10.filename} of {STL10.url}")
+    names = tuple(read_text(_present(root / STL10.class_names_file)).split())
     if len(names) != NUM_CLASSES:
-        raise InputError(f"{place / STL10.class_names_file} should name {NUM_CLASSES} classes, but names {len(names)}")
+        raise InputError(f"{root / STL10.class_names_file} should name {NUM_CLASSES} classes, but names {len(names)}")
     # torchvision's own reader first checks the 2.7 GB of unlabelled images, which nothing here needs.
-    train, test = (_split(place, name) for name in ("train", "test"))
+    train, test = (_split(root, name) for name in ("train", "test"))
     return DataSet(
         name="stl10",
         classes=names,
@@ -43,11 +43,11 @@ def stl10(request: Request) -> DataSet:
     )
 
 
-def _split(place: Path, name: str) -> Split:
-    images, labels = _images(place / f"{name}_X.bin"), _labels(place / f"{name}_y.bin")
+def _split(root: Path, name: str) -> Split:
+    images, labels = _images(root / f"{name}_X.bin"), _labels(root / f"{name}_y.bin")
     if len(images) != len(labels):
         raise InputError(
-            f"{place / name}_X.bin holds {len(images)} images, but {name}_y.bin {len(labels)} labels: unpack "
+            f"{root / name}_X.bin holds {len(images)} images, but {name}_y.bin {len(labels)} labels: unpack "
             f"{STL10.filename} again"
         )
     return Split(images, labels)

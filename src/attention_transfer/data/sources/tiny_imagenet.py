@@ -31,18 +31,18 @@ def tiny_imagenet(request: Request) -> DataSet:
     Raises:
         ValueError: a file or folder is missing, or images cannot be decoded.
     """
-    place = request.folder(
+    root = request.folder(
         "tiny-imagenet-200", "tiny-imagenet", source="http://cs231n.stanford.edu/tiny-imagenet-200.zip"
     )
-    wnids = [line.strip() for line in _lines(place / "wnids.txt") if line.strip()]
-    wnids = [wnid for wnid in wnids if (place / "train" / wnid / "images").is_dir()]
+    wnids = [line.strip() for line in _lines(root / "wnids.txt") if line.strip()]
+    wnids = [wnid for wnid in wnids if (root / "train" / wnid / "images").is_dir()]
     if not wnids:
-        raise InputError(f"{place / 'train'} holds images of no class that {place / 'wnids.txt'} lists")
-    words = dict(line.split("\t", 1) for line in _lines(place / "words.txt") if "\t" in line)
+        raise InputError(f"{root / 'train'} holds images of no class that {root / 'wnids.txt'} lists")
+    words = dict(line.split("\t", 1) for line in _lines(root / "words.txt") if "\t" in line)
     number = {wnid: label for label, wnid in enumerate(wnids)}
-    train = _listing([row for wnid in wnids for row in _train_rows(place, wnid)], number)
+    train = _listing([row for wnid in wnids for row in _train_rows(root, wnid)], number)
     train = request.selection.of(train.subset(interleaved(train.labels)), len(wnids))
-    test = _listing(_test_rows(place, number), number)
+    test = _listing(_test_rows(root, number), number)
     size = request.image_size or SIDE
     classes = tuple(words.get(wnid, wnid).strip().split(",")[0] for wnid in wnids)
     form = Form(SIDE, SIDE, AS_STORED)
@@ -53,7 +53,7 @@ def tiny_imagenet(request: Request) -> DataSet:
                 form,
                 image_size=SIDE,
                 photographs=False,
-                what=f"images in {place / part}",
+                what=f"images in {root / part}",
                 classes=classes,
             ),
             size / SIDE,
@@ -78,15 +78,15 @@ Row = tuple[Path, str, list[str]]  # file, class, box
 _SIDE = re.compile(r"[0-9]{1,4}")
 
 
-def _train_rows(place: Path, wnid: str) -> list[Row]:
-    images = place / "train" / wnid / "images"
-    rows = _table(place / "train" / wnid / f"{wnid}_boxes.txt", 5)
+def _train_rows(root: Path, wnid: str) -> list[Row]:
+    images = root / "train" / wnid / "images"
+    rows = _table(root / "train" / wnid / f"{wnid}_boxes.txt", 5)
     return [(images / name, wnid, box) for name, *box in rows]
 
 
-def _test_rows(place: Path, number: dict[str, int]) -> list[Row]:
-    rows = _table(place / "val" / "val_annotations.txt", 6)
-    return [(place / "val" / "images" / name, wnid, box) for name, wnid, *box in rows if wnid in number]
+def _test_rows(root: Path, number: dict[str, int]) -> list[Row]:
+    rows = _table(root / "val" / "val_annotations.txt", 6)
+    return [(root / "val" / "images" / name, wnid, box) for name, wnid, *box in rows if wnid in number]
 
 
 def _table(path: Path, columns: int) -> list[list[str]]:
