@@ -1,4 +1,4 @@
-"""The attention links that a run learned, at its end and along its training."""
+"""Trained attention links of a run, at its end and at its snapshots."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ from attention_transfer.runs import PARTS_WEIGHTS, RunFolder
 
 
 def links_of_run(run: RunFolder, name: str = "attention-links") -> TrainedLinks:
-    """The links at the end of a run.
+    """The trained links of a finished run.
 
     Args:
-        run: finished.
-        name: of the method in it.
+        run: a finished run.
+        name: name of the method in it.
 
     Raises:
         LinksError: it learned none, or has not reached its end.
@@ -25,11 +25,11 @@ def links_of_run(run: RunFolder, name: str = "attention-links") -> TrainedLinks:
 
 
 def links_along_training(run: RunFolder, name: str = "attention-links") -> dict[str, TrainedLinks]:
-    """The links at each snapshot of a run and at its end, by a title for each.
+    """The trained links at each snapshot of a run and at its end, by a title for each.
 
     Args:
-        run: finished, with snapshots.
-        name: of the method in it.
+        run: a finished run with snapshots.
+        name: name of the method in it.
 
     Raises:
         LinksError: it kept none.

@@ -1,4 +1,9 @@
-"""Which images of a batch a teacher and its student relate to which, by the heads of a finished run."""
+"""Graphs between the images of a batch, from the trained heads of multi-head graph distillation.
+
+>>> split = Split(np.zeros((6, 8, 8, 3), np.uint8), np.array([0, 1, 0, 1, 0, 1]))
+>>> images_of_classes(split, count=4, classes=2).tolist()
+[0, 2, 1, 3]
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +27,7 @@ from attention_transfer.models.weight_files import read_tensors
 from attention_transfer.models.weights import fit_weights
 from attention_transfer.runs import PARTS_WEIGHTS, RunFolder
 
-# Shown if nothing else is asked for.
+# Defaults: four images of each of four classes fill one figure.
 _IMAGES, _CLASSES = 16, 4
 
 
@@ -31,9 +36,9 @@ class BatchGraphs:
     """Graphs between some images: of each pair of layers, the shares of every head, whose rows sum to one.
 
     Args:
-        teacher: one for each graph of the method.
-        student: likewise.
-        notes: what was assumed where nobody said.
+        teacher: graphs of the teacher, one for each pair of layers.
+        student: graphs of the student, one for each pair of layers.
+        notes: what was assumed because it could not be determined.
     """
 
     teacher: tuple[Float[np.ndarray, "a n n"], ...]
@@ -54,19 +59,19 @@ def batch_graphs(
     """The graphs that the heads of a run see among some images, as one batch.
 
     Args:
-        run: finished, and trained with `MultiHeadGraph`.
-        dataset: that the images belong to.
+        run: a finished run that was trained with `MultiHeadGraph`.
+        dataset: data set of the images.
         split: at least two images, few.
         settings: device and memory format count.
-        teacher: as on the command line; None takes the one that the run names.
-        allow_download: fetch what run folders name.
+        teacher: as on the command line; None takes that of the run.
+        allow_download: whether what run folders name may be downloaded.
 
     Returns:
         Softmax over the images of each row of the heads' scores, as the heads themselves use it; of plain similarity
         one head, for all are alike.
 
     Raises:
-        ValueError: the run is not finished, has no such method, or its teacher is another one now.
+        ValueError: the run is not finished, has no such method, or its teacher has changed since.
     """
     experiment = read_experiment(run)
     method, key = _method(run, experiment)
@@ -106,10 +111,10 @@ def recorded_teacher(run: RunFolder, *, allow_download: bool = False) -> str:
 
     Args:
         run: trained with a teacher.
-        allow_download: whether it may be one that would be fetched.
+        allow_download: whether it may be downloaded.
 
     Raises:
-        ValueError: it names none, or one that would be.
+        ValueError: the run names none, or one that would be downloaded.
     """
     experiment = read_experiment(run)
     if experiment.teacher is None:
@@ -118,12 +123,12 @@ def recorded_teacher(run: RunFolder, *, allow_download: bool = False) -> str:
 
 
 def images_of_classes(split: Split, count: int | None = None, classes: int | None = None) -> Int64[np.ndarray, " n"]:
-    """Positions of equally many images of some classes, class by class.
+    """Dataset indices of equally many images of some classes, class by class.
 
     Args:
         split: images.
-        count: of images together, at least 2; None takes about 16.
-        classes: how many, spread evenly over those there are, at least 1; None takes 4, or all if they are fewer.
+        count: number of images together, at least 2; None takes about 16.
+        classes: number of classes, spread evenly over those there are, at least 1; None takes 4, or all if fewer.
 
     Raises:
         ValueError: for other numbers, or more than there are.
@@ -138,17 +143,17 @@ def images_of_classes(split: Split, count: int | None = None, classes: int | Non
         )
     chosen = known[np.linspace(0, len(known) - 1, classes).round().astype(np.int64)]
     each = count // classes
-    places = [np.flatnonzero(split.labels == label)[:each] for label in chosen]
-    few = [int(label) for label, found in zip(chosen, places, strict=True) if len(found) < each]
+    chosen_of_each = [np.flatnonzero(split.labels == label)[:each] for label in chosen]
+    few = [int(label) for label, found in zip(chosen, chosen_of_each, strict=True) if len(found) < each]
     if few:
         raise InputError(f"class {few[0]} has fewer than {each} images here: ask for fewer images")
-    return np.concatenate(places).astype(np.int64)
+    return np.concatenate(chosen_of_each).astype(np.int64)
 
 
 def _method(run: RunFolder, experiment: Experiment) -> tuple[MultiHeadGraph, str]:
     for method in experiment.methods:
         if isinstance(method, MultiHeadGraph):
-            # Its heads lie in the run itself by now.
+            # The run has its own heads now; those it started from may be gone.
             return replace(method, graph_from=None), method.key
     methods = ", ".join(method.key for method in experiment.methods) or "nothing"
     raise InputError(f"{run.path} was trained with {methods}: give a run of {MultiHeadGraph.key}, which has graphs")
@@ -173,19 +178,19 @@ def _parts(
     teacher: tuple[tuple[Tensor, ...], Fingerprint],
     student: tuple[Tensor, ...],
 ) -> GraphParts | None:
-    """What the run learned beside its student; None where there was nothing to learn."""
+    """The modules that the run trained beside its student; None if there are none."""
     features, mark = teacher
     parts = method.parts(Observed(None, features, provided={WeightFingerprint(): mark}), Observed(None, student))
     if parts is None:
         return None
     if run.parts is None:
-        raise InputError(f"{run.path} holds no {PARTS_WEIGHTS}: the heads that it trained are gone")
+        raise InputError(f"{run.path} holds no {PARTS_WEIGHTS}: its trained heads are missing")
     kept = read_tensors(run.parts)
     if f"{key}.teacher" not in kept:
         raise InputError(f"{run.parts} holds no heads of {key}: it is not what this run learned")
     if kept[f"{key}.teacher"].tolist() != list(mark.weights):
         raise InputError(
-            f"the teacher of {run.path} is another one now than when its heads were trained: put its weights back"
+            f"the weights of the teacher of {run.path} have changed since its heads were trained: restore them"
         )
     own = {name.removeprefix(f"{key}."): value for name, value in kept.items() if name.startswith(f"{key}.")}
     fit_weights(parts, own, str(run.parts))

@@ -1,4 +1,12 @@
-"""Scores of maps against the box around an object, and the connected regions between maps and boxes."""
+"""Pointing game, energy in the box and MaxBoxAcc of maps, and the connected regions behind boxes.
+
+>>> box = np.array([[0, 0, 2, 4]], np.float32)  # left, top, right, bottom: the left half of 4×4 pixels
+>>> area_share(box, 4, 4).tolist()
+[0.5]
+>>> left_quarter = np.array([[[1.0, 0.0, 0.0, 0.0]] * 4])
+>>> energy_inside(left_quarter, box, 4, 4).tolist()
+[1.0]
+"""
 
 from dataclasses import dataclass
 
@@ -48,11 +56,11 @@ def level_regions(levels: UInt8[np.ndarray, "n h w"]) -> Regions:
     framed = np.pad(levels.astype(np.int16), ((0, 0), (0, 1), (1, 1)))
     stride, frame = width + 2, (height + 1) * (width + 2)
     line = framed.reshape(-1)
-    first = _places(line[:-1], line[1:], frame)
-    end = _places(line[1:], line[:-1], frame)
+    first = _crossings(line[:-1], line[1:], frame)
+    end = _crossings(line[1:], line[:-1], frame)
     region, count = _joined(first, end, stride)
-    mask, place = np.divmod(first, frame)
-    top, left = np.divmod(place, stride)
+    mask, pixel = np.divmod(first, frame)
+    top, left = np.divmod(pixel, stride)
     length = end - first
     found = {name: np.zeros(count, dtype=np.int64) for name in ("mask", "size", "right", "bottom")}
     found |= {"left": np.full(count, width), "top": np.full(count, height)}
@@ -66,26 +74,27 @@ def level_regions(levels: UInt8[np.ndarray, "n h w"]) -> Regions:
     return Regions(image, threshold, **found)
 
 
-def _places(before: Int16[np.ndarray, " m"], after: Int16[np.ndarray, " m"], frame: int) -> Int64[np.ndarray, " runs"]:
-    """Where the level rises past each threshold.
+def _crossings(
+    before: Int16[np.ndarray, " m"], after: Int16[np.ndarray, " m"], frame: int
+) -> Int64[np.ndarray, " runs"]:
+    """Positions at which the level rises past each threshold, ascending; with both arguments exchanged, it falls.
 
-    Places in the line of all masks, one mask for each threshold of each image, ascending. With both arguments
-    exchanged, where it falls.
+    Positions are those in the line of all masks, one mask for each threshold of each image.
 
     Args:
         before: levels in the line of all images.
-        after: levels one place further.
-        frame: places that an image, or a mask, takes.
+        after: levels one position further.
+        frame: positions of an image, or a mask.
     """
     rise = after - before
     rising = np.flatnonzero(rise > 0)
     times = rise[rising].astype(np.int64)
     lowest = np.cumsum(times) - times
     threshold = np.arange(times.sum()) + np.repeat(before[rising] - lowest, times)
-    image, place = np.divmod(rising + 1, frame)
-    places = np.repeat(image * (NUM_THRESHOLDS * frame) + place, times) + threshold * frame
-    places.sort()
-    return places
+    image, pixel = np.divmod(rising + 1, frame)
+    positions = np.repeat(image * (NUM_THRESHOLDS * frame) + pixel, times) + threshold * frame
+    positions.sort()
+    return positions
 
 
 def _joined(
@@ -94,9 +103,9 @@ def _joined(
     """The region that each run belongs to, numbered by their first runs, and how many regions there are.
 
     Args:
-        first: place of each run's first pixel in the line of all rows, ascending.
-        end: the place after its last pixel.
-        stride: places from one row to the next.
+        first: position of each run's first pixel in the line of all rows, ascending.
+        end: the position after its last pixel.
+        stride: positions from one row to the next.
     """
     # Runs of the next row that touch, corners included: those that end no earlier and begin no later than this one.
     lowest = np.searchsorted(end, first + stride, side="left")
@@ -132,8 +141,8 @@ def energy_inside(
     Args:
         maps: at their own resolution. What is negative, evidence against a class, has no mass.
         boxes: in pixels of the image, fractions allowed.
-        height: of the image, in pixels.
-        width: likewise.
+        height: height of the image, in pixels.
+        width: width of the image, in pixels.
 
     Returns:
         Shares; of a map without any mass, that of an even map.
@@ -198,8 +207,8 @@ class Overlaps:
     """Intersection over union of the true box with boxes around what exceeds a threshold; one column per threshold.
 
     Args:
-        largest: of the largest connected region.
-        best: of that region which fits best.
+        largest: IoU of the largest connected region.
+        best: IoU of the region that fits best.
     """
 
     largest: Float[np.ndarray, "n 255"]
@@ -207,14 +216,14 @@ class Overlaps:
 
 
 def box_overlaps(maps: Float[np.ndarray, "n h w"], boxes: Float[np.ndarray, "n 4"]) -> Overlaps:
-    """How far boxes around the strong parts of each map agree with the true box, at every threshold.
+    """Intersection over union of the true box with boxes around the strong parts of each map, at every threshold.
 
     The evaluation of Choe et al. (CVPR 2020, arXiv:2001.07437), as its public code computes it: maps are cut to whole
     levels 0 … 255, and what lies strictly above a threshold is divided into regions that touch along edges or corners,
     each with its bounding box. The code's 1,000 thresholds t = 0, 0.001 … 0.999 are compared as the whole part of
     255·t, which takes the values 0 … 254 and no others: those are the columns of the result. Corners count as pixels of
     a box, up to the image's last: the box of a region reaches one pixel further right and down than the region, a true
-    box is cut to whole pixels and does likewise, and widths are right − left + 1.
+    box is cut to whole pixels and reaches one further too, and widths are right − left + 1.
 
     Args:
         maps: at the image's size, between 0 and 1.
@@ -245,9 +254,9 @@ def box_overlaps(maps: Float[np.ndarray, "n h w"], boxes: Float[np.ndarray, "n 4
 
 
 def max_box_accuracy(overlaps: Float[np.ndarray, "n t"], least: float) -> float:
-    """Share of images whose box overlaps the true one by at least so much, at the threshold where most do.
+    """Share of images whose IoU is at least `least`, at the threshold where most are: MaxBoxAcc.
 
-    MaxBoxAcc of Choe et al. (CVPR 2020, arXiv:2001.07437).
+    Choe et al. (CVPR 2020, arXiv:2001.07437).
     """
     return float((overlaps >= least).mean(0).max())
 

@@ -1,4 +1,14 @@
-"""Where a network finds the evidence for its classes, as pictures need it."""
+"""Class activation maps (CAM) of a network for some images, with the class probabilities.
+
+>>> found = Evidence("resnet8", torch.tensor([[0.2, 0.7, 0.1]]), torch.arange(12.0).reshape(1, 3, 2, 2))
+>>> found.ranked(2).tolist()
+[[1, 0]]
+>>> found.of(found.ranked(1), resolution=1).tolist()
+[[[[5.5]]]]
+>>> split = Split(np.zeros((9, 8, 8, 3), np.uint8), np.zeros(9, np.int64))
+>>> chosen_images(split, count=3, index=None).tolist()
+[0, 4, 8]
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,10 +32,10 @@ _IMAGES_AT_A_TIME = 16
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a network says about a few images, and where in them it finds that.
+    """Class probabilities and class activation maps of a network for a few images.
 
     Args:
-        name: of the network, as its user wrote it.
+        name: name of the network, as its user wrote it.
         probabilities: softmax of its logits.
         maps: of every class, without the head's bias: their mean over positions is the logit without it.
     """
@@ -38,7 +48,7 @@ class Evidence:
         """The classes with the highest scores of each image, best first.
 
         Args:
-            count: how many, from 1 to the number of classes.
+            count: number of classes, from 1 to all.
 
         Raises:
             ValueError: for any other number.
@@ -57,8 +67,8 @@ class Evidence:
         """Maps of some classes for each image.
 
         Args:
-            classes: their numbers.
-            resolution: average them to so many rows and columns; None leaves them as they are.
+            classes: class indices.
+            resolution: rows and columns that the maps are averaged to; None keeps their own.
             binarise: 1 above the `mean` of a map's magnitudes, or its `median`, and 0 below, before averaging.
 
         Raises:
@@ -92,8 +102,8 @@ def evidence(subject: Subject, split: Split, network_layer: str | None = None, n
 
     Args:
         subject: a network whose logits are a linear layer of globally averaged features, which is proved first.
-        split: images, few: all maps are kept in memory.
-        network_layer: module whose mean over positions its head takes, where it is not found.
+        split: a few images: all maps are kept in memory.
+        network_layer: module whose globally averaged output the head takes, where it could not be determined.
         num_workers: processes that decode photographs.
 
     Raises:
@@ -102,7 +112,7 @@ def evidence(subject: Subject, split: Split, network_layer: str | None = None, n
     try:
         return _evidence(subject, split, network_layer, num_workers)
     except InputError as error:
-        # Which of several networks it is.
+        # Several networks are compared at once: the message must name the one.
         raise InputError(f"{subject.name}: {error}") from error
 
 
@@ -110,8 +120,8 @@ def pictures(dataset: DataSet, split: Split, num_workers: int = 0) -> UInt8[np.n
     """Images of a split as networks see them, before any normalisation.
 
     Args:
-        dataset: that the split belongs to.
-        split: images, few.
+        dataset: data set of the split.
+        split: a few images.
         num_workers: processes that decode photographs.
     """
     mean, std = (torch.tensor(values)[:, None, None] for values in (dataset.mean, dataset.std))
@@ -121,15 +131,15 @@ def pictures(dataset: DataSet, split: Split, num_workers: int = 0) -> UInt8[np.n
 
 
 def chosen_images(split: Split, count: int | None, index: Sequence[int] | None) -> Int64[np.ndarray, " n"]:
-    """Positions of the images to draw: those that are named, or so many spread evenly over the split.
+    """Dataset indices of the images to draw: `index`, or `count` images spread evenly over the split.
 
     Args:
         split: images, perhaps sorted by class.
-        count: at least 1; None takes 6. The whole split where it has fewer.
-        index: positions from 0.
+        count: number of images, at least 1; None takes 6. The whole split where it has fewer.
+        index: dataset indices, from 0.
 
     Raises:
-        ValueError: both are given, the count is below 1, or there is no image at a position.
+        ValueError: both are given, the count is below 1, or a dataset index does not exist.
     """
     size = len(split)
     if index is None:
@@ -139,7 +149,7 @@ def chosen_images(split: Split, count: int | None, index: Sequence[int] | None) 
         return np.linspace(0, size - 1, min(wanted, size)).round().astype(np.int64)
     if count is not None:
         raise InputError("give --images or --index, not both")
-    wrong = [place for place in index if not 0 <= place < size]
+    wrong = [each for each in index if not 0 <= each < size]
     if wrong or not index:
         raise InputError(f"index must name images from 0 to {size - 1}, not {', '.join(map(str, wrong)) or 'none'}")
     return np.array(index, dtype=np.int64)

@@ -1,4 +1,11 @@
-"""What networks cost: size, arithmetic, time and memory."""
+"""Cost of networks: parameters, FLOPs, latency, throughput, memory and file size.
+
+>>> layer = nn.Linear(10, 4)
+>>> count_flops(layer, torch.zeros(3, 10))  # two for each of 3·10·4 multiply-adds
+240
+>>> inference_memory(layer, torch.zeros(3, 10)) == 4 * (10 * 4 + 4 + 3 * 10 + 3 * 4)
+True
+"""
 
 import statistics
 import tempfile
@@ -30,10 +37,10 @@ class Candidate:
     """A network to be measured.
 
     Args:
-        name: for the table.
-        opened: the network; moved to the place's device and memory format, put into evaluation mode.
-        image_size: side in pixels of the images that it is given.
-        place: where it runs.
+        name: name in the table.
+        opened: the network; moved to the device and memory format of `place`, put into evaluation mode.
+        image_size: side in pixels of its images.
+        place: device and precision that it runs with.
     """
 
     name: str
@@ -44,19 +51,19 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one network costs.
+    """Cost of one network.
 
     Args:
-        name: as given.
+        name: name in the table.
         image_size: side in pixels of its images.
-        parameters: number of them, frozen ones included.
-        multiply_adds: of convolutions, linear layers and attention in one forward pass of one image.
+        parameters: number of parameters, frozen ones included.
+        multiply_adds: multiply-adds of convolutions, linear layers and attention in one forward pass of one image.
         flops: twice as many: a multiplication and an addition each.
         latency_seconds: one forward pass of one image, median.
         images_per_second: in forward passes of a whole batch, median.
-        inference_bytes: most memory at once in a forward pass of a batch, weights and images included.
-        training_bytes: likewise in a training step, gradients and momentum included.
-        file_bytes: of its weights as `save_model` writes them.
+        inference_bytes: peak memory of a forward pass of a batch, weights and images included.
+        training_bytes: peak memory of a training step of a batch, weights, images, gradients and momentum included.
+        file_bytes: size of its weights as `save_model` writes them.
     """
 
     name: str
@@ -71,15 +78,15 @@ class Cost:
     file_bytes: int
 
     def row(self) -> dict[str, Any]:
-        """As JSON."""
+        """The fields, as JSON has them."""
         return asdict(self)
 
 
 def measure_costs(candidates: Sequence[Candidate], batch_size: int = 64, repeats: int = 20) -> tuple[Cost, ...]:
     """Measure networks beside each other.
 
-    Times are medians over rounds; in each round every network runs once, so that whatever else the machine does meets
-    all alike. All run without autograd in evaluation mode, in float32, on seeded noise, after two runs that do not
+    Times are medians over rounds; in each round every network runs once, so that a busy machine slows
+    down all alike. All run without autograd in evaluation mode, in float32, on seeded noise, after two runs that do not
     count. A training step is the second of two: forward, cross-entropy, backward and SGD with momentum.
 
     Args:
@@ -131,7 +138,7 @@ def count_flops(network: nn.Module, image: Float[Tensor, "b 3 h w"]) -> int:
 
 
 def inference_memory(network: nn.Module, image: Float[Tensor, "b 3 h w"]) -> int:
-    """Most bytes at once in a forward pass without autograd; weights and images count."""
+    """Peak memory in bytes of a forward pass without autograd; weights and images count."""
 
     def run() -> None:
         with torch.no_grad():
@@ -142,7 +149,7 @@ def inference_memory(network: nn.Module, image: Float[Tensor, "b 3 h w"]) -> int
 
 
 def training_memory(network: nn.Module, image: Float[Tensor, "b 3 h w"]) -> int:
-    """Most bytes at once in a training step of SGD with momentum; weights, gradients, momentum and images count.
+    """Peak memory in bytes of a training step of SGD with momentum; weights, gradients and images count too.
 
     The network stays as it is: a copy is trained, all parameters of it.
     """
@@ -195,7 +202,7 @@ def _refuse_unfit(candidate: Candidate) -> None:
         with torch.inference_mode():
             candidate.opened.module(_images(candidate, 1))
     except (RuntimeError, ValueError, AssertionError, TypeError) as error:
-        # Whatever a network objects to: mostly a size that it was not built for.
+        # Networks raise whatever comes, mostly at a size that they were not built for.
         side = candidate.image_size
         raise InputError(
             f"{candidate.name} cannot run on images of {side}×{side}: {first_line(error)}; give another --image-size"

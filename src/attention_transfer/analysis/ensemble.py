@@ -1,4 +1,4 @@
-"""Several networks as one: the mean of their class probabilities."""
+"""Ensembles of networks: accuracy of the mean of their class probabilities, and their agreement."""
 
 import math
 from collections.abc import Sequence
@@ -24,15 +24,15 @@ from attention_transfer.training.prepare import load_data
 
 @dataclass(frozen=True)
 class Ensemble:
-    """How good networks are together and alone.
+    """Accuracy of an ensemble and of its members.
 
     Args:
-        models: as their user wrote them.
-        together: of the mean of their class probabilities.
-        members: of each alone.
-        agreement: share of images on which two members name the same class, in percent, for each pair of members in
+        models: names of the models, as their user wrote them.
+        together: score of the ensemble, the mean of the class probabilities.
+        members: score of each member.
+        agreement: share of images on which two members predict the same class, in percent, for each pair of members in
             the order of `itertools.combinations`.
-        notes: what was assumed where nobody said.
+        notes: what was assumed because it could not be determined.
     """
 
     models: tuple[str, ...]
@@ -43,11 +43,11 @@ class Ensemble:
 
     @property
     def mean_agreement(self) -> float:
-        """Over all pairs, in percent."""
+        """Mean agreement over all pairs, in percent."""
         return sum(self.agreement) / len(self.agreement)
 
     def row(self) -> dict[str, Any]:
-        """As a finding has it."""
+        """The fields, as a finding has them."""
         pairs = combinations(self.models, 2)
         return {
             "together": self.together.row(),
@@ -70,19 +70,19 @@ def measure_together(
     std: Colours | None = None,
     downloads: Downloads | None = None,
 ) -> Ensemble:
-    """Open models and measure them on a split, each alone and all together.
+    """Open models and measure them on a split, each by itself and as an ensemble.
 
     The ensemble of Li et al. (NeurIPS 2024, arXiv:2411.09702): the mean of the softmax outputs.
 
     Args:
         models: at least two, as on the command line.
-        data: which images.
-        split: of them.
-        settings: batch size, device and precision count.
-        seed: chooses the validation images.
-        mean: per channel, of the images of those models whose weights do not say; None takes the data's.
-        std: per channel, likewise.
-        downloads: what may be fetched.
+        data: data set.
+        split: name of its split.
+        settings: settings of which batch size, device and precision are used.
+        seed: seed of the choice of validation images.
+        mean: mean per channel of the images of those models whose weights do not have it; None takes the data set's.
+        std: standard deviation per channel of the images of those models; None takes the data set's.
+        downloads: what may be downloaded.
 
     Raises:
         ValueError: if there are fewer than two models or one comes twice, a model has no weights, or other classes than
@@ -91,7 +91,7 @@ def measure_together(
     downloads = downloads or Downloads()
     if len(models) < 2:
         raise InputError("an ensemble needs at least two models")
-    twice = next((name for place, name in enumerate(models) if name in models[:place]), None)
+    twice = next((name for number, name in enumerate(models) if name in models[:number]), None)
     if twice is not None:
         raise InputError(f"{twice} is given twice: an ensemble is of different models")
     dataset = load_data(data, seed, download=downloads.data)
@@ -119,23 +119,23 @@ class _Totals:
     def add(self, logits: Sequence[Tensor], labels: Tensor) -> None:
         """Take in a batch, with the logits of every member."""
         log_probabilities = torch.stack([each.double().log_softmax(1) for each in logits])
-        # The logarithm of the mean; a mean of probabilities itself would lose what is below the smallest number.
+        # The logarithm of the mean, for probabilities below the smallest float would vanish in the mean itself.
         mean = log_probabilities.logsumexp(0) - math.log(len(logits))
         for sums, each in zip(self._sums, (mean, *logits), strict=True):
-            for place, value in enumerate(scores(each, labels)):
-                sums[place] += float(value)
+            for number, value in enumerate(scores(each, labels)):
+                sums[number] += float(value)
         named = log_probabilities.argmax(2)
-        for place, (first, second) in enumerate(combinations(named, 2)):
-            self._agreed[place] += int((first == second).sum())
+        for pair, (first, second) in enumerate(combinations(named, 2)):
+            self._agreed[pair] += int((first == second).sum())
         self._count += len(labels)
 
     def scores(self) -> list[Score]:
-        """Of the ensemble, then of each member."""
+        """Scores of the ensemble, then of each member."""
         count = self._count
         return [Score(loss / count, 100 * top1 / count, 100 * top5 / count, count) for loss, top1, top5 in self._sums]
 
     def agreement(self) -> tuple[float, ...]:
-        """Of each pair, in percent."""
+        """Agreement of each pair, in percent."""
         return tuple(100 * agreed / self._count for agreed in self._agreed)
 
 
@@ -151,7 +151,7 @@ def _require_classes(subject: Subject, dataset: DataSet) -> None:
             f"{subject.name} has {subject.opened.num_classes} classes, {dataset.name} has {dataset.num_classes}: the "
             "members of an ensemble have those of the data"
         )
-    # Also where the data's classes are only numbered: whoever has names does not say that they are these.
+    # Also where the data's classes are only numbered: names on one side alone do not show that they are the same.
     difference = pair_classes(subject.opened.classes, dataset.classes).difference
     if difference:
         raise InputError(f"{subject.name}: {difference}. The members of an ensemble have the classes of the data")

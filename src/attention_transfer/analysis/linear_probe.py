@@ -1,4 +1,10 @@
-"""How much a frozen network's features tell about other images: a linear layer trained on them."""
+"""Linear probing: a linear layer trained on a frozen network's features.
+
+>>> features, labels = torch.eye(4).repeat(8, 1), torch.arange(4).repeat(8)
+>>> layer = train_linear(features, labels, 4, ProbeSettings(epochs=5, batch_size=8, learning_rate=1.0), seed=0)
+>>> measure_linear(layer, features, labels).top1
+100.0
+"""
 
 import math
 import time
@@ -24,10 +30,10 @@ _ROWS_AT_A_TIME = 8192
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """How the linear layer is trained: plain SGD on the cross-entropy with the labels.
+    """Training of the linear layer: SGD on the cross-entropy with the labels.
 
     Epochs, batch size, learning rate and steps are those of Guo et al. (CVPR 2023, arXiv:2304.12777, appendix A.5),
-    which says nothing about momentum and weight decay: these are what their training code does unless told otherwise.
+    which says nothing about momentum and weight decay: these are the defaults of their training code.
 
     Args:
         epochs: passes over the features, at least 1.
@@ -64,17 +70,17 @@ class ProbeSettings:
 
 @dataclass(frozen=True)
 class Probe:
-    """What the probes of one network came to.
+    """Accuracy of the linear probes of one network.
 
     Args:
-        name: of the network, as its user wrote it.
-        features: where they were read.
-        channels: how many there are.
-        seeds: of the linear layers.
-        test: on the test images, by seed, after the last epoch.
-        train: on the training images, likewise.
-        feature_seconds: for reading the features of all images.
-        layer_seconds: for training one linear layer, on average.
+        name: name of the network, as its user wrote it.
+        features: module path and side that the features were read from.
+        channels: number of channels of the features.
+        seeds: seeds of the linear layers.
+        test: scores on the test images, by seed, after the last epoch.
+        train: scores on the training images, by seed, after the last epoch.
+        feature_seconds: seconds for reading the features of all images.
+        layer_seconds: seconds for training one linear layer, on average.
     """
 
     name: str
@@ -101,9 +107,9 @@ def probe(
 
     Args:
         subject: the network and the data set.
-        settings: of the linear layer.
-        seeds: of its initialisation and of the order of images, one layer each.
-        module: read the output of this module, averaged over positions, in place of what the network's head takes.
+        settings: training of the linear layer.
+        seeds: seeds of its initialisation and of the order of images, one layer each.
+        module: module path whose output, averaged over positions, is probed; None probes the input of the head.
         num_workers: processes that decode photographs.
 
     Raises:
@@ -147,11 +153,11 @@ def probe(
 
 
 def features_tap(subject: Subject, module: str | None = None) -> Tap:
-    """Where the features of a network are read.
+    """Module path and side of a network that its features are read from.
 
     Args:
         subject: the network.
-        module: its output; None takes the input of the network's linear head.
+        module: module path whose output is read; None takes the input of the network's linear head.
 
     Raises:
         ValueError: there is no linear head.
@@ -173,12 +179,12 @@ def frozen_features(subject: Subject, split: Split, tap: Tap, num_workers: int =
 
     Args:
         subject: the network.
-        split: of its data set.
-        tap: where they are read; values with positions are averaged over them.
+        split: split of its data set.
+        tap: what is read; values with positions are averaged over them.
         num_workers: processes that decode photographs.
 
     Raises:
-        CaptureError: nothing can be read there.
+        CaptureError: the tap cannot be read.
     """
     network = subject.module
     capture = Capture(network, [tap], f"network {subject.name}")
@@ -202,14 +208,14 @@ def train_linear(
     settings: ProbeSettings,
     seed: int,
 ) -> nn.Linear:
-    """A linear layer trained on features, which are taken as they are.
+    """Train a linear layer on features, without normalising them.
 
     Args:
         features: any scale; the layer has their type and device.
-        labels: class numbers.
-        num_classes: size of its logits.
-        settings: how it is trained.
-        seed: of its initialisation (uniform within ± 1/√c) and of the order of images.
+        labels: class indices.
+        num_classes: number of its logits.
+        settings: training of the layer.
+        seed: seed of its initialisation (uniform within ± 1/√c) and of the order of images.
 
     Raises:
         NonFiniteLossError: the loss was not finite.
@@ -245,7 +251,7 @@ def train_linear(
 
 @torch.no_grad()
 def measure_linear(layer: nn.Linear, features: Float[Tensor, "n c"], labels: Int64[Tensor, " n"]) -> Score:
-    """How good a linear layer is on features."""
+    """Loss and accuracy of a linear layer on features."""
     totals = [0.0, 0.0, 0.0]
     for rows, truth in zip(features.split(_ROWS_AT_A_TIME), labels.split(_ROWS_AT_A_TIME), strict=True):
         totals = [total + float(value) for total, value in zip(totals, scores(layer(rows), truth), strict=True)]
@@ -255,7 +261,7 @@ def measure_linear(layer: nn.Linear, features: Float[Tensor, "n c"], labels: Int
 
 
 def _now(device: torch.device) -> float:
-    """Seconds on a clock, when the device has done all that was asked of it."""
+    """Seconds on a clock, after the device has finished its work."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
     return time.perf_counter()

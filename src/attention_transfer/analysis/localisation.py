@@ -1,4 +1,14 @@
-"""How much of a network's attention falls on the object, whose box the data set knows."""
+"""Weakly supervised object localisation: attention maps scored against bounding boxes, and rank correlations.
+
+>>> rank_correlation([60.0, 70.0, 80.0], [1.0, 3.0, 2.0])
+RankCorrelation(count=3, spearman=0.5, spearman_p=1.0, kendall=0.333..., kendall_p=1.0, note='')
+>>> rank_correlation([60.0, 70.0], [1.0, 2.0]).note
+'a rank correlation needs at least 3 networks, here are 2'
+>>> boxes = np.array([[8, 8, 24, 24], [0, 0, 12, 12]], np.float32)
+>>> split = Split(np.zeros((2, 32, 32, 3), np.uint8), np.array([0, 1]), boxes)
+>>> centre_scores(split, 32, "mine").pointing  # the centre lies in the first box, not in the second
+50.0
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,22 +33,22 @@ from attention_transfer.analysis.subject import Subject
 from attention_transfer.data import Split
 from attention_transfer.errors import InputError
 
-FEWEST = 3
-# So many things can still be put into all their orders (8! = 40,320).
+FEWEST = 3  # networks that a rank correlation needs
+# Up to 8 networks, p is exact: all 8! = 40,320 orders are tried.
 _ALL_ORDERS = 8
-_ROUNDING = 1e-9
+_ROUNDING = 1e-9  # correlations closer than this are equal; orders of equal strength differ by rounding only
 
 
 @dataclass(frozen=True)
 class RankCorrelation:
-    """Rank correlations of two numbers over several things, with the probability of one as strong by chance.
+    """Rank correlations of two scores over several networks, with p-values.
 
     Args:
-        count: number of things.
+        count: number of networks.
         spearman: Spearman's ρ, −1…1; None where it is not defined.
-        spearman_p: two-sided.
+        spearman_p: two-sided p-value of ρ.
         kendall: Kendall's τ-b, −1…1; None where it is not defined.
-        kendall_p: two-sided.
+        kendall_p: two-sided p-value of τ-b.
         note: why there are no numbers; empty where there are.
     """
 
@@ -55,14 +65,14 @@ class RankCorrelation:
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> RankCorrelation:
-    """Spearman's ρ and Kendall's τ-b between two numbers of the same things.
+    """Spearman's ρ and Kendall's τ-b between two scores of the same networks.
 
-    Up to 8 things, p is exact: the share of all orders whose correlation is at least as strong, in either direction.
+    Up to 8 networks, p is exact: the share of all orders whose correlation is at least as strong, in either direction.
     For more, it is scipy's.
 
     Args:
-        first: one number per thing, finite.
-        second: likewise.
+        first: one finite number per network.
+        second: another finite number per network.
 
     Raises:
         ValueError: the two are not equally long.
@@ -71,7 +81,7 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> RankCor
         raise InputError(f"{len(first)} numbers cannot be paired with {len(second)}")
     count = len(first)
     if count < FEWEST:
-        return RankCorrelation(count, note=f"{count} of the {FEWEST} that a rank correlation needs at least")
+        return RankCorrelation(count, note=f"a rank correlation needs at least {FEWEST} networks, here are {count}")
     if len(set(first)) == 1 or len(set(second)) == 1:
         return RankCorrelation(count, note="all equal: nothing to rank")
     x, y = (stats.rankdata(values) for values in (first, second))
@@ -117,7 +127,7 @@ RANKED = (
 
 @dataclass(frozen=True)
 class BoxScores:
-    """How well maps find boxes, over the images whose box is known; all in percent but the ratio.
+    """Localisation scores of maps, over the images whose box is known; all in percent but the ratio.
 
     Args:
         energy: share of the maps' mass inside the box, mean over images.
@@ -125,10 +135,10 @@ class BoxScores:
         energy_over_area: ratio of the two means; 1 is chance.
         pointing: images whose largest value lies in the box.
         box_accuracy_30: MaxBoxAcc, largest region, at an overlap of 0.3.
-        box_accuracy_50: at 0.5.
-        box_accuracy_70: at 0.7.
+        box_accuracy_50: MaxBoxAcc at an overlap of 0.5.
+        box_accuracy_70: MaxBoxAcc at an overlap of 0.7.
         box_accuracy: mean of these three.
-        box_accuracy_v2: the same with the best of all regions in place of the largest: MaxBoxAccV2.
+        box_accuracy_v2: mean of the three with the best of all regions instead of the largest: MaxBoxAccV2.
         flat: number of maps without any range, which point everywhere and give no box.
     """
 
@@ -150,14 +160,14 @@ class BoxScores:
 
 @dataclass(frozen=True)
 class Localisation:
-    """What one network came to.
+    """Accuracy and localisation scores of one network.
 
     Args:
-        name: as its user wrote it.
-        top1: share of all images whose label has the highest logit, in percent.
-        images: number of them.
-        boxes: number of those whose box is known.
-        scores: by kind of map.
+        name: name of the network, as its user wrote it.
+        top1: top-1 accuracy over all images, in percent.
+        images: number of images.
+        boxes: number of images whose box is known.
+        scores: localisation scores by kind of map.
     """
 
     name: str
@@ -174,8 +184,8 @@ def localise(
 
     Args:
         subject: the network and its data set.
-        split: of that data set, with boxes.
-        request: which maps.
+        split: split of that data set, with boxes.
+        request: kinds of maps.
         batch_size: images at a time.
         num_workers: processes that decode photographs.
 
@@ -203,7 +213,7 @@ def localise(
 
 
 def check(subject: Subject, request: MapRequest) -> None:
-    """Refuse in a moment what `localise` would refuse about a network.
+    """Refuse at once, before any image is read, what `localise` would refuse about a network.
 
     Raises:
         ValueError: it has other classes than the data set, or lacks what a map needs.
@@ -212,12 +222,12 @@ def check(subject: Subject, request: MapRequest) -> None:
 
 
 def centre_scores(split: Split, image_size: int, name: str, *, batch_size: int = 64) -> BoxScores:
-    """What the same map for every image scores: highest in its centre, for photographers place objects there.
+    """Scores of the centre baseline: the same map for every image, highest in its centre, where objects mostly are.
 
     Args:
-        split: with boxes.
+        split: images with boxes.
         image_size: side of its images in pixels.
-        name: of the data set, for messages.
+        name: name of the data set, for messages.
         batch_size: boxes at a time.
 
     Raises:

@@ -1,4 +1,12 @@
-"""Where a network looks, in each of the ways that this can be asked."""
+"""Attention maps of a network: activation, class activation (CAM), gradient, Grad-CAM and transformer attention.
+
+>>> MapRequest(kinds=("activation", "gradient-cam"), stage=-2).power
+2.0
+>>> MapRequest(kinds=("gradcam",))
+Traceback (most recent call last):
+    ...
+attention_transfer.errors.InputError: maps must be some of activation, class, gradient, gradient-cam, attention, ...
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +35,7 @@ _OF_WHOLE_NETWORK = ("gradient", "attention")
 
 @dataclass(frozen=True)
 class MapRequest:
-    """Which maps of a network.
+    """Kinds of attention maps, and their settings.
 
     Args:
         kinds: each at most once. `activation`: Σ|A|^p over the channels of a stage; `class`: the linear head over the
@@ -35,11 +43,11 @@ class MapRequest:
             ∂(image); `gradient-cam`: the channels of a stage weighted by their mean gradient of one class's logit, and
             what is negative of that left out; `attention`: what the class token of a transformer (without one, the mean
             query) takes from each patch, mean over all heads of all layers.
-        stage: of `activation` and `gradient-cam`, counted from 0; negative from the end.
-        power: p of `activation`, at least 1.
-        class_of: the class that `class`, `gradient` and `gradient-cam` are about: the image's label (`true`), or the
+        stage: stage of `activation` and `gradient-cam`, counted from 0; negative from the end.
+        power: exponent p of `activation`, at least 1.
+        class_of: class that `class`, `gradient` and `gradient-cam` are about: the image's label (`true`), or the
             one with the highest logit (`predicted`).
-        layer: of `class`: module whose mean over positions the head takes, where it is not found.
+        layer: for `class`: module whose globally averaged output the head takes, where it could not be determined.
 
     Raises:
         ValueError: for no kinds, one named twice, an unknown one, or a power below 1.
@@ -107,7 +115,7 @@ class MapReader:
 
         Args:
             image: as the network expects them.
-            label: class numbers.
+            label: class indices.
         """
         with torch.set_grad_enabled(self._differentiates):
             if self._differentiates:
@@ -154,7 +162,7 @@ def _tap(kind: MapKind, description: Description, request: MapRequest, role: str
         return class_map_tap(description, role, request.layer)
     stages, stage = description.stages, request.stage
     if not stages:
-        raise InputError(f"nobody knows the stages of {role}, which {kind} maps need: ask for gradient maps instead")
+        raise InputError(f"{kind} maps need the stages of {role}, which could not be determined: use gradient maps")
     if not -len(stages) <= stage < len(stages):
         raise InputError(f"{role} has {len(stages)} stages: give a stage from 0 to {len(stages) - 1}, not {stage}")
     return stages[stage].output
@@ -165,10 +173,10 @@ def stage_maps(model: nn.Module, dataset: DataSet, split: Split, stage: int = -1
     """Activation attention (F_sum², unit norm) of one stage of a network on a few images.
 
     Args:
-        model: any network whose stages are found.
-        dataset: that the split belongs to, for its normalisation.
+        model: any network whose stages are detected.
+        dataset: data set of the split, for its normalisation.
         split: images.
-        stage: which stage, negative from the end.
+        stage: index of the stage; negative from the end.
 
     Raises:
         ValueError: if the network has no such stage.

@@ -1,4 +1,4 @@
-"""Any model on any data, outside of training."""
+"""Evaluation of any model on any split, outside of training."""
 
 from typing import Literal
 
@@ -32,17 +32,17 @@ def measure(
 
     Args:
         model: as on the command line.
-        data: which images.
-        split: of them; `unseen` are the test images of the classes that `train_classes` leaves out.
-        settings: batch size, device and precision count.
-        seed: chooses the validation images.
-        mean: per channel, of the model's images given pixels in 0…1, where its weights do not say; None takes the
-            data's.
-        std: per channel, likewise.
-        downloads: what may be fetched.
+        data: data set.
+        split: name of its split; `unseen` are the test images of the classes that `train_classes` leaves out.
+        settings: settings of which batch size, device and precision are used.
+        seed: seed of the choice of validation images.
+        mean: mean per channel of the model's images, for pixels in 0…1, where its weights do not have it; None
+            takes the data set's.
+        std: standard deviation per channel of the model's images, for pixels in 0…1; None takes the data set's.
+        downloads: what may be downloaded.
 
     Returns:
-        The score, and what was assumed where nobody said.
+        The score, and what was assumed because it could not be determined.
 
     Raises:
         ValueError: if the model has no weights, other classes than the data, or a normalisation of its own beside that
@@ -61,6 +61,18 @@ def measure(
 
 def chosen_split(dataset: DataSet, name: SplitName) -> Split:
     """A split by name.
+
+    Example:
+        >>> import numpy as np
+        >>> split = Split(np.zeros((2, 8, 8, 3), np.uint8), np.array([0, 1]))
+        >>> grey = (0.5, 0.5, 0.5)
+        >>> dataset = DataSet("mine", ("cat", "dog"), split, None, split, grey, grey, 8, photographs=False)
+        >>> chosen_split(dataset, "test") is split
+        True
+        >>> chosen_split(dataset, "validation")
+        Traceback (most recent call last):
+            ...
+        attention_transfer.errors.InputError: nothing was set aside for validation: give --validation-fraction, ...
 
     Raises:
         ValueError: the data set has none of that name as it was loaded.

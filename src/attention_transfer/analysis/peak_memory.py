@@ -1,4 +1,4 @@
-"""How much memory the tensors of a computation take at once."""
+"""Peak memory of the tensors of a computation."""
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -13,14 +13,19 @@ from attention_transfer.capture.private_names import DispatchMode, tensors_in
 def peak_bytes(
     held: Iterable[Tensor], device: torch.device, prepare: Callable[[], object], work: Callable[[], object]
 ) -> int:
-    """The largest number of bytes that tensors take together at any time of some work.
+    """Peak memory in bytes of the tensors of some work.
+
+    Example:
+        >>> image = torch.zeros(100)  # 400 bytes
+        >>> peak_bytes([image], image.device, prepare=lambda: None, work=lambda: image + 1)
+        800
 
     On CUDA it is what the allocator reports, less what others hold there. Elsewhere tensors are counted: storages, once
     each, for as long as anything refers to them; scratch memory inside a kernel is not seen.
 
     Args:
         held: tensors that exist before and count, such as parameters and inputs.
-        device: where everything lives.
+        device: device of all tensors.
         prepare: runs first; what it leaves behind counts, its own peak does not.
         work: what is measured.
     """

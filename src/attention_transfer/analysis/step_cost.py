@@ -1,4 +1,9 @@
-"""What a training step with methods costs beyond a step of the student alone, and fair timing in turns."""
+"""Cost of a training step with distillation methods beyond that of the baseline, timed in turns.
+
+>>> seconds = seconds_in_turns({"short": lambda: sum(range(10)), "long": lambda: None}, 3, torch.device("cpu"))
+>>> {name: len(measured) for name, measured in seconds.items()}
+{'short': 3, 'long': 3}
+"""
 
 import statistics
 import time
@@ -31,12 +36,12 @@ def seconds_in_turns(
 ) -> dict[str, list[float]]:
     """Seconds of each piece of work in each round.
 
-    In a round each is done once, so that whatever else the machine does meets all alike.
+    In a round each is done once, so that a busy machine slows down all alike.
 
     Args:
-        works: by name, in their order.
-        rounds: that count, at least 1.
-        device: where they run; it has finished when a clock is read.
+        works: pieces of work by name, in their order.
+        rounds: rounds that count, at least 1.
+        device: device that they run on; it is synchronised before a clock is read.
         warm_ups: rounds before, which do not count.
         clock: `wall` is the time that passes, `cpu` the time that cores work, for a machine that is busy otherwise.
 
@@ -62,14 +67,14 @@ def seconds_in_turns(
 
 @dataclass(frozen=True)
 class StepCost:
-    """Of one experiment.
+    """Cost of a training step of one experiment.
 
     Args:
-        seconds: median of a step: teacher, student, losses, gradients, optimiser.
-        alone_seconds: median of a step of the student alone.
+        seconds: median seconds of a step: teacher, student, losses, gradients, optimiser.
+        alone_seconds: median seconds of a step of the baseline (the student without teacher and methods).
         time_ratio: median over rounds of the ratio of both.
-        extra_parameters: that are learned beside the student.
-        extra_bytes: most bytes at once, minus those of a step of the student alone; the teacher is in it.
+        extra_parameters: parameters that are trained beside the student.
+        extra_bytes: peak memory in bytes minus that of the baseline; the teacher is in it.
         batch_size: images of a step.
     """
 
@@ -81,26 +86,26 @@ class StepCost:
     batch_size: int
 
     def row(self) -> dict[str, Any]:
-        """As JSON."""
+        """The fields, as JSON has them."""
         return asdict(self)
 
 
 def measure_step_cost(experiment: Experiment, rounds: int = 10) -> StepCost:
-    """Measure one experiment against its student alone, in turns, on one batch of its own data.
+    """Measure a step of an experiment against one of its baseline, in turns, on one batch of its own data.
 
     Of an experiment with phases, the last one is measured: that in which the student learns.
 
     Args:
-        experiment: with or without methods.
-        rounds: of both, at least 1; two more do not count.
+        experiment: an experiment with or without methods.
+        rounds: rounds of both, at least 1; two more do not count.
 
     Raises:
-        ValueError: for less than one round, a pre-training, or whatever training would refuse.
+        ValueError: for less than one round, for pre-training, or whatever training would refuse.
     """
     if rounds < 1:
         raise InputError(f"rounds must be at least 1, not {rounds}")
     if experiment.pretraining is not None:
-        raise InputError("a pre-training has no methods whose cost could be measured: give a recipe of train")
+        raise InputError("pre-training has no methods whose cost could be measured: give a recipe of train")
     alone = replace(experiment, methods=(), teacher=None, task_weight=1.0, untrained_teacher=False)
     with given_back():
         # Batch norm may leave denormals, which slow a CPU down.
@@ -120,7 +125,7 @@ def measure_step_cost(experiment: Experiment, rounds: int = 10) -> StepCost:
 
 
 class _Step:
-    """One training step, again and again."""
+    """One training step, to be repeated."""
 
     def __init__(self, prepared: Prepared, experiment: Experiment) -> None:
         distiller = prepared.distiller
@@ -140,7 +145,7 @@ class _Step:
         self.optimizer.step()
 
     def held(self) -> list[Tensor]:
-        """What exists before a step and counts."""
+        """Tensors that exist before a step and count as memory."""
         distiller, teacher = self.distiller, self.distiller.teacher
         tensors = [*distiller.parameters(), *distiller.buffers(), self.batch.image]
         tensors += [] if teacher is None else [*teacher.parameters(), *teacher.buffers()]

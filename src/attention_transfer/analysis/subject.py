@@ -1,4 +1,4 @@
-"""What an analysis looks at: a trained network, where it computes, and the images that it expects."""
+"""A trained network opened for analysis, with its device, data set and normalisation."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,15 +20,15 @@ Colours = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Subject:
-    """A trained network, ready to be read.
+    """A trained network, ready to be analysed.
 
     Args:
-        name: as its user wrote it.
-        opened: the network, in evaluation mode, on the place's device.
-        place: where it computes.
-        dataset: whose images it is given.
-        prepare: makes the data set's images into those that the network expects.
-        notes: what was assumed where nobody said.
+        name: name of the network, as its user wrote it.
+        opened: the network, in evaluation mode, on the device of `place`.
+        place: device and precision.
+        dataset: data set of its images.
+        prepare: normalises and resizes the data set's images as the network expects them.
+        notes: what was assumed because it could not be determined.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Subject:
         return self.opened.module
 
     def loader(self, split: Split, batch_size: int, num_workers: int = 0) -> Loader:
-        """Images of a split as the data set delivers them, in order and without augmentation; yet to be prepared.
+        """Images of a split, in order and without augmentation, normalised as the data set has it (see `prepare`).
 
         Args:
             split: of the data set.
@@ -64,7 +64,7 @@ class Subject:
     def batches(
         self, split: Split, batch_size: int, num_workers: int = 0
     ) -> Iterator[tuple[Float[Tensor, "b 3 h w"], Int64[Tensor, " b"]]]:
-        """Images of a split as the network expects them, with their labels, in order and without augmentation.
+        """Images of a split, normalised as the network expects them, with their labels, in order, not augmented.
 
         Args:
             split: of the data set.
@@ -89,18 +89,18 @@ def open_subjects(
 
     Args:
         names: models as on the command line.
-        dataset: whose images they will be given.
-        settings: device and memory format count.
-        mean: per channel, given pixels in 0…1, of the images of those networks whose weights do not say; None takes
+        dataset: data set of the images.
+        settings: settings of which device and memory format are used.
+        mean: mean per channel of the images, for pixels in 0…1, for networks whose weights do not have it; None takes
             the data set's.
-        std: per channel, likewise.
-        allow_download: fetch what run folders name.
+        std: standard deviation per channel of the images, for the same networks; None takes the data set's.
+        allow_download: whether what run folders name may be downloaded.
 
     Raises:
         ValueError: no names, a network without weights, or a mean that no network needs.
     """
     if not names:
-        raise InputError("give at least one model: a run folder, or a name with @FILE or @pretrained behind it")
+        raise InputError("give at least one model: a run folder, NAME@FILE or NAME@pretrained")
     if (mean is None) != (std is None):
         raise InputError("give --mean and --std together, or neither")
     subjects = tuple(

@@ -1,4 +1,4 @@
-"""How large the terms of an experiment are, at any point of its training."""
+"""Size of loss terms and of their gradients, at any point of a training."""
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,10 +24,10 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Size:
-    """How large a term is, as a mean over batches.
+    """Size of a loss term, as a mean over batches.
 
     Args:
-        value: with its method's weight at 1; of the task, the cross-entropy in nats.
+        value: value of the term with its method's weight at 1; for the task, the cross-entropy in nats.
         gradient_norm: L2 norm of its gradient with respect to all trainable parameters of the student.
     """
 
@@ -36,10 +36,10 @@ class Size:
 
 
 def measurable(experiment: Experiment) -> Experiment:
-    """The same with every weight at 1, so that a term is seen even where it is switched off.
+    """The experiment with every weight at 1, so that terms are measured even where they are switched off.
 
     Args:
-        experiment: as configured.
+        experiment: the experiment as configured.
     """
     return replace(
         experiment,
@@ -50,15 +50,15 @@ def measurable(experiment: Experiment) -> Experiment:
 
 
 def term_sizes(prepared: Prepared, seed: int, steps: int, batches: int) -> dict[str, Size]:
-    """Means over the batches that come after some steps, by term; the student in training mode and not moved.
+    """Sizes of all terms after some steps, as means over the next batches; the student is not trained.
 
     Of an experiment with phases, the terms of the last one: that in which the student learns.
 
     Args:
-        prepared: a `measurable` experiment, its student where it is after those steps.
-        seed: of what is random inside the networks.
-        steps: that were made.
-        batches: at least 1, at most those of an epoch.
+        prepared: a `measurable` experiment, with the student after those steps.
+        seed: seed of what is random inside the networks.
+        steps: number of steps made before.
+        batches: number of batches, at least 1, at most those of an epoch.
     """
     distiller, train = prepared.distiller, prepared.train
     epoch, first = divmod(steps, train.num_batches)
@@ -80,14 +80,14 @@ def term_sizes(prepared: Prepared, seed: int, steps: int, batches: int) -> dict[
 
 
 def train_for(experiment: Experiment, prepared: Prepared, steps: int, num_batches: int, reporter: Reporter) -> None:
-    """Bring the prepared student to where `train` would have it after some steps.
+    """Train the prepared student for some steps, as `train` would.
 
     Args:
-        experiment: as configured.
-        prepared: it made `measurable`; its student is changed.
-        steps: at least 1, at most those of the whole training.
-        num_batches: of an epoch.
-        reporter: shows bars.
+        experiment: the experiment as configured.
+        prepared: the experiment made `measurable`; its student is changed.
+        steps: number of steps, at least 1, at most those of the whole training.
+        num_batches: batches of an epoch.
+        reporter: shows progress bars.
 
     Raises:
         NonFiniteLossError: if the training breaks down.
@@ -97,7 +97,7 @@ def train_for(experiment: Experiment, prepared: Prepared, steps: int, num_batche
         experiment.training,
         compile=False,
         checkpoint_every_steps=part or None,
-        # Only after the last epoch, which cannot be helped.
+        # As rarely as can be: evaluating is not needed here, but the last epoch always does.
         evaluate_every_epochs=experiment.training.epochs,
     )
     with tempfile.TemporaryDirectory() as scratch:
@@ -111,7 +111,7 @@ def train_for(experiment: Experiment, prepared: Prepared, steps: int, num_batche
 
 
 class _EnoughError(Exception):
-    """The training has gone as far as was asked."""
+    """The training has made the requested number of steps."""
 
 
 class _Stopper(Reporter):

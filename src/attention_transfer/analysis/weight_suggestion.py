@@ -1,4 +1,4 @@
-"""How much the terms of an experiment weigh against each other, and a weight to start a search from."""
+"""Suggested weights of distillation losses, from the size of each term after some training."""
 
 import math
 import os
@@ -23,30 +23,30 @@ LOWEST, HIGHEST = 1.0, 50.0
 # Appendix A.2 of Guo et al. (CVPR 2023): the best weight rises with the teacher's capacity, falls with the student's.
 # In their Table 12 (student ShuffleNetV1) teachers with 0.9, 2.4 and 7.8 times its parameters do best with weights of
 # 50, 100 and 600. So a teacher of the student's size aims at 50^0.2 = 2.2, one eight times as large at 50^0.8 = 23.
-_PLACE_OF_EQUALS, _PLACE_OF_EIGHTFOLD = 0.2, 0.8
-_PLACES = (0.1, 0.9)
-_PLACE_WITHOUT_TEACHER = 0.5
-_FAR = 5.0
-# Of the way from chance to perfection.
-_NEAR_CHANCE = 0.05
+# Positions in the range are on its logarithmic scale, 0…1.
+_POSITION_OF_EQUALS, _POSITION_OF_EIGHTFOLD = 0.2, 0.8
+_POSITIONS = (0.1, 0.9)
+_POSITION_WITHOUT_TEACHER = 0.5
+_FAR = 5.0  # ratio of suggested to configured weight that a note is worth
+_NEAR_CHANCE = 0.05  # of the way from chance to 100 %
 
 
 @dataclass(frozen=True)
 class TermWeight:
-    """What one term of a method weighs and might weigh. All weights are values for the flag, without the schedule.
+    """Configured and suggested weight of one term. All weights are values for the flag, without the schedule.
 
     Args:
-        term: its name in the metrics.
-        flag: of `train`, that sets the weight.
-        weight: configured.
-        factor: of its schedule in the epoch reached, by which the weight is multiplied there; 1 without a schedule.
-        start: before the first step.
-        after: after the training that was asked for.
+        term: name of the term in the metrics.
+        flag: flag of `train` that sets the weight.
+        weight: configured weight.
+        factor: factor of its schedule in the epoch reached; 1 without a schedule.
+        start: size before the first step.
+        after: size after the training.
         lowest: weight at which the value after training counts 1 in that epoch; None where value or factor is 0.
-        highest: at which it counts 50.
-        balanced: at which its gradient is as long as the task's with the configured task weight; None where either
-            vanishes, or the factor is 0.
-        suggested: between lowest and highest, rounded to two digits.
+        highest: weight at which it counts 50.
+        balanced: weight at which its gradient is as long as the task's with the configured task weight; None where
+            either vanishes, or the factor is 0.
+        suggested: suggested weight, between lowest and highest, rounded to two digits.
         scheduled: whether there is a schedule, so that other epochs may have other factors.
     """
 
@@ -68,20 +68,20 @@ class Guide:
     """Sizes of all terms and weights to start from.
 
     Args:
-        student: as the experiment names it.
-        teacher: likewise; None without one.
-        epochs: of training between the two measurements; a whole number or not.
-        steps: of it.
-        batches: that each mean is over.
-        batch_size: images in each.
-        task_weight: configured.
+        student: name of the student in the experiment.
+        teacher: name of the teacher in the experiment; None without one.
+        epochs: epochs of training between the two measurements; a whole number or not.
+        steps: steps of training between the two measurements.
+        batches: number of batches that each mean is over.
+        batch_size: images in each batch.
+        task_weight: configured weight of the cross-entropy.
         task_start: size of the cross-entropy before the first step.
-        task_after: after the training.
+        task_after: size of the cross-entropy after the training.
         parameter_ratio: parameters of the teacher over those of the student; None without a teacher.
         teacher_top1: share of the measured training images, augmented, that the teacher gets right, in percent; None
             without a teacher, or with one of other classes.
-        place: where in the range the suggestions lie, from 0 (1) to 1 (50) on a logarithmic scale.
-        terms: of the methods.
+        place: position of the suggestions in the range, from 0 (1) to 1 (50) on a logarithmic scale.
+        terms: weights of the methods' terms.
         notes: what to know when reading the numbers.
     """
 
@@ -114,11 +114,11 @@ def suggest_weights(
     The range keeps weight × value between 1 and 50, the rule that the authors of CAT-KD give for their loss; for other
     terms it is an analogy. Where in the range the suggestion lies follows appendix A.2 of their paper: higher for a
     strong teacher, lower for a strong student. Strength is taken to be the number of parameters, since the accuracy
-    that the student will reach is unknown. It is a place to start a sweep from, not an optimum.
+    that the student will reach is unknown. It is a starting point for a sweep, not an optimum.
 
     Args:
-        experiment: with at least one method.
-        batches: at least 1; no more than an epoch has are used.
+        experiment: an experiment with at least one method.
+        batches: number of batches that are averaged, at least 1; at most those of an epoch are used.
         after_epochs: from 0 to the experiment's epochs; fractions are rounded to steps.
         reporter: shows the training's progress; standard output if None.
 
@@ -137,11 +137,13 @@ def suggest_weights(
         train_for(experiment, prepared, steps, num_batches, reporter or Reporter())
         after = term_sizes(prepared, experiment.seed, steps, batches)
     ratio = _parameter_ratio(prepared)
-    place = _place(ratio)
+    position = _position(ratio)
     epoch = max(0, math.ceil(steps / num_batches) - 1)
     flags = _flags(start, experiment.methods)
     terms = tuple(
-        _term(name, flags[name], epoch, experiment.task_weight, start, after, place) for name in start if name != TASK
+        _term(name, flags[name], epoch, experiment.task_weight, start, after, position)
+        for name in start
+        if name != TASK
     )
     teacher_top1 = _teacher_top1(prepared, batches)
     return Guide(
@@ -156,9 +158,9 @@ def suggest_weights(
         task_after=after[TASK],
         parameter_ratio=ratio,
         teacher_top1=teacher_top1,
-        place=place,
+        place=position,
         terms=terms,
-        notes=(*prepared.notes, *_notes(terms, teacher_top1, prepared.dataset.num_classes, place)),
+        notes=(*prepared.notes, *_notes(terms, teacher_top1, prepared.dataset.num_classes, position)),
     )
 
 
@@ -176,8 +178,8 @@ def _check(experiment: Experiment, batches: int, after_epochs: float) -> None:
 def _flags(sizes: Mapping[str, Size], methods: tuple[Method, ...]) -> dict[str, Method]:
     """The method of each term: terms begin with its key, the second of a kind with `at2`."""
     named: dict[str, Method] = {}
-    for place, method in enumerate(methods):
-        count = sum(other.key == method.key for other in methods[: place + 1])
+    for number, method in enumerate(methods, start=1):
+        count = sum(other.key == method.key for other in methods[:number])
         named[method.key if count == 1 else f"{method.key}{count}"] = method
     return {
         term: named[max((name for name in named if term.startswith(name)), key=len)] for term in sizes if term != TASK
@@ -191,10 +193,10 @@ def _term(
     task_weight: float,
     start: Mapping[str, Size],
     after: Mapping[str, Size],
-    place: float,
+    position: float,
 ) -> TermWeight:
     factor = method.schedule.factor(epoch)
-    # What a weight of 1 comes to in the epoch of the measurement.
+    # Value and gradient at a weight of 1, in the epoch of the measurement.
     size, task = after[name], task_weight * after[TASK].gradient_norm
     value, gradient = factor * size.value, factor * size.gradient_norm
     seen = value > 0 and math.isfinite(value)
@@ -208,16 +210,16 @@ def _term(
         lowest=LOWEST / value if seen else None,
         highest=HIGHEST / value if seen else None,
         balanced=task / gradient if task and gradient else None,
-        suggested=_two_digits(LOWEST * (HIGHEST / LOWEST) ** place / value) if seen else None,
+        suggested=_two_digits(LOWEST * (HIGHEST / LOWEST) ** position / value) if seen else None,
         scheduled=not method.schedule.constant,
     )
 
 
-def _place(ratio: float | None) -> float:
+def _position(ratio: float | None) -> float:
     if ratio is None:
-        return _PLACE_WITHOUT_TEACHER
-    place = _PLACE_OF_EQUALS + (_PLACE_OF_EIGHTFOLD - _PLACE_OF_EQUALS) * math.log(ratio, 8)
-    return min(max(place, _PLACES[0]), _PLACES[1])
+        return _POSITION_WITHOUT_TEACHER
+    position = _POSITION_OF_EQUALS + (_POSITION_OF_EIGHTFOLD - _POSITION_OF_EQUALS) * math.log(ratio, 8)
+    return min(max(position, _POSITIONS[0]), _POSITIONS[1])
 
 
 def _parameter_ratio(prepared: Prepared) -> float | None:
@@ -251,12 +253,12 @@ def _two_digits(number: float) -> float:
     return float(f"{number:.1e}")
 
 
-def _notes(terms: tuple[TermWeight, ...], teacher_top1: float | None, classes: int, place: float) -> list[str]:
-    aim = LOWEST * (HIGHEST / LOWEST) ** place
+def _notes(terms: tuple[TermWeight, ...], teacher_top1: float | None, classes: int, position: float) -> list[str]:
+    aim = LOWEST * (HIGHEST / LOWEST) ** position
     notes = [
         f"Suggested is the weight at which the term counts {aim:.2g} after this training, between 1 and 50: the rule of"
         " CAT-KD's authors for their loss, an analogy for others. Higher in the range the more parameters the teacher"
-        " has for each of the student's. A place to start a sweep from."
+        " has for each of the student's. A starting point for a sweep."
     ]
     chance = 100 / classes
     if teacher_top1 is not None and teacher_top1 <= chance + _NEAR_CHANCE * (100 - chance):

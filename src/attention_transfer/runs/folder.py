@@ -2,6 +2,43 @@
 
 This file alone knows the file names. Standard library only. Metrics are one JSON line per epoch; every other file is
 written whole or not at all.
+
+>>> from attention_transfer.runs import find_runs, recorded_run, whole_file
+>>> from tempfile import TemporaryDirectory
+>>> experiment = {"recipe": "mine", "student": "resnet8", "seed": 0, "training": {"epochs": 1}}
+>>> folder = TemporaryDirectory()
+>>> with RunFolder.create_or_resume(f"{folder.name}/runs/seed0", experiment) as run:
+...     run.append_metrics({"epoch": 1, "test": {"top1": 71.5}})
+...     run.write_summary({"epochs": 1})
+>>> is_run(f"{folder.name}/runs/seed0")
+True
+>>> [(run.finished, run.read_metrics()[-1]["test"]) for run in find_runs([f"{folder.name}/runs"])]
+[(True, {'top1': 71.5})]
+>>> recorded_run(f"{folder.name}/runs/seed0").experiment["student"]
+'resnet8'
+
+The same settings resume a run, others are refused with the fields that differ:
+
+>>> differing_fields(experiment, experiment | {"training": {"epochs": 2}})
+{'training.epochs': (1, 2)}
+>>> flatten(experiment)["training.epochs"]
+1
+>>> RunFolder.create_or_resume(f"{folder.name}/runs/seed0", experiment | {"seed": 1})
+Traceback (most recent call last):
+    ...
+attention_transfer.runs.folder.RunExistsError: ... seed is 0 there, 1 now. Choose another folder ...
+>>> RunFolder(f"{folder.name}/runs")
+Traceback (most recent call last):
+    ...
+attention_transfer.runs.folder.NotARunError: ... is no run folder: it has no experiment.json; give the folder ...
+
+Files and folders of your own appear whole or not at all:
+
+>>> make_folder(Path(f"{folder.name}/figures"))
+>>> write_whole(f"{folder.name}/figures/caption.txt", b"Loss")
+>>> with whole_file(f"{folder.name}/figures/table.md") as temporary:
+...     _ = temporary.write_text("| run | top-1 |")
+>>> folder.cleanup()
 """
 
 import json
