@@ -183,7 +183,7 @@ def test_other_budgets_test_sets_and_hardware_are_warned_of(tmp_path: Path):
     assert compared(tmp_path).warnings == ()
     write_run(tmp_path / "c", 0, [50.0], methods=(KD,), samples_seen=900, processor="Another CPU")
     text = to_markdown(compared(tmp_path))
-    assert "Warning: Not comparable: the budgets (epochs or sample passes) differ." in text
+    assert "Warning: Not comparable: the budgets (epochs or samples seen) differ." in text
     assert "Warning: Wall times are not comparable" in text
     assert "Hardware of KD: Another CPU, 1 thread, cpu." in text
 

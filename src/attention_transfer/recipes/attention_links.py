@@ -1,4 +1,8 @@
-"""Jin & Choi (arXiv:2211.13852): attention links from networks of convolutions to vision transformers."""
+"""Jin & Choi (arXiv:2211.13852): attention links from convolutional networks to vision transformers.
+
+>>> {experiment.recipe: text for experiment, text in recipes()}["links-table2-5-links"]
+'α links, EfficientNet-B3 → DeiT-S, 5 % of ImageNet'
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -58,14 +62,14 @@ def training(
     """A run under DeiT's protocol; labels share their weight with a distillation token.
 
     Args:
-        recipe: its name.
-        student: to train.
-        methods: what is transferred; nothing for a student alone.
-        data: images, and how they are prepared.
-        teacher: where there are methods.
-        batch_size: images per step, to which the learning rate belongs.
-        epochs: of the whole training.
-        snapshots: whether the links are kept along training.
+        recipe: name of the recipe.
+        student: student to train.
+        methods: distillation methods; none for the baseline.
+        data: data set and augmentation.
+        teacher: teacher, where there are methods.
+        batch_size: images per step, which the learning rate is scaled by.
+        epochs: epochs of the whole training.
+        snapshots: whether the links are saved along training.
     """
     protocol, token = distillation_token.PROTOCOL, bool({HARD, SOFT} & set(methods))
     return Experiment(
@@ -134,7 +138,7 @@ def _other_networks() -> Iterator[Described]:
 
 
 def _augmentation_and_distillation() -> Iterator[Described]:
-    # Of CIFAR-10, as logits are learned from; its weights are those of this run.
+    # A teacher of CIFAR-10, for its logits must be of the same classes; its weights come from this run.
     own = "timm:efficientnet_b3"
     yield training("links-table5-teacher", own, data=STRONG), "EfficientNet-B3 alone on CIFAR-10, to teach others"
     for strength, data in (("strong", STRONG), ("weak", WEAK)):

@@ -38,13 +38,13 @@ def cifar100(
     """A run under the protocol, with the student's learning rate.
 
     Args:
-        recipe: its name.
-        student: one of our networks.
-        teacher: likewise.
-        methods: what is transferred.
-        task_weight: of the cross-entropy.
-        data: CIFAR-100 unless said otherwise.
-        training: the protocol's length and batch unless said otherwise.
+        recipe: name of the recipe.
+        student: name of a network of this package.
+        teacher: name of a network of this package.
+        methods: distillation methods.
+        task_weight: weight of the cross-entropy.
+        data: data set and augmentation.
+        training: epochs and batch size; None takes those of the protocol.
     """
     return Experiment(
         recipe=recipe,

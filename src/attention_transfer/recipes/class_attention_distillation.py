@@ -16,10 +16,10 @@ class Pair:
     """A teacher, a student, and what the authors' code sets for them.
 
     Args:
-        teacher: one of our networks.
-        student: likewise.
-        weight: β.
-        resolution: of the maps.
+        teacher: name of a network of this package.
+        student: name of a network of this package.
+        weight: weight β.
+        resolution: resolution of the maps.
         normalise: of the maps.
     """
 

@@ -1,4 +1,9 @@
-"""Recipes that tables make: an experiment and the line that says what it is."""
+"""Recipes made from the cells of a table: each an experiment and its one-line description.
+
+>>> recipes = by_name([(Experiment("mine", "resnet8"), "ResNet-8 on cluttered digits")])
+>>> recipes["mine"]().student, recipes["mine"].__doc__
+('resnet8', 'ResNet-8 on cluttered digits')
+"""
 
 from collections.abc import Callable, Iterable
 

@@ -1,4 +1,8 @@
-"""DeiT: Touvron et al. (ICML 2021, arXiv:2012.12877), a token that learns from a network of convolutions."""
+"""DeiT: Touvron et al. (ICML 2021, arXiv:2012.12877), hard and soft distillation by a token.
+
+>>> [experiment.recipe for experiment, _ in recipes()][-2:]
+['deit-cifar100-hard', 'deit-cifar100-soft']
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace

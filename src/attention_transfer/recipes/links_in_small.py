@@ -16,7 +16,7 @@ BIRDS = SMALL.replace("img_size=32, patch_size=4", "img_size=64, patch_size=8")
 BIRDS_DATA = Data("cub200", image_size=64, label_smoothing=0.1)
 BIRDS_TRAINING = Training(epochs=60, batch_size=64, evaluate_every_epochs=10, snapshot_epochs=(0, 6, 30, 60))
 CIFAR_DATA = Data("cifar100", label_smoothing=0.1)
-# By percent of CIFAR-100: 100,000 sample passes each.
+# Epochs by percent of CIFAR-100: 100,000 samples seen each.
 CIFAR_TRAINING = {
     percent: Training(epochs=epochs, batch_size=64, evaluate_every_epochs=5) for percent, epochs in ((5, 40), (10, 20))
 }

@@ -42,7 +42,7 @@ CONTROLS: dict[Literal["random", "constant", "identity", "similarity"], str] = {
     "similarity": "plain similarity",
 }
 
-# As `digits-mhgd`: 25 epochs of 4,000 images, 100,000 sample passes; the heads see 16,000 before.
+# As `digits-mhgd`: 25 epochs of 4,000 images, 100,000 samples seen; the heads see 16,000 before.
 DIGITS_DATA = replace(DIGITS, test_limit=LONG_TEST_LIMIT)
 DIGITS_GRAPH_EPOCHS = 4
 

@@ -30,13 +30,13 @@ def imagenet(
     """100 epochs of SGD with momentum 0.9, the learning rate divided by 10 after 30, 60 and 90.
 
     Args:
-        recipe: its name.
+        recipe: name of the recipe.
         student: network of torchvision or timm, from random weights.
-        teacher: likewise, with published weights.
-        methods: what is transferred.
+        teacher: network of torchvision or timm, with published weights.
+        methods: distillation methods.
         batch_size: images per step and process; the papers' are those of all their processes together.
-        learning_rate: that goes with it.
-        task_weight: of the cross-entropy.
+        learning_rate: learning rate for that batch size.
+        task_weight: weight of the cross-entropy.
         snapshot_epochs: as in `Training`.
     """
     return Experiment(

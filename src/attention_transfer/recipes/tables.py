@@ -1,4 +1,8 @@
-"""Whole tables of papers, and ours: which recipe makes which cell, and what was published for it."""
+"""Tables of papers and of this project: the recipe of each cell, and the published number.
+
+>>> TABLES["mhgd-digits"].rows[:3]
+('ce', 'kd', 'mhgd')
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -31,10 +35,10 @@ class Cell:
     """One number of a table.
 
     Args:
-        row: mostly a method.
-        column: mostly a pair of networks.
-        recipe: that makes it.
-        teacher: recipe whose run is its teacher; None where the recipe needs none, or names one with its weights.
+        row: name of the row, mostly a method.
+        column: name of the column, mostly a pair of networks.
+        recipe: name of its recipe.
+        teacher: name of the recipe whose run is its teacher; None where the recipe needs none, or names one with its weights.
     """
 
     row: str
@@ -48,12 +52,12 @@ class Table:
     """A table.
 
     Args:
-        title: what it is, in one line.
-        source: where its published numbers are from, and how they were measured; empty where there are none.
-        cells: in the order in which they run.
-        numbers: what was published, by row and column.
-        seeds: that are run unless others are asked for.
-        alone: row of the student alone, which the others are compared with.
+        title: title of the table, in one line.
+        source: source of the published numbers, and how they were measured; empty where there are none.
+        cells: cells in the order in which they run.
+        numbers: published numbers, by row and column.
+        seeds: default seeds.
+        alone: row of the baseline (the student without teacher), which the others are compared with.
     """
 
     title: str
@@ -105,10 +109,10 @@ def _alone(
     """CAT and its settings.
 
     Args:
-        table: in the recipes' names.
-        title: of the table.
+        table: name of the table in the recipes' names.
+        title: title of the table.
         cells: by row and column, the recipe's name after the table's, and its teacher's network.
-        numbers: published.
+        numbers: published numbers.
     """
     every = tuple(
         Cell(row, column, f"cat-{table}-{recipe}", f"cifar100-{teacher}")
@@ -158,7 +162,7 @@ def _comparison(pair: tuple[str, str]) -> tuple[Cell, ...]:
 
 
 def _varied(setting: str, values: Iterable[int]) -> tuple[Cell, ...]:
-    """MHGD with one setting varied, beside the student alone."""
+    """MHGD with one setting varied, beside the baseline."""
     teacher, student = VGG
     column = f"{teacher}-{student}"
     return (
@@ -168,7 +172,7 @@ def _varied(setting: str, values: Iterable[int]) -> tuple[Cell, ...]:
 
 
 def _controls(column: str, teacher: str, named: Mapping[str, str], recipe: str) -> tuple[Cell, ...]:
-    """The student alone, under KD, under MHGD, and under MHGD with graphs that know nothing of the images.
+    """The baseline, KD, MHGD, and MHGD with graphs that are independent of the images.
 
     Args:
         column: names of the networks.

@@ -1,4 +1,4 @@
-"""How vision transformers are trained in Li et al. (NeurIPS 2024, arXiv:2411.09702), alone and from a teacher.
+"""Training protocols for vision transformers of Li et al. (NeurIPS 2024, arXiv:2411.09702), with and without teacher.
 
 Copy and distillation follow the paper's tables «Training recipe», completed by the authors' code. Training from scratch
 and fine-tuning follow MAE (He et al., CVPR 2022, arXiv:2111.06377), whose results the paper compares with: table 11 of
@@ -20,7 +20,7 @@ IMAGES = replace(
 EMA_DECAY = 0.9999
 # Learning rates are stated for so many images.
 BASE_BATCH = 256
-# Where the cosine ends in the code of MAE, and of the paper unless told otherwise.
+# Where the cosine ends in the code of MAE, and in the paper where it states no other value.
 LEAST_RATE = 1e-6
 
 
@@ -78,7 +78,7 @@ class Transformer:
     def start(self, drop_path: float) -> str:
         """The network with its weights, to go on with; the mean of the patches is classified.
 
-        As in MAE's fine-tuning, the norm behind that mean is new: weights have one before it, and timm is told so.
+        As in MAE's fine-tuning, the norm behind that mean is new: the weights have one before it, so timm loads them with `pretrained_strict=False`.
         """
         arguments = _pooled(drop_path) | {"pretrained_strict": False}
         return _written(self.name, arguments) + self._weights

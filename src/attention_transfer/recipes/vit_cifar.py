@@ -15,7 +15,7 @@ from attention_transfer.recipes.described import Described
 ENCODER = "timm:vit_tiny_patch16_224(img_size=32, patch_size=4, embed_dim=96, depth=4, num_heads=3)"
 STUDENT = ENCODER.replace(")", ", global_pool='avg')")
 
-# One budget for all: 100,000 sample passes. Short trainings leave no room for strong augmentation.
+# One budget for all: 100,000 samples seen. Short trainings leave no room for strong augmentation.
 DATA = Data("cifar100", train_limit=10_000, label_smoothing=0.1)
 TRAINING = Training(epochs=10, batch_size=64, evaluate_every_epochs=5)
 OPTIMISATION = Optimisation(

@@ -1,4 +1,9 @@
-"""A picture of a batch's graph: images as nodes on a circle, the strongest edges of each head."""
+"""Figure of the graphs between the images of a batch: images on a circle, the strongest edges of each head.
+
+>>> import numpy as np
+>>> strongest(np.array([[0.1, 0.6, 0.3], [0.2, 0.1, 0.7], [0.5, 0.4, 0.1]]), 2).tolist()
+[[1, 2], [0, 1]]
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -53,13 +58,13 @@ def batch_graph_figure(
         middle = (bottom + _CELL / 2) / size[1]
         figure.text(_SIDE / 2 / size[0], middle, title, ha="center", va="center", rotation=90, fontsize=9, color=INK)
         for column, head in enumerate(heads):
-            place = (
+            corner_and_size = (
                 (_SIDE + column * _CELL) / size[0],
                 bottom / size[1],
                 _CELL / size[0],
                 _CELL / size[1],
             )
-            ax = figure.add_axes(place, xlim=(-1, 1), ylim=(-1, 1))
+            ax = figure.add_axes(corner_and_size, xlim=(-1, 1), ylim=(-1, 1))
             ax.set_axis_off()
             drawn = strongest(graph[head], edges)
             same = labels[drawn[:, 0]] == labels[drawn[:, 1]]
@@ -92,7 +97,7 @@ def _draw(
     count = len(images)
     # From the top, clockwise.
     angles = np.pi / 2 - 2 * np.pi * np.arange(count) / count
-    places = _RADIUS * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    positions = _RADIUS * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     half = min(0.16, 0.7 * np.pi * _RADIUS / count)
     largest = float(graph[tuple(drawn[0])])
     # The weakest first, so that none of them covers a stronger one.
@@ -101,8 +106,8 @@ def _draw(
         # Ends before the picture of the image, so that the arrow's head is seen.
         ax.add_patch(
             FancyArrowPatch(
-                tuple(places[start] * (1 - half / _RADIUS)),
-                tuple(places[end] * (1 - half / _RADIUS)),
+                tuple(positions[start] * (1 - half / _RADIUS)),
+                tuple(positions[end] * (1 - half / _RADIUS)),
                 arrowstyle="-|>",
                 mutation_scale=5,
                 connectionstyle="arc3,rad=0.12",
@@ -113,7 +118,7 @@ def _draw(
                 shrinkB=2,
             )
         )
-    for image, (x, y) in zip(images, places, strict=True):
+    for image, (x, y) in zip(images, positions, strict=True):
         ax.imshow(image, extent=(x - half, x + half, y - half, y + half), interpolation="antialiased", zorder=3)
     # Showing an image sets the limits anew.
     ax.set(xlim=(-1, 1), ylim=(-1, 1))

@@ -1,4 +1,4 @@
-"""A picture of where networks find the evidence for some classes."""
+"""Figure of class activation maps: one row per image, one column per class, network and epoch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class MapColumns:
         header: above the first of them.
         maps: for each image, one map per column; any resolution and scale, finite.
         titles: above each map.
-        own: whether a map belongs to its image's own class, whose title is then bold; None where nobody knows.
+        own: whether a map belongs to its image's own class, whose title is then bold; None if unknown.
         binarised: the same maps as shares 0…1 of what lies above a threshold, drawn below them; None draws none.
     """
 
@@ -45,7 +45,7 @@ def class_maps_figure(
 ) -> None:
     """Draw one row per image: the image itself, then its maps, group by group; binarised maps in a row below.
 
-    Each map is stretched to its own full range, so heat compares places within one map, not maps with each other.
+    Each map is stretched to its own full range, so heat compares positions within one map, not maps with each other.
     Binarised maps are drawn as squares and not stretched.
 
     Args:
@@ -71,8 +71,8 @@ def class_maps_figure(
     def show(
         image: Float[np.ndarray, "h w 3"], left: float, top: float, title: str = "", *, bold: bool = False
     ) -> None:
-        place = (left, left + _CELL, top + tall, top)
-        ax.imshow(image, extent=place, interpolation="antialiased", aspect="auto")
+        extent = (left, left + _CELL, top + tall, top)
+        ax.imshow(image, extent=extent, interpolation="antialiased", aspect="auto")
         if title:
             _write(ax, left + _CELL / 2, top - 0.035, _short(title), bold=bold)
 

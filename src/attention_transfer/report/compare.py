@@ -1,4 +1,4 @@
-"""Runs side by side: grouped where only the seed differs, with means and spreads over seeds."""
+"""Comparison of runs: groups that differ only in their seed, with mean and standard deviation over seeds."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -36,8 +36,8 @@ class Group:
         best_on_validation: test top-1 in percent at the first epoch with the best validation top-1; None where a run
             had no validation images.
         best_on_test: best test top-1 in percent of any epoch. It selects on the test images and is therefore too good.
-        unseen: top-1 in percent after the last epoch on the test images of classes that were not learned from; None
-            where a run learned from all classes.
+        unseen: top-1 in percent after the last epoch on the test images of classes without training images; None
+            where a run was trained on all classes.
         difference: `last_epoch` minus that of the first group, in points, paired by seed; None in the first group and
             where no seed is common.
         wall_seconds: of the training steps of a run; set-up, evaluation and files are not in it.
@@ -187,7 +187,7 @@ def _incomparable(groups: Sequence[Group]) -> list[str]:
     if len({(group.epochs, group.samples_seen) for group in groups}) > 1 or any(
         len(group.samples_seen) > 1 for group in groups
     ):
-        warnings.append("Not comparable: the budgets (epochs or sample passes) differ.")
+        warnings.append("Not comparable: the budgets (epochs or samples seen) differ.")
     if len({count for group in groups for count in group.test_count}) > 1:
         warnings.append("Not comparable: the test sets have different sizes.")
     if len({group.hardware for group in groups}) > 1 or any(len(group.hardware) > 1 for group in groups):

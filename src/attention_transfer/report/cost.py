@@ -1,4 +1,4 @@
-"""What `cost` found, as text."""
+"""Table of the cost of networks: parameters, FLOPs, latency, throughput and memory."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

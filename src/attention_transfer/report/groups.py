@@ -1,4 +1,4 @@
-"""What a comparison needs of one run, and what sets groups of runs apart by name."""
+"""Groups of runs that differ only in their seed, and their names."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How fast runs learn: test accuracy over epochs, and the epochs after which an accuracy is reached."""
+"""Learning curves: test accuracy over epochs, and the epochs after which an accuracy is reached."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -33,13 +33,13 @@ def accuracy_figure(runs: Iterable[RecordedRun], path: str | Path, reach: Sequen
         raise InputError("there is nothing to draw: no run has measured its student yet")
     figure = Figure(figsize=(5.6, 3.8), layout="constrained")
     ax = figure.subplots()
-    for place, (name, members) in enumerate(groups.items()):
+    for number, (name, members) in enumerate(groups.items()):
         curves = [run.series("test", "top1") for run in members]
         for curve in curves:
-            ax.plot(list(curve), list(curve.values()), color=f"C{place % 10}", alpha=0.35, linewidth=0.8)
+            ax.plot(list(curve), list(curve.values()), color=f"C{number % 10}", alpha=0.35, linewidth=0.8)
         shared = [epoch for epoch in curves[0] if all(epoch in curve for curve in curves)]
         means = [float(np.mean([curve[epoch] for curve in curves])) for epoch in shared]
-        ax.plot(shared, means, color=f"C{place % 10}", linewidth=1.8, marker=".", label=name)
+        ax.plot(shared, means, color=f"C{number % 10}", linewidth=1.8, marker=".", label=name)
     for accuracy in reach:
         ax.axhline(accuracy, color=INK, linestyle=":", linewidth=1.0)
     ax.set_xlabel("epoch", fontsize=8)

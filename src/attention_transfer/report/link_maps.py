@@ -55,8 +55,8 @@ def link_maps_figure(
         ax.set_ylabel("stage of the teacher", fontsize=7)
         if kept is not None:
             for stage, layer in zip(*np.nonzero(kept), strict=True):
-                place = (float(layer) - 0.42, float(stage) - 0.42)
-                ax.add_patch(Rectangle(place, 0.84, 0.84, fill=False, edgecolor=_KEPT, linewidth=1.2))
+                corner = (float(layer) - 0.42, float(stage) - 0.42)
+                ax.add_patch(Rectangle(corner, 0.84, 0.84, fill=False, edgecolor=_KEPT, linewidth=1.2))
     assert image is not None
     bar = figure.colorbar(image, ax=list(axes), fraction=0.04, pad=0.02)
     bar.set_label("mean |w|", fontsize=7)

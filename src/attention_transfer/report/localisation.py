@@ -1,4 +1,4 @@
-"""What `localise` found, as text and as a picture."""
+"""Tables and figure of localisation scores and their rank correlation with accuracy."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +29,7 @@ _PROTOCOL = (
     "MaxBoxAcc: maps made as large as the image (bicubic) and stretched to their range, cut at 255 levels, which equal "
     "the 1,000 thresholds of the public evaluator; box around the largest region; share of images whose box overlaps "
     "the true one by at least .3, .5, .7, each at its best threshold. MaxBoxAccV2: the mean with the best of all "
-    "regions in place of the largest. The thresholds are chosen on these images.",
+    "regions instead of the largest. The thresholds are chosen on these images.",
     "p: two-sided, exact for up to 8 models; not corrected for several scores. Models that share data or "
     "initialisation are no independent draws.",
 )

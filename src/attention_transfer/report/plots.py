@@ -1,4 +1,4 @@
-"""Pictures: where networks look, and how training went. Drawn without a display and written whole."""
+"""Figures of attention maps and of loss curves, drawn without a display and written whole."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -73,7 +73,7 @@ def attention_figure(
 ) -> None:
     """Draw one row per image: the image itself, then one heat map over it for each set of maps.
 
-    Each map is stretched to its own full range, so heat compares places within one map, not maps with each other.
+    Each map is stretched to its own full range, so heat compares positions within one map, not maps with each other.
 
     Args:
         images: colours 0…255.
@@ -130,8 +130,8 @@ def curves_figure(runs: Iterable[RecordedRun], path: str | Path) -> None:
     held_out = "validation" if all(run.series("validation", "loss") for run in everyone) else "test"
     figure = Figure(figsize=(8.0, 3.7), layout="constrained")
     for ax, split in zip(figure.subplots(1, 2), ("train", held_out), strict=True):
-        for place, (name, members) in enumerate(groups.items()):
-            _draw_curves(ax, f"C{place % 10}", name, [run.series(split, "loss") for run in members])
+        for number, (name, members) in enumerate(groups.items()):
+            _draw_curves(ax, f"C{number % 10}", name, [run.series(split, "loss") for run in members])
         for loss, name in sorted({item for run in everyone for item in _teacher_loss(run, split)}):
             ax.axhline(loss, color=INK, linestyle=":", linewidth=1.2, label=f"teacher {name}")
         ax.set_title(f"{split} images", fontsize=9, color=INK)

@@ -1,4 +1,4 @@
-"""A table of a paper beside the runs that were made for it."""
+"""Reproduction of a paper's table: published numbers beside those of your runs."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -46,9 +46,9 @@ class Line:
         paths: of their folders.
         last_epoch: test top-1 in percent after the last epoch; None without a finished run.
         best_on_test: best test top-1 of any epoch, which is too good by nature.
-        minus_alone: `last_epoch` minus that of the student alone, in points, paired by seed.
+        minus_alone: `last_epoch` minus that of the baseline, in points, paired by seed.
         published: `top1`, `epoch` and `origin` as a paper has them; None where it has nothing.
-        published_minus_alone: in points, of two published numbers.
+        published_minus_alone: published number minus that of the baseline, in points.
         difference: ours minus published, in points: of the same kind of epoch, and only under the whole protocol.
         wall_seconds: of the training steps of a run.
         cost: of a training step.
@@ -101,7 +101,7 @@ def reproduction(
         title: of the table.
         entries: its cells, in order.
         published: by row and column: `top1` in percent, `epoch` (`last`, `best`, `unsaid`) and `origin`.
-        alone: row of the student alone, if there is one.
+        alone: row of the baseline (the student without teacher), if there is one.
         changes: what differs from the protocol; if anything does, nothing is subtracted from published numbers.
         source: of the published numbers.
         images: files of the user's that were taken for the images of the table.

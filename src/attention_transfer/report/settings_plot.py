@@ -63,9 +63,9 @@ def scatter_figure(
     legend = _LEGEND_INCHES * (len(names) + 1)
     figure = Figure(figsize=(_PANEL_INCHES[0] * columns, _PANEL_INCHES[1] * len(rows) + legend), layout="constrained")
     axes = figure.subplots(len(rows), columns, squeeze=False)
-    for place, row in enumerate(rows):
+    for number, row in enumerate(rows):
         for column, panel in enumerate(row):
-            _draw_scatter(axes[place, column], names, accuracy, panel)
+            _draw_scatter(axes[number, column], names, accuracy, panel)
     for ax in axes[-1]:
         ax.set_xlabel("top-1, %", fontsize=8)
     handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -75,11 +75,11 @@ def scatter_figure(
 
 def _draw_scatter(ax: Axes, names: Sequence[str], accuracy: Sequence[float], panel: Panel) -> None:
     colours = colormaps["tab10"].colors  # pyright: ignore[reportAttributeAccessIssue]
-    for place, (name, x, y) in enumerate(zip(names, accuracy, panel.values, strict=True)):
-        marker = _MARKERS[place // len(colours) % len(_MARKERS)]
-        ax.plot(x, y, marker, color=colours[place % len(colours)], markersize=6, label=name)
-    for place, (name, value) in enumerate(panel.chance.items()):
-        ax.axhline(value, color=_INK, linestyle=_LINES[place % len(_LINES)], linewidth=1.0, label=name)
+    for number, (name, x, y) in enumerate(zip(names, accuracy, panel.values, strict=True)):
+        marker = _MARKERS[number // len(colours) % len(_MARKERS)]
+        ax.plot(x, y, marker, color=colours[number % len(colours)], markersize=6, label=name)
+    for number, (name, value) in enumerate(panel.chance.items()):
+        ax.axhline(value, color=_INK, linestyle=_LINES[number % len(_LINES)], linewidth=1.0, label=name)
     ax.set_title(panel.title, fontsize=8, color=_INK)
     ax.set_ylabel(panel.label, fontsize=8)
     ax.tick_params(labelsize=7)
@@ -100,7 +100,7 @@ def settings_figure(runs: Iterable[RecordedRun], over: Sequence[str], path: str 
 
     Raises:
         ValueError: if no finished run has one of these settings, a group has several, or two groups of the same methods
-            share a place.
+            share a position.
     """
     lines: dict[tuple[str, str], dict[float, Spread]] = {}
     across: dict[str, Spread] = {}

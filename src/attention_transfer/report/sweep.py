@@ -1,4 +1,4 @@
-"""A sweep as one table: a row for each combination of values, averaged over seeds."""
+"""Table of a sweep: one row for each combination of values, averaged over seeds."""
 
 import json
 import math
@@ -35,7 +35,7 @@ class Ends:
 
 @dataclass(frozen=True)
 class Row:
-    """Finished runs that differ in their seed alone.
+    """Finished runs that differ only in their seed.
 
     Args:
         values: as typed, by field; a field that means nothing here is not among them.
@@ -44,8 +44,8 @@ class Row:
         last_epoch: test top-1 in percent after the last epoch.
         best_on_validation: test top-1 in percent at the first epoch with the best validation top-1; None without
             validation images.
-        unseen: top-1 in percent after the last epoch on the test images of classes that were not learned from; None
-            where a run learned from all classes.
+        unseen: top-1 in percent after the last epoch on the test images of classes without training images; None
+            where a run was trained on all classes.
         terms: by name.
         wall_seconds: of the training steps of a run.
     """
@@ -153,8 +153,8 @@ def _ends(name: str, runs: Sequence[MeasuredRun]) -> Ends:
         [terms[name] for row in run.rows if name in (terms := row.get("terms", {}))] for run in runs
     ]
 
-    def mean(place: int, kind: str) -> Spread:
-        value = spread([terms[place].get(kind, math.nan) for terms in found if terms])
+    def mean(epoch: int, kind: str) -> Spread:
+        value = spread([terms[epoch].get(kind, math.nan) for terms in found if terms])
         assert value is not None
         return value
 

@@ -1,4 +1,4 @@
-"""A sweep as one plot: test top-1 over a swept field, with whiskers over seeds."""
+"""Plot of a sweep: test top-1 over a swept setting, with error bars over seeds."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -72,9 +72,9 @@ def _numbers(rows: Sequence[Row], name: str) -> list[float]:
 
 
 def _draw_lines(ax: Axes, x: str, series: Mapping[str, Sequence[Row]]) -> None:
-    for place, (label, rows) in enumerate(series.items()):
+    for number, (label, rows) in enumerate(series.items()):
         points = sorted(((float(row.values[x]), row) for row in rows if x in row.values), key=lambda point: point[0])
-        colour = f"C{place % 10}"
+        colour = f"C{number % 10}"
         if points:
             heights = [row.last_epoch.mean for _, row in points if row.last_epoch]
             ax.errorbar(
@@ -115,12 +115,12 @@ def _scale(ax: Axes, x: str, rows: Sequence[Row]) -> None:
 
 
 def _draw_bars(ax: Axes, x: str, series: Mapping[str, Sequence[Row]]) -> None:
-    places = list(dict.fromkeys(row.values.get(x, DASH) for rows in series.values() for row in rows))
+    positions = list(dict.fromkeys(row.values.get(x, DASH) for rows in series.values() for row in rows))
     width = 0.8 / max(1, len(series))
     for number, (label, rows) in enumerate(series.items()):
         shift = (number - (len(series) - 1) / 2) * width
         bars = ax.bar(
-            [places.index(row.values.get(x, DASH)) + shift for row in rows],
+            [positions.index(row.values.get(x, DASH)) + shift for row in rows],
             [row.last_epoch.mean for row in rows if row.last_epoch],
             width * 0.92,
             yerr=[_whisker(row) for row in rows],
@@ -129,7 +129,7 @@ def _draw_bars(ax: Axes, x: str, series: Mapping[str, Sequence[Row]]) -> None:
             label=label or None,
         )
         ax.bar_label(bars, fmt="%.1f", fontsize=6, padding=2)
-    ax.set_xticks(range(len(places)), places)
+    ax.set_xticks(range(len(positions)), positions)
 
 
 def _whisker(row: Row) -> float:

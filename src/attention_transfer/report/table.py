@@ -1,4 +1,13 @@
-"""A comparison as text: a GitHub table that also reads well in a terminal, and JSON."""
+"""Table of a comparison, as GitHub Markdown that also reads well in a terminal, and as JSON.
+
+>>> print("\\n".join(markdown_table(["run", "top-1"], [["kd", "71.5"], ["baseline", "69.1"]])))
+| run      | top-1 |
+| -------- | ----: |
+| kd       |  71.5 |
+| baseline |  69.1 |
+>>> duration(750)
+'12.5 min'
+"""
 
 import json
 from collections.abc import Sequence
@@ -83,7 +92,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list
         padded = (f"{cell:{side}{width}}" for cell, side, width in zip(cells, sides, widths, strict=True))
         return f"| {' | '.join(padded)} |"
 
-    rule = ["-" * width if place == 0 else "-" * (width - 1) + ":" for place, width in enumerate(widths)]
+    rule = ["-" * width if column == 0 else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
     lines = [line(row) for row in rows]
     return [lines[0], f"| {' | '.join(rule)} |", *lines[1:]]
 
