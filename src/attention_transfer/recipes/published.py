@@ -54,7 +54,7 @@ _RERUN, _ALONE = ("teacher", "ce"), ("cat",)
 
 
 def _numbers(columns: Sequence[str], rows: Mapping[str, Sequence[float]]) -> Numbers:
-    """Rows of the comparison with other methods: teachers and baselines are RepDistiller's (last epoch), CAT-KD their own."""
+    """Rows of the comparison with other methods; teachers and baselines are RepDistiller's, of the last epoch."""
 
     def found() -> Iterator[tuple[tuple[str, str], Published]]:
         for row, values in rows.items():

@@ -38,7 +38,8 @@ class Cell:
         row: name of the row, mostly a method.
         column: name of the column, mostly a pair of networks.
         recipe: name of its recipe.
-        teacher: name of the recipe whose run is its teacher; None where the recipe needs none, or names one with its weights.
+        teacher: name of the recipe whose run is its teacher; None where the recipe needs none, or names one with its
+            weights.
     """
 
     row: str
