@@ -260,7 +260,7 @@ def test_what_a_network_does_not_have_is_refused_with_what_to_do(small: Subject)
         MapReader(small, MapRequest(stage=2))
     unknown = replace(small.opened.description, stages=(), pooled=None)
     stageless = replace(small, opened=replace(small.opened, description=unknown))
-    with pytest.raises(ValueError, match="ask for gradient maps instead"):
+    with pytest.raises(ValueError, match="could not be determined: use gradient maps"):
         MapReader(stageless, MapRequest())
     with pytest.raises(ValueError, match="nobody knows what the network mine averages"):
         MapReader(stageless, MapRequest(("class",)))

@@ -46,7 +46,7 @@ def test_what_is_said_decides_whose_images_are_taken(tmp_path: Path):
         data = parse(RECIPES["cifar100-resnet56-resnet20"](), ["--tiny", *words])[0].data
         assert (data.name, data.root, data.train_sample, data.test_limit) == ("cifar100", Path("here"), 16, 16)
         for extra in ([], ["--tiny"]):
-            with pytest.raises(InputError, match="'folder:images' names its own place: give --data folder:PATH"):
+            with pytest.raises(InputError, match="'folder:images' names its own path: give --data folder:PATH"):
                 parse(RECIPES["photographs"](), [*extra, *words])
     assert parse(RECIPES["digits"](), ["--tiny", "--data-root", "here"])[0].data.name == "cluttered-digits"
     assert parse(RECIPES["cifar100-resnet56-resnet20"](), ["--tiny"])[0].data.name == "cluttered-digits"

@@ -151,7 +151,7 @@ def test_a_part_that_is_the_training_images_is_said(tmp_path: Path):
 def test_a_single_class_is_said_and_refused_where_labels_are_learned(tmp_path: Path):
     dataset = load(unsplit(tmp_path, only=5), image_size=16)
     assert any("holds a single class, only, so that there is nothing to classify" in note for note in dataset.notes)
-    with pytest.raises(ValueError, match=r"holds a single class, only, which cannot be told from anything: give"):
+    with pytest.raises(ValueError, match=r"holds a single class, only, so that there is nothing to classify: give"):
         load_data(Data(f"folder:{tmp_path}", image_size=16), 0)
 
 

@@ -149,7 +149,7 @@ def test_images_without_labels_are_learned_from(
     assert "neighbours" not in run.read_metrics()[-1]
     assert run.summary is not None
     assert run.summary["samples_seen"] == 20
-    with pytest.raises(ValueError, match="holds a single class, deep, which cannot be told from anything"):
+    with pytest.raises(ValueError, match="holds a single class, deep, so that there is nothing to classify"):
         load_data(data, 0)
 
 

@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import torch
@@ -140,11 +141,8 @@ def suggest_weights(
     position = _position(ratio)
     epoch = max(0, math.ceil(steps / num_batches) - 1)
     flags = _flags(start, experiment.methods)
-    terms = tuple(
-        _term(name, flags[name], epoch, experiment.task_weight, start, after, position)
-        for name in start
-        if name != TASK
-    )
+    weigh = partial(_term, epoch=epoch, task_weight=experiment.task_weight, start=start, after=after, position=position)
+    terms = tuple(weigh(name, flags[name]) for name in start if name != TASK)
     teacher_top1 = _teacher_top1(prepared, batches)
     return Guide(
         student=experiment.student,

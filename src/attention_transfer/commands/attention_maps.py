@@ -38,9 +38,9 @@ class Flags:
         boxes: whether boxes are drawn.
         device: `auto` takes an accelerator if there is one.
         threads: CPU threads; None leaves torch's choice.
-        mean: per channel, given pixels in 0…1, of the images of models whose weights do not say; the data's if not
-            given.
-        std: per channel, likewise.
+        mean: mean per channel, for pixels in 0…1, of the images of models whose weights do not have it; the data set's
+            if not given.
+        std: standard deviation per channel of those images; the data set's if not given.
         seed: chooses the validation images, as it did in training.
         allow_download: fetch what run folders name; without it, only what you name yourself.
     """

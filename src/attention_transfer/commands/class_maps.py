@@ -49,11 +49,11 @@ class Flags:
         along_training: draw one run at each of its snapshots and at its end (train with --snapshot-epochs).
         class_of: with --along-training, the class whose maps are drawn: the image's own (`true`, if not given), or the
             one that the end finds most likely (`predicted`).
-        network_layer: module whose mean over positions the head takes, where it is not found.
+        network_layer: module whose globally averaged output the head takes, where it could not be determined.
         device: `auto` takes an accelerator if there is one.
-        mean: per channel, given pixels in 0…1, of the images of models whose weights do not say; the data's if not
-            given.
-        std: per channel, likewise.
+        mean: mean per channel, for pixels in 0…1, of the images of models whose weights do not have it; the data set's
+            if not given.
+        std: standard deviation per channel of those images; the data set's if not given.
         seed: chooses the validation images, as it did in training.
         allow_download: fetch what run folders name; without it, only what you name yourself.
     """

@@ -77,7 +77,7 @@ def command(arguments: Sequence[str]) -> None:
         "hardware": environment(candidates[0].place)["hardware"],
         "torch": torch.__version__,
         "notes": [
-            f"nobody says how large the images of {', '.join(names)} are: taken to be {side}×{side} (--image-size)"
+            f"the image size of {', '.join(names)} could not be determined: taken to be {side}×{side} (--image-size)"
             for side, names in assumed.items()
         ],
     }
@@ -86,7 +86,7 @@ def command(arguments: Sequence[str]) -> None:
 
 
 def _known_side(name: str, opened: OpenedModel) -> int | None:
-    """Side of the images that a network was made for or trained on; None where nobody says."""
+    """Side of the images that a network was made for or trained on; None if unknown."""
     if opened.image_size is not None:
         return opened.image_size
     place = expand(name)

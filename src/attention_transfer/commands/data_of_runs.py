@@ -1,4 +1,4 @@
-"""The data set of a command that measures models: that of the runs among them, unless told otherwise."""
+"""Data set of a command that measures models: that of the runs among them, unless --data names another."""
 
 import sys
 from collections.abc import Sequence
@@ -79,7 +79,7 @@ def _announce(data: Data, place: str, stream: TextIO) -> None:
 
 
 def for_test_images(data: Data) -> Data:
-    """The same data where nothing is learned from: one training image is the least that a data set can have."""
+    """The same data set without training: one training image is the least that a data set can have."""
     return replace(
         data, train_limit=1, validation_fraction=0.0, train_classes=None, train_fraction=None, train_sample=None
     )

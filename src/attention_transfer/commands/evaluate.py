@@ -23,7 +23,7 @@ from attention_transfer.training.evaluate import Score
 
 @dataclass(frozen=True)
 class Flags:
-    """Measure a model: a run on its own data unless told otherwise, anything else on cluttered digits.
+    """Measure a model: a run on its own data, anything else on cluttered digits, unless --data names another.
 
     Several models are measured as an ensemble too, whose class probabilities are the mean of theirs; the result is also
     kept among the findings of the first of them that is a run.
@@ -34,8 +34,8 @@ class Flags:
         batch_size: images at a time.
         device: `auto` takes an accelerator if there is one.
         precision: arithmetic of the network.
-        mean: per channel, of the model's images given pixels in 0…1, where its weights do not say.
-        std: per channel, likewise.
+        mean: mean per channel, for pixels in 0…1, of the model's images, where its weights do not have it.
+        std: standard deviation per channel of those images.
         seed: chooses the validation images, as it did in training.
         output: file that also receives the result, as JSON.
         json: print the result as JSON.
@@ -86,7 +86,7 @@ def _alone(flags: Flags, settings: Training, may_fetch: Downloads) -> tuple[dict
 
 
 def _together(flags: Flags, settings: Training, may_fetch: Downloads) -> tuple[dict[str, Any], list[str]]:
-    """Likewise of an ensemble, which a run keeps as a finding."""
+    """Measure an ensemble, which a run keeps as a finding."""
     from attention_transfer.analysis.ensemble import measure_together
 
     found = measure_together(

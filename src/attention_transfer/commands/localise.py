@@ -46,12 +46,12 @@ class Flags:
         stage: of activation and gradient-cam maps; negative from the end.
         power: of activation maps, Σ|A|^p.
         class_of: the class that class, gradient and gradient-cam maps are about.
-        layer: of class maps: module whose mean over positions the head takes, where it is not found.
+        layer: for class maps: module whose globally averaged output the head takes, where it could not be determined.
         batch_size: images at a time.
         device: `auto` takes an accelerator if there is one.
         threads: CPU threads; None leaves torch's choice.
-        mean: per channel, given pixels in 0…1, of the images of models whose weights do not say.
-        std: per channel, likewise.
+        mean: mean per channel, for pixels in 0…1, of the images of models whose weights do not have it.
+        std: standard deviation per channel of those images.
         figure: also draw accuracy against scores into this file (PNG).
         json: print the result as JSON.
         allow_download: fetch what run folders name; without it, only what you name yourself.

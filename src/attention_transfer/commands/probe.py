@@ -32,12 +32,12 @@ class Flags:
 
     Args:
         models: run folders, or names with @FILE or @pretrained behind them.
-        features: read the output of this module, averaged over positions, in place of what the head takes.
-        seeds: of the linear layers.
+        features: module path whose output, averaged over positions, is probed; the input of the head if not given.
+        seeds: seeds of the linear layers.
         device: `auto` takes an accelerator if there is one.
-        mean: per channel, given pixels in 0…1, of the images of models whose weights do not say; the data's if not
-            given.
-        std: per channel, likewise.
+        mean: mean per channel, for pixels in 0…1, of the images of models whose weights do not have it; the data set's
+            if not given.
+        std: standard deviation per channel of those images; the data set's if not given.
         json: print the results as JSON.
         allow_download: fetch what run folders name; without it, only what you name yourself.
     """

@@ -27,16 +27,16 @@ class Common:
         student: model to train: a name of ours, timm:NAME, torchvision:NAME, hf:NAME, each with @FILE or @pretrained
             behind it to start from weights, or a run folder.
         teacher: model to learn from, written the same way, or a weights file of one of our models.
-        methods: what is transferred, by key; none at all trains the student alone.
+        methods: distillation methods, by key; none at all trains the baseline.
         task_weight: weight of the cross-entropy with the labels; 0 trains without labels.
         untrained_teacher: accept a teacher without weights.
-        teacher_mean: per channel, of the teacher's images, where its weights do not say.
-        teacher_std: per channel, likewise.
+        teacher_mean: mean per channel of the teacher's images, where its weights do not have it.
+        teacher_std: standard deviation per channel of those images.
         match_classes: `index` pairs the classes of networks with weights with those of the data by their indices alone,
             for names that are spelled in another way or language; None pairs them by name, where both have names.
-        seed: of everything that is random.
-        teacher_cache: folder for what the teacher gives in each step. Runs that show their teacher the same images
-            (same data, augmentation, batch size and seed) read it there instead of running the teacher again.
+        seed: seed of everything that is random.
+        teacher_cache: folder for the cached outputs of the teacher in each step. Runs that show their teacher the same
+            images (same data, augmentation, batch size and seed) read it there instead of running the teacher again.
         run_folder: where the run is kept; runs/RECIPE/METHODS-seedN if not given. Giving the folder of an interrupted
             run goes on with it.
         tiny: shrink everything so that it runs in seconds, to see whether it runs: on a few images of --data, or on
@@ -176,7 +176,7 @@ def names_data(arguments: Sequence[str], data: Data) -> bool:
     kind, colon, _ = data.name.partition(":")
     if colon:
         raise InputError(
-            f"--data-root holds data sets that have a name of their own, and {data.name!r} names its own place: give "
+            f"--data-root holds data sets that have a name of their own, and {data.name!r} names its own path: give "
             f"--data {kind}:PATH"
         )
     return data.name != Data().name  # those are made, and lie nowhere

@@ -78,7 +78,8 @@ class Transformer:
     def start(self, drop_path: float) -> str:
         """The network with its weights, to go on with; the mean of the patches is classified.
 
-        As in MAE's fine-tuning, the norm behind that mean is new: the weights have one before it, which timm has to ignore.
+        As in MAE's fine-tuning, the norm behind that mean is new: the weights have one before it, which timm has to
+        ignore.
         """
         arguments = _pooled(drop_path) | {"pretrained_strict": False}
         return _written(self.name, arguments) + self._weights

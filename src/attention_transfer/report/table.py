@@ -31,7 +31,7 @@ def to_markdown(comparison: Comparison) -> str:
         "minus first",
         "training time",
         "epochs",
-        "sample passes",
+        "samples seen",
     ]
     rows = [
         [f"teacher {teacher.name}", "", f"{teacher.top1:.2f}", *[""] * (len(header) - 3)]

@@ -1,4 +1,4 @@
-"""A moving average of the weights of a network, kept beside it."""
+"""Exponential moving average (EMA) of a network's weights."""
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager

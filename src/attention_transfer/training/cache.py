@@ -1,4 +1,4 @@
-"""What a teacher gave for each training image, on disk, for all runs whose teacher sees the same images.
+"""Cache of a teacher's outputs on disk, for all runs whose teacher sees the same images.
 
 Order and augmentation are functions of seed, epoch and image alone, so runs that differ in nothing but student, methods
 and their settings show their teacher the same images: only the first of them has to run it.
@@ -51,7 +51,7 @@ def remember_teacher(folder: Path, experiment: Experiment, prepared: Prepared, p
         The same, with a note of what is kept where, or why nothing is.
 
     Raises:
-        ValueError: for an environment variable that is not set, or a file in the folder's place.
+        ValueError: for an environment variable that is not set, or a file where the folder should be.
     """
     distiller, folder = prepared.distiller, Path(expand(str(folder)))
     if not isinstance(distiller, Distiller) or distiller.teacher is None:
@@ -92,19 +92,19 @@ class TeacherCache:
         self._example: Reading | None = None
 
     def read(self, epoch: int, index: Tensor, run: Callable[[], Reading]) -> Reading:
-        """What the teacher gives for a batch.
+        """Outputs of the teacher for a batch.
 
         Args:
             epoch: counted from 0.
-            index: places of the images in their data set, shape (batch,).
+            index: dataset indices of the images, shape (batch,).
             run: runs it; called where something is missing.
 
         Raises:
             ValueError: where what is kept is not what the teacher gives, or will not find room.
         """
-        places = index.cpu().numpy().tobytes()
+        indices = index.cpu().numpy().tobytes()
         # Caches are handed on as run folders are: a link in one leads nowhere.
-        folder = to_write(self.folder, f"epoch-{epoch}", hashlib.blake2b(places, digest_size=8).hexdigest())
+        folder = to_write(self.folder, f"epoch-{epoch}", hashlib.blake2b(indices, digest_size=8).hexdigest())
         kept = {} if self._example is None else _kept_like(folder, _items(self._example), index.device)
         if self._example is not None and len(kept) == len(_items(self._example)):
             return _with(self._example, kept)

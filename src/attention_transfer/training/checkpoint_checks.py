@@ -1,4 +1,4 @@
-"""What a checkpoint must hold: everything that an interrupted run needs to go on as if nothing had happened.
+"""Checks of a checkpoint: everything that an interrupted run needs to resume bit for bit.
 
 A run folder is handed on, and its checkpoint with it: what it holds is looked at before anything is taken from it.
 """
@@ -31,7 +31,7 @@ class Expected:
 
     Args:
         epochs: of the whole training.
-        batches: of an epoch; None where nobody knows how many there are.
+        batches: batches of an epoch; None if unknown.
         distiller: its state dict, as it is before training.
         average: that of the averaged weights; None without any.
         world_size: number of processes.

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, taken apart into JSON and tensors by name, and put together again."""
+"""Nested state of a checkpoint as JSON and tensors by name, in both directions."""
 
 import math
 from collections.abc import Mapping

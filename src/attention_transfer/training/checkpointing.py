@@ -1,4 +1,4 @@
-"""From a training to its checkpoints, and back."""
+"""Checkpoints of a training: saving its state and resuming from it."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -23,12 +23,12 @@ class Progress:
     """Where a training is.
 
     Args:
-        epoch: that it is in, counted from 0.
-        first_batch: of it that is still to be learned from.
+        epoch: current epoch, counted from 0.
+        first_batch: first batch of the epoch that has not been trained on yet.
         updates: steps of the optimiser so far.
-        phase_updates: of these, in the phase that it is in.
-        samples: images seen by this process, repetitions included.
-        seconds: that the epoch has taken so far.
+        phase_updates: steps of the optimiser in the current phase.
+        samples: samples seen by this process, repetitions included.
+        seconds: seconds that the epoch has taken so far.
         rows: metrics of the finished epochs.
     """
 
@@ -43,7 +43,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Resumed:
-    """What a training goes on with, beside the weights, which are in their places already.
+    """State that a training resumes with, beside the weights, which are loaded already.
 
     Args:
         progress: where it is.

@@ -1,4 +1,4 @@
-"""Students that compute with what their teacher gives: kept with it, and opened as one network."""
+"""Students that need their teacher for inference (attention copy): saved with it, and opened as one network."""
 
 import os
 from dataclasses import replace

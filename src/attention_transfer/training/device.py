@@ -1,4 +1,4 @@
-"""Where and in which arithmetic a run computes."""
+"""Device, precision and memory format of a run."""
 
 import os
 import platform
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
-# Smaller than the least normal number of float32.
+# Below 1.2e-38, the least normal number of float32.
 _DENORMAL = 1e-40
 
 
@@ -29,9 +29,9 @@ class Place:
     """A device with the arithmetic and memory format of a run.
 
     Args:
-        device: where networks and images live.
-        precision: what the networks compute in; losses stay float32.
-        memory_format: of networks and images.
+        device: device of networks and images.
+        precision: precision of the networks; losses stay float32.
+        memory_format: memory format of networks and images.
     """
 
     device: torch.device
@@ -131,7 +131,7 @@ def environment(place: Place) -> dict[str, Any]:
 
 
 def _flushes_denormals() -> bool:
-    """Torch can be told, and not asked."""
+    """Whether denormals are flushed: torch has a setter for it, and no getter."""
     return not float(torch.full((1,), _DENORMAL, dtype=torch.float32) * 1)
 
 

@@ -1,4 +1,4 @@
-"""How good a network is on a data set."""
+"""Evaluation of a network: loss, top-1 and top-5 accuracy."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -62,9 +62,9 @@ def evaluate(
     """Measure a network in evaluation mode; its mode is given back afterwards.
 
     Args:
-        model: on the place's device.
-        loader: of the split, in evaluation order.
-        place: arithmetic.
+        model: network on the device of `place`.
+        loader: batches of the split, in evaluation order.
+        place: device and precision.
         prepare: applied to images first, as where a teacher wants another normalisation.
 
     Raises:

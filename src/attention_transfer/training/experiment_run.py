@@ -1,4 +1,4 @@
-"""An experiment, trained by the one loop: from names to networks and data, and from these to a run folder."""
+"""Training of an experiment: from names to networks and data, and from these to a run folder."""
 
 import sys
 from collections.abc import Mapping

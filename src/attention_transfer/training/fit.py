@@ -1,4 +1,4 @@
-"""The one training loop for networks and loaders of anybody's own."""
+"""`fit`: the training loop for your own networks and loaders."""
 
 import random
 from collections.abc import Generator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Weights that nothing trains stay as they are: the decay of an optimiser is taken back where there is no gradient."""
+"""Weights without gradient held fixed: the optimiser's decay is undone where there is no gradient."""
 
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""How much of the classes a network's features know that has seen no labels."""
+"""k-nearest-neighbour evaluation of features learned without labels."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def measure_neighbours(prepared: Prepared, encoder: VisionTransformer) -> dict[s
     `TRAIN_IMAGES` and `TEST_IMAGES` are looked at, spread evenly over their splits.
 
     Args:
-        prepared: data and place.
+        prepared: data set and device.
         encoder: in any mode, which it keeps.
 
     Returns:
@@ -66,9 +66,9 @@ def nearest_classes(
         neighbours: how many vote, at most all.
     """
     similarity = functional.normalize(asked, dim=1) @ functional.normalize(known, dim=1).T
-    closest, places = similarity.topk(min(neighbours, len(known)), dim=1)
+    closest, nearest = similarity.topk(min(neighbours, len(known)), dim=1)
     votes = torch.zeros(len(asked), num_classes, device=asked.device)
-    return votes.scatter_add_(1, labels[places], (closest / _TEMPERATURE).exp()).argmax(dim=1)
+    return votes.scatter_add_(1, labels[nearest], (closest / _TEMPERATURE).exp()).argmax(dim=1)
 
 
 @torch.no_grad()

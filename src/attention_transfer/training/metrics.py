@@ -1,4 +1,4 @@
-"""Numbers of a run: running means kept on the device, and the guard against losses that are not finite."""
+"""Metrics of a run: running means on the device, and the guard against losses that are not finite."""
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
@@ -164,7 +164,7 @@ def _what_to_lower(values: Mapping[str, float], bad: Sequence[str]) -> str:
 
 
 def likeliest(labels: Int64[Tensor, " b"] | Float[Tensor, "b k"]) -> Int64[Tensor, " b"]:
-    """Class numbers; of class probabilities, the largest: the label of most of a mixed image."""
+    """Class indices; of class probabilities, the largest: the label of most of a mixed image."""
     return labels if labels.ndim == 1 else labels.argmax(1)
 
 

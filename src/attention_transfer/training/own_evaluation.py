@@ -1,4 +1,4 @@
-"""How good a student is, on what its owner gives: loaders, or a function that measures."""
+"""Evaluation of a student by the user's own loaders or function."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Measuring:
     Args:
         distiller: whose student it is.
         given: a loader, loaders by name, a function of the network that gives numbers by name, or None.
-        place: arithmetic.
+        place: device and precision.
         seed: of the training.
 
     Raises:

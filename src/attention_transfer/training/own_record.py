@@ -1,4 +1,4 @@
-"""What can be recorded of networks, methods and settings that are objects and not names."""
+"""Record of a training with the user's own networks, methods and settings, as JSON."""
 
 import hashlib
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ def recorded(
     Args:
         distiller: with methods whose settings are decided.
         seed: of the training.
-        batches: of an epoch; None where nobody knows.
+        batches: batches of an epoch; None if unknown.
         optimisation: optimiser and schedule.
         training: the other settings.
     """

@@ -1,4 +1,4 @@
-"""What the training loop is given, whoever prepared it."""
+"""Inputs of the training loop: distiller, batches, optimisation and checkpoints."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -25,7 +25,7 @@ class Batches(Protocol):
 
     @property
     def num_batches(self) -> int | None:
-        """Batches of every epoch; None where nobody knows."""
+        """Batches of every epoch; None if unknown."""
         ...
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -62,19 +62,19 @@ class Plan:
     """What the training loop needs.
 
     Args:
-        distiller: on the place's device.
-        place: device, arithmetic, memory format.
-        batches: to learn from.
-        seed: of everything that is random in a step.
-        epochs: of the main phase.
+        distiller: distiller on the device of `place`.
+        place: device, precision and memory format.
+        batches: training batches.
+        seed: seed of everything that is random in a step.
+        epochs: epochs of the main phase.
         enter: makes the optimiser of a phase and what sets its rates, given the optimiser's steps in an epoch (None
-            where nobody knows).
+            if unknown).
         measure: gives the student's numbers by split, from its average where there is one; `last` at the end.
         keep: saves the student (its average where there is one) into a folder.
         arithmetic: the context in which a step runs, forwards and backwards.
         accumulate_steps: batches whose gradients are averaged into one step of the optimiser.
-        clip_gradient_norm: largest norm of the whole gradient; None leaves it alone.
-        hold_without_gradient: whether rows of weights without a gradient are left alone by the optimiser.
+        clip_gradient_norm: largest norm of the whole gradient; None does not clip.
+        hold_without_gradient: whether rows of weights without a gradient are left unchanged by the optimiser.
         ema_decay: of the moving average of the student's weights; None without one.
         compile: whether the distiller runs through `torch.compile`.
         checkpoint_every_steps: steps of the optimiser after which a checkpoint is written inside epochs too.

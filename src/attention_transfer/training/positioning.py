@@ -1,4 +1,4 @@
-"""Batches of anybody's loader, epoch by epoch, from any batch on."""
+"""Batches of any loader, epoch by epoch, from any batch on."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from itertools import chain, count, islice
@@ -25,10 +25,8 @@ _EXACT = "an interrupted run goes on to the same bits only if"
 
 
 class LoadedBatches:
-    """Batches of a loader, made repeatable where it can be.
-
-    Before each epoch the generators of the loader and its samplers, and before each batch the global ones, are seeded
-    by what the epoch and the batch are.
+    """Batches of a loader, made repeatable where it can be: before each epoch the generators of the loader and its
+    samplers, and before each batch the global ones, are seeded by what the epoch and the batch are.
 
     Args:
         loader: an iterable of batches, or what has `epoch(epoch, start=)` and `num_batches`.
@@ -39,7 +37,7 @@ class LoadedBatches:
         name: of the loader, for messages.
 
     Raises:
-        InputError: for what is no loader, or one of which nobody knows where an epoch ends.
+        InputError: for what is no loader, or one whose epochs have no known end.
     """
 
     def __init__(
@@ -93,7 +91,7 @@ class LoadedBatches:
         return tuple(notes)
 
     def first(self) -> Batch:
-        """The first batch, to look at; it is learned from nevertheless."""
+        """The first batch, for checks; it is trained on all the same."""
         if self._once is None:
             batches = self.epoch(0)
             try:
@@ -108,10 +106,10 @@ class LoadedBatches:
         return as_batch(item, self._device, self._name)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from one of them on.
+        """The batches of an epoch from batch `start` on.
 
-        Those before it are loaded, and thrown away, where the loader cannot be told to begin there: what is random in
-        them decides what comes after.
+        Those before it are loaded and dropped where the loader cannot begin there: their random draws decide what comes
+        after.
         """
         if self._own is not None:
             for batch in islice(self._own.epoch(epoch, start), None if self._limit is None else self._limit - start):

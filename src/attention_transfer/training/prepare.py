@@ -1,4 +1,4 @@
-"""From an experiment to everything that a training loop needs, with every error before the first step."""
+"""Preparation of a training: networks, data and distiller of an experiment, with every error before the first step."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
@@ -39,16 +39,16 @@ class Prepared:
     """What a training loop needs.
 
     Args:
-        dataset: its splits.
-        place: device, arithmetic, memory format.
-        distiller: student, teacher and methods, on the place's device; or what pre-trains the student.
-        student: as it was opened, for saving.
-        teacher: as it was opened, if there is one.
-        train: batches to learn from.
+        dataset: data set with its splits.
+        place: device, precision and memory format.
+        distiller: student, teacher and methods, on the device of `place`; or what pre-trains the student.
+        student: student as it was opened, for saving.
+        teacher: teacher as it was opened, if there is one.
+        train: training batches.
         num_workers: processes that decode photographs.
-        notes: what was assumed where nobody said, for the user to read.
+        notes: what was assumed because it could not be determined, for the user to read.
         teacher_input: how the teacher's images are normalised, if there is one.
-        teacher_cached: whether what the teacher gives may come from a cache.
+        teacher_cached: whether the outputs of the teacher may come from a cache.
     """
 
     dataset: DataSet
@@ -65,7 +65,7 @@ class Prepared:
     def arithmetic(self) -> AbstractContextManager[Any]:
         """The context in which a step runs, forwards and backwards.
 
-        Networks of convolutions have no attention that would pay for looking at each of their calls.
+        Convolutional networks have no attention that would pay for intercepting each of their calls.
         """
         networks = [each for each in (self.student, self.teacher) if each is not None]
         convolutional = all(each.description.convolutional for each in networks)
@@ -122,7 +122,7 @@ def load_data(data: Data, seed: int, *, labelled: bool = True, download: bool = 
         )
     if labelled and dataset.num_classes == 1:
         raise InputError(
-            f"{dataset.name} holds a single class, {dataset.classes[0]}, which cannot be told from anything: give "
+            f"{dataset.name} holds a single class, {dataset.classes[0]}, so that there is nothing to classify: give "
             "images of two or more classes"
         )
     unseen = dataset.unseen
@@ -135,10 +135,8 @@ def load_data(data: Data, seed: int, *, labelled: bool = True, download: bool = 
 
 
 def open_at_its_size(spec: str, dataset: DataSet, *, by_name: bool = True, allow_download: bool = False) -> OpenedModel:
-    """A network that is not trained here.
-
-    Built for the images it was made for, to which these are resized; with its teacher, where it was trained to compute
-    with one.
+    """A network that is not trained here: built for the images it was made for, to which these are resized; with its
+    teacher, where it was trained to compute with one.
 
     Args:
         spec: as on the command line.
@@ -331,7 +329,7 @@ def training_batches(experiment: Experiment, dataset: DataSet, place: Place, pro
 
 
 def _as_given(note: str, experiment: Experiment) -> str:
-    """A note with places as the user wrote them, so that what is copied from it holds on other machines."""
+    """A note with paths as the user wrote them, so that what is copied from it holds on other machines."""
     for spec in filter(None, (experiment.student, experiment.teacher)):
         for given in (spec, spec.partition("@")[2]):
             if "$" in given:

@@ -1,4 +1,4 @@
-"""From an experiment to a pre-training, with every error before the first step."""
+"""Preparation of a pre-training, with every error before the first step."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What a person sees of a run: bars on a terminal, plain lines elsewhere."""
+"""Progress of a run: bars on a terminal, plain lines elsewhere."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -37,7 +37,7 @@ class Reporter:
             self._console.print(line, markup=False, soft_wrap=True)
 
     def steps(self, items: Iterable[Item], total: int | None, done: int, title: str) -> Iterator[Item]:
-        """Go through the steps of an epoch, with a bar on a terminal; `total` is None where nobody knows it."""
+        """Go through the steps of an epoch, with a bar on a terminal; `total` is None if unknown."""
         if self._console is None or not self._console.is_terminal:
             yield from items
             return

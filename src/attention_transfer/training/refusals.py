@@ -1,4 +1,4 @@
-"""What cannot be trained together, refused before the first step: methods, networks, data and settings."""
+"""Checks before training: methods, networks, data and settings that do not fit together."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""What remains of a training: the student, its teacher where it needs one, and what methods learned."""
+"""Saving of the trained student, of its teacher where it needs one, and of the methods' modules."""
 
 from contextlib import nullcontext
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A few images shown to a teacher before it teaches: whether it knows its classes."""
+"""Check of a teacher's accuracy on a few images, before training."""
 
 from dataclasses import dataclass, replace
 from math import comb

@@ -50,10 +50,10 @@ class Wanted:
     """What of a table is wanted.
 
     Args:
-        rows: of the table; all if empty.
-        columns: likewise.
-        seeds: those of the table if empty.
-        epochs: in place of the recipes'.
+        rows: rows of the table; all if empty.
+        columns: columns of the table; all if empty.
+        seeds: seeds; those of the table if empty.
+        epochs: epochs; those of the recipes if None.
         teachers: NETWORK=MODEL.
     """
 
@@ -69,8 +69,8 @@ class PlannedCell:
     """One cell of a table with its runs.
 
     Args:
-        row: of the table.
-        column: likewise.
+        row: row of the table.
+        column: column of the table.
         recipe: as it is.
         runs: one for each seed.
     """
