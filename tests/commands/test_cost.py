@@ -44,7 +44,7 @@ def test_each_model_gets_images_of_its_own_size_or_an_assumption_is_said(
     command([str(run), "resnet8", "--num-classes", "3", *QUICK, "--json"])
     content = json.loads(capsys.readouterr().out)
     assert [model["image_size"] for model in content["models"]] == [24, 32]
-    assert content["notes"] == ["nobody says how large the images of resnet8 are: taken to be 32×32 (--image-size)"]
+    assert content["notes"] == ["the image size of resnet8 could not be determined: taken to be 32×32 (--image-size)"]
     assert content["hardware"]["device"] == "cpu"
     assert "taken to be 32×32" in cost_markdown(content)
 

@@ -1,7 +1,7 @@
-"""Names of classes and files, fit for a terminal and compared by how they look.
+r"""Names of classes and files, fit for a terminal and compared by how they look.
 
->>> shown("two\\nlines")
-'two\\\\nlines'
+>>> shown("two\nlines")
+'two\\nlines'
 >>> listed(["cat", "dog", "emu", "fox"], total=4, most=2)
 'cat, dog and 2 more'
 >>> alike(["Cat", "dog", "cat"])

@@ -1,11 +1,11 @@
-"""Safe writing inside one folder: symbolic links and hard links are refused, never followed.
+r"""Safe writing inside one folder: symbolic links and hard links are refused, never followed.
 
 >>> from pathlib import Path
 >>> from tempfile import TemporaryDirectory
 >>> with TemporaryDirectory() as name:
 ...     file = to_write(Path(name), "metrics.jsonl")
-...     append(file, b"first\\n")
-...     append(file, b"second\\n")
+...     append(file, b"first\n")
+...     append(file, b"second\n")
 ...     file.read_text().split()
 ['first', 'second']
 """

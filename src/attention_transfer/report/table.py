@@ -1,6 +1,6 @@
-"""Table of a comparison, as GitHub Markdown that also reads well in a terminal, and as JSON.
+r"""Table of a comparison, as GitHub Markdown that also reads well in a terminal, and as JSON.
 
->>> print("\\n".join(markdown_table(["run", "top-1"], [["kd", "71.5"], ["baseline", "69.1"]])))
+>>> print("\n".join(markdown_table(["run", "top-1"], [["kd", "71.5"], ["baseline", "69.1"]])))
 | run      | top-1 |
 | -------- | ----: |
 | kd       |  71.5 |

@@ -25,8 +25,10 @@ _EXACT = "an interrupted run goes on to the same bits only if"
 
 
 class LoadedBatches:
-    """Batches of a loader, made repeatable where it can be: before each epoch the generators of the loader and its
-    samplers, and before each batch the global ones, are seeded by what the epoch and the batch are.
+    """Batches of a loader, made repeatable where it can be.
+
+    Before each epoch the generators of the loader and its samplers, and before each batch the global ones, are seeded
+    by what the epoch and the batch are.
 
     Args:
         loader: an iterable of batches, or what has `epoch(epoch, start=)` and `num_batches`.

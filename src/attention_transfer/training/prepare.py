@@ -135,8 +135,10 @@ def load_data(data: Data, seed: int, *, labelled: bool = True, download: bool = 
 
 
 def open_at_its_size(spec: str, dataset: DataSet, *, by_name: bool = True, allow_download: bool = False) -> OpenedModel:
-    """A network that is not trained here: built for the images it was made for, to which these are resized; with its
-    teacher, where it was trained to compute with one.
+    """A network that is not trained here.
+
+    Built for the images it was made for, to which these are resized; with its teacher, where it was trained to compute
+    with one.
 
     Args:
         spec: as on the command line.
