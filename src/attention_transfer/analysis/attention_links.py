@@ -1,4 +1,12 @@
-"""Trained attention links of a run, at its end and at its snapshots."""
+"""Trained attention links of a run, at its end and at its snapshots.
+
+>>> from tempfile import TemporaryDirectory
+>>> with TemporaryDirectory() as name:
+...     links_of_run(RunFolder.create_or_resume(f"{name}/run", {"recipe": "mine"}))
+Traceback (most recent call last):
+    ...
+attention_transfer.methods...LinksError: ...run has not reached its end: give the folder of a ...
+"""
 
 from pathlib import Path
 

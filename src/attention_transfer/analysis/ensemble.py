@@ -1,4 +1,10 @@
-"""Ensembles of networks: accuracy of the mean of their class probabilities, and their agreement."""
+"""Ensembles of networks: accuracy of the mean of their class probabilities, and their agreement.
+
+>>> measure_together(["runs/kd-seed0"], Data(), "test", Training())
+Traceback (most recent call last):
+    ...
+attention_transfer.errors.InputError: an ensemble needs at least two models
+"""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,10 @@
-"""A trained network opened for analysis, with its device, data set and normalisation."""
+"""A trained network opened for analysis, with its device, data set and normalisation.
+
+>>> open_subjects([], None, Training())
+Traceback (most recent call last):
+    ...
+attention_transfer.errors.InputError: give at least one model: a run folder, NAME@FILE or NAME@pretrained
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

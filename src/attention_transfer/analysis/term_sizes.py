@@ -1,4 +1,10 @@
-"""Size of loss terms and of their gradients, at any point of a training."""
+"""Size of loss terms and of their gradients, at any point of a training.
+
+>>> from attention_transfer.methods import AttentionTransfer
+>>> experiment = Experiment("mine", "resnet8", "resnet20", methods=(AttentionTransfer(weight=0.0),))
+>>> measurable(experiment).methods[0].weight
+1.0
+"""
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence

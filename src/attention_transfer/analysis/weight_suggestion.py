@@ -1,4 +1,10 @@
-"""Suggested weights of distillation losses, from the size of each term after some training."""
+"""Suggested weights of distillation losses, from the size of each term after some training.
+
+>>> suggest_weights(Experiment("mine", student="resnet8"))
+Traceback (most recent call last):
+    ...
+attention_transfer.errors.InputError: there is nothing to weigh: the experiment has no methods (--methods)
+"""
 
 import math
 import os

@@ -1,4 +1,14 @@
-"""Arguments of the readers of data sets, and the folders that they read."""
+"""Arguments of the readers of data sets, and the folders that they read.
+
+>>> Request(image_size=4)
+Traceback (most recent call last):
+    ...
+attention_transfer.errors.InputError: image_size must be a whole number of pixels from 8 to ..., not 4
+>>> Request(root=Path("data")).folder("CUB_200_2011", source="CUB_200_2011.tgz")
+Traceback (most recent call last):
+    ...
+attention_transfer.errors.InputError: there is no folder CUB_200_2011 in data: unpack CUB_200_2011.tgz there, ...
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,4 +1,13 @@
-"""Experiment: everything that determines a training run, as one frozen dataclass."""
+"""Experiment: everything that determines a training run, as one frozen dataclass.
+
+>>> experiment = Experiment("mine", student="resnet8", teacher="resnet20")
+>>> experiment.tiny().training.batch_size
+8
+>>> Experiment("mine", student="resnet8", task_weight=0.5)
+Traceback (most recent call last):
+    ...
+attention_transfer.errors.InputError: without methods a task_weight of 0.5 only scales the learning rate: give 1
+"""
 
 import math
 from dataclasses import dataclass, field, replace

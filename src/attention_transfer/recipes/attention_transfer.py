@@ -1,4 +1,8 @@
-"""Zagoruyko & Komodakis (ICLR 2017, arXiv:1612.03928): wide ResNets on CIFAR-10, ImageNet, fine-tuning."""
+"""Zagoruyko & Komodakis (ICLR 2017, arXiv:1612.03928): wide ResNets on CIFAR-10, ImageNet, fine-tuning.
+
+>>> {experiment.recipe: text for experiment, text in recipes()}["at-cifar10-wrn_16_2-wrn_16_1-kd"]
+'KD, T = 4; wrn_16_2 → wrn_16_1, CIFAR-10'
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace

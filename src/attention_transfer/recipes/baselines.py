@@ -3,6 +3,9 @@
 Tables 5 and 6 on CIFAR-100, 7 and 8 on ImageNet. Their rows of the student alone and of CAT-KD are recipes of
 `cifar` and `class_attention_distillation`; here is what stands between. Weights are those of the public benchmark
 (RepDistiller's and mdistiller's settings) and of ReviewKD's authors.
+
+>>> BASELINES["dkd"].method("vgg13", "vgg8").other_weight
+6.0
 """
 
 from collections.abc import Callable, Iterator

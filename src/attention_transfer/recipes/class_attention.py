@@ -1,4 +1,9 @@
-"""CAT: class attention alone, without labels (section 4.2 and appendix of Guo et al., CVPR 2023, arXiv:2304.12777)."""
+"""CAT: class attention alone, without labels (section 4.2 and appendix of Guo et al., CVPR 2023, arXiv:2304.12777).
+
+>>> experiment, _ = next(recipes())
+>>> experiment.task_weight, experiment.methods[0].key
+(0.0, 'cat')
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,4 +1,8 @@
-"""Attention links in small: a vision transformer of half a million parameters, for one CPU core."""
+"""Attention links in small: a vision transformer of half a million parameters, for one CPU core.
+
+>>> sorted({experiment.data.name for experiment, _ in recipes()})
+['cifar100', 'cub200']
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace

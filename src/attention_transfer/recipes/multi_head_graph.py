@@ -4,6 +4,10 @@ The authors' code: 40 epochs for the heads, then 100 for the student; SGD with N
 on everything, batch 128, learning rate 0.1 divided by 10 after 30, 60 and 80 of the 100 epochs; crops of images with
 reflected borders, mirrored at random. The VGG, wide ResNet and MobileNet of the paper are not in it: networks of this
 library stand in for them.
+
+>>> experiments = {experiment.recipe: experiment for experiment, _ in recipes()}
+>>> experiments["mhgd-cifar100-resnet32x4-resnet8x4"].methods[0].key
+'mhgd'
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,8 @@
-"""Recipes for photographs: ImageNet-sized training, and a folder of the user."""
+"""Recipes for photographs: ImageNet-sized training, and a folder of the user.
+
+>>> photographs().student
+'timm:resnet18'
+"""
 
 from attention_transfer.experiment import Data, Experiment, Optimisation, Training
 from attention_transfer.methods import AttentionTransfer, Method

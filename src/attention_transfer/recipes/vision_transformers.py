@@ -1,4 +1,8 @@
-"""Li et al. (NeurIPS 2024, arXiv:2411.09702): attention of pre-trained vision transformers, copied and distilled."""
+"""Li et al. (NeurIPS 2024, arXiv:2411.09702): attention of pre-trained vision transformers, copied and distilled.
+
+>>> len({experiment.recipe for experiment, _ in recipes()}) == len(list(recipes()))
+True
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace

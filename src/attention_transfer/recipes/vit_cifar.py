@@ -1,6 +1,9 @@
 """Vision transformers on a part of CIFAR-100 under a teacher that was pre-trained without labels.
 
 A small form of the tables of Li et al. (NeurIPS 2024, arXiv:2411.09702).
+
+>>> {experiment.data.name for experiment, _ in recipes()}
+{'cifar100'}
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,8 @@
-"""Comparison of runs: groups that differ only in their seed, with mean and standard deviation over seeds."""
+"""Comparison of runs: groups that differ only in their seed, with mean and standard deviation over seeds.
+
+>>> spread([71.0, 72.0, 73.0])
+Spread(mean=72.0, std=1.0, count=3)
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

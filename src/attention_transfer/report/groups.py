@@ -1,4 +1,8 @@
-"""Groups of runs that differ only in their seed, and their names."""
+"""Groups of runs that differ only in their seed, and their names.
+
+>>> method_name({"methods": [{"name": "at"}, {"name": "kd"}]}), method_name({"methods": []})
+('KD+AT', 'CE')
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

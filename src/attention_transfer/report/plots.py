@@ -1,4 +1,9 @@
-"""Figures of attention maps and of loss curves, drawn without a display and written whole."""
+"""Figures of attention maps and of loss curves, drawn without a display and written whole.
+
+>>> import numpy as np
+>>> stretched(np.array([[1.0, 2.0], [3.0, 5.0]])).tolist()
+[[0.0, 0.25], [0.5, 1.0]]
+"""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -1,4 +1,15 @@
-"""One writer of a run at a time."""
+"""One writer of a run at a time.
+
+>>> from tempfile import TemporaryDirectory
+>>> with TemporaryDirectory() as name:
+...     descriptor = lock(Path(name) / "run")
+...     try:
+...         lock(Path(name) / "run")
+...     except RunLockedError:
+...         print("locked")
+...     os.close(descriptor)
+locked
+"""
 
 import os
 import sys

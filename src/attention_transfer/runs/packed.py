@@ -2,6 +2,13 @@
 
 A line begins with `{"run": NAME` and holds what the files of a run folder hold: `experiment`, `metrics`, `summary`,
 `environment` and `findings`. Weights are not in it.
+
+>>> check_name("cifar100/kd-seed0", "line 1 of runs.jsonl")
+'cifar100/kd-seed0'
+>>> check_name("../elsewhere", "line 1 of runs.jsonl")
+Traceback (most recent call last):
+    ...
+attention_transfer.errors.InputError: line 1 of runs.jsonl calls a run '../elsewhere', and names of runs are ...
 """
 
 import os

@@ -1,4 +1,14 @@
-"""Writing a table of runs: what the files of finished run folders hold, a line for each run."""
+"""Writing a table of runs: what the files of finished run folders hold, a line for each run.
+
+>>> from tempfile import TemporaryDirectory
+>>> from attention_transfer.runs.search import named_runs
+>>> with TemporaryDirectory() as folder:
+...     with RunFolder.create_or_resume(f"{folder}/kd-seed0", {"recipe": "mine", "seed": 0}) as run:
+...         run.write_summary({"epochs": 3})
+...     write_packed(Path(folder, "runs.jsonl"), packed(named_runs([f"{folder}/kd-seed0"])))
+...     [(each.name, each.summary["epochs"]) for each in read_packed(Path(folder, "runs.jsonl"))]
+[('kd-seed0', 3)]
+"""
 
 import json
 from collections import Counter

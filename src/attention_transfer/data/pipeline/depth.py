@@ -1,4 +1,9 @@
-"""Images of more than 8 bits per channel: 16-bit values divided by 257, others only where they are 0…255 or 0…1."""
+"""Images of more than 8 bits per channel: 16-bit values divided by 257, others only where they are 0…255 or 0…1.
+
+>>> image = Image.fromarray(np.array([[0, 257, 65535]], dtype=np.uint16))
+>>> is_deep(image), Deep(np.asarray(image)[..., None], None).in_bytes().getpixel((1, 0))
+(True, (1, 1, 1))
+"""
 
 import sys
 from dataclasses import dataclass

@@ -1,4 +1,15 @@
-"""Loader of training and evaluation batches, augmented and normalised on the network's device."""
+"""Loader of training and evaluation batches, augmented and normalised on the network's device.
+
+>>> import numpy as np
+>>> grey = (0.5, 0.5, 0.5)
+>>> split = Split(np.full((5, 8, 8, 3), 255, np.uint8), np.array([0, 1, 0, 1, 0]))
+>>> dataset = DataSet("mine", ("cat", "dog"), split, None, split, grey, grey, 8, photographs=False)
+>>> batches = list(loader(split, dataset, batch_size=2, train=False).epoch(0))
+>>> [batch.index.tolist() for batch in batches]
+[[0, 1], [2, 3], [4]]
+>>> float(batches[0].image.mean())  # white, normalised by mean and deviation of 0.5
+1.0
+"""
 
 from collections.abc import Iterator, Sequence
 from functools import partial

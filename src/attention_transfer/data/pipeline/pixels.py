@@ -1,4 +1,11 @@
-"""Sources of a loader's pixels: images in memory, or files decoded in every epoch."""
+"""Sources of a loader's pixels: images in memory, or files decoded in every epoch.
+
+>>> import numpy as np
+>>> split = Split(np.arange(12, dtype=np.uint8).reshape(4, 1, 1, 3), np.zeros(4, np.int64))
+>>> memory = Memory(split, torch.device("cpu"))
+>>> [pixels.flatten().tolist() for pixels, _ in memory.batches([torch.tensor([3, 0])])]
+[[9, 10, 11, 0, 1, 2]]
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial

@@ -1,4 +1,13 @@
-"""Cropping, resizing and normalisation of a batch, in a few operations on the whole batch."""
+"""Cropping, resizing and normalisation of a batch, in a few operations on the whole batch.
+
+>>> cut = Cut("none", side=4, seed=0, changes=Changes(), mean=(0.5, 0.5, 0.5))
+>>> half = torch.full((1, 3, 1, 1), 0.5)
+>>> pixels = torch.zeros(2, 8, 8, 3, dtype=torch.uint8)
+>>> index = torch.tensor([0, 1])
+>>> images = Preparation(cut, half, half, torch.contiguous_format)(cut(pixels, None, index, 0), index, 0)
+>>> images.shape, images.unique().tolist()
+(torch.Size([2, 3, 4, 4]), [-1.0])
+"""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,4 +1,14 @@
-"""Search for image files below a folder: links are followed, hidden and system files are skipped."""
+"""Search for image files below a folder: links are followed, hidden and system files are skipped.
+
+>>> from tempfile import TemporaryDirectory
+>>> with TemporaryDirectory() as name:
+...     for file in ("cat/1.jpg", "cat/more/2.PNG", "cat/.hidden.jpg", "cat/notes.txt"):
+...         (Path(name) / file).parent.mkdir(parents=True, exist_ok=True)
+...         _ = (Path(name) / file).write_bytes(b"")
+...     others = Others()
+...     [path.name for path in images_below(Path(name), others)], str(others)
+(['1.jpg', '2.PNG'], '1 .txt')
+"""
 
 import os
 from collections import Counter

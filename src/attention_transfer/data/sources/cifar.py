@@ -1,4 +1,10 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), downloaded by torchvision where they are missing."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), downloaded by torchvision where they are missing.
+
+>>> refuse_to_fetch("cifar10", root=Path("data"))
+Traceback (most recent call last):
+    ...
+attention_transfer.errors.InputError: cifar10 is not in data/cifar-10-batches-py, and a run folder that ...
+"""
 
 from pathlib import Path
 from typing import Literal

@@ -1,4 +1,10 @@
-"""CUB-200-2011 (Wah et al., Caltech technical report CNS-TR-2011-001): birds with boxes, in its official layout."""
+"""CUB-200-2011 (Wah et al., Caltech technical report CNS-TR-2011-001): birds with boxes, in its official layout.
+
+>>> cub200(Request(root=Path("data")))
+Traceback (most recent call last):
+    ...
+attention_transfer.errors.InputError: there is no folder CUB_200_2011 in data: unpack CUB_200_2011.tgz of ...
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,10 @@
-"""Oxford Flowers-102 (Nilsback and Zisserman, ICVGIP 2008): photographs of flowers, in their official layout."""
+"""Oxford Flowers-102 (Nilsback and Zisserman, ICVGIP 2008): photographs of flowers, in their official layout.
+
+>>> flowers102(Request(root=Path("data")))
+Traceback (most recent call last):
+    ...
+attention_transfer.errors.InputError: there is no folder flowers-102 in data: unpack 102flowers.tgz, ...
+"""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,15 @@
-"""Your own image files (`folder:PATH`): `train/` and `val/` with one folder per class, or images without labels."""
+"""Your own image files (`folder:PATH`): `train/` and `val/` with one folder per class, or images without labels.
+
+>>> from tempfile import TemporaryDirectory
+>>> from PIL import Image
+>>> with TemporaryDirectory() as name:
+...     for split in ("train", "val"):
+...         for animal in ("cat", "dog"):
+...             (Path(name) / split / animal).mkdir(parents=True)
+...             Image.new("RGB", (32, 32)).save(Path(name) / split / animal / "1.png")
+...     folder(Request(Path(name), image_size=32)).splits
+{'train': Split(2 images of 32×32×3, 2 classes), 'test': Split(2 images of 32×32×3, 2 classes)}
+"""
 
 from collections.abc import Mapping
 from pathlib import Path

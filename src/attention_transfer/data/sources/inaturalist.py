@@ -1,4 +1,10 @@
-"""iNaturalist of 2017, 2018 and 2019 (Van Horn et al., CVPR 2018, arXiv:1707.06642): photographs of species."""
+"""iNaturalist of 2017, 2018 and 2019 (Van Horn et al., CVPR 2018, arXiv:1707.06642): photographs of species.
+
+>>> inaturalist(2018)(Request(root=Path("data")))
+Traceback (most recent call last):
+    ...
+attention_transfer.errors.InputError: there is no folder train_val2018 in data: unpack train_val2018.tar.gz and ...
+"""
 
 import json
 from collections.abc import Callable

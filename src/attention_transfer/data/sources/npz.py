@@ -1,4 +1,14 @@
-"""Your own images as NumPy arrays (`npz:PATH`): `train.npz` and `test.npz` or `val.npz`, or all three."""
+"""Your own images as NumPy arrays (`npz:PATH`): `train.npz` and `test.npz` or `val.npz`, or all three.
+
+>>> from tempfile import TemporaryDirectory
+>>> with TemporaryDirectory() as name:
+...     for split in ("train", "val"):
+...         images, labels = np.full((6, 16, 16, 3), 128, np.uint8), np.array([1, 2, 3, 1, 2, 3])
+...         np.savez(f"{name}/{split}.npz", images=images, labels=labels)
+...     dataset = npz(Request(Path(name)))
+>>> dataset.num_classes, dataset.test_is, dataset.notes[0].partition("count")[2]
+(3, 'val', ' from 1, to 3: label 1 is the first of 3 classes')
+"""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -1,4 +1,10 @@
-"""MIT Indoor67 (Quattoni and Torralba, CVPR 2009): photographs of indoor scenes, in their official layout."""
+"""MIT Indoor67 (Quattoni and Torralba, CVPR 2009): photographs of indoor scenes, in their official layout.
+
+>>> scenes(Request(root=Path("data")))
+Traceback (most recent call last):
+    ...
+attention_transfer.errors.InputError: there is no folder scenes in data: unpack indoorCVPR_09.tar and ...
+"""
 
 from pathlib import Path
 

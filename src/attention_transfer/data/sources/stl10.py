@@ -1,4 +1,10 @@
-"""STL-10 (Coates, Ng and Lee, AISTATS 2011): 96×96 images of ten classes, in its official binary files."""
+"""STL-10 (Coates, Ng and Lee, AISTATS 2011): 96×96 images of ten classes, in its official binary files.
+
+>>> stl10(Request(root=Path("data")))
+Traceback (most recent call last):
+    ...
+attention_transfer.errors.InputError: there is no folder stl10_binary in data: unpack stl10_binary.tar.gz of ...
+"""
 
 from pathlib import Path
 

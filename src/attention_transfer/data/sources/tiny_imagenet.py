@@ -1,4 +1,10 @@
-"""Tiny-ImageNet (Stanford CS231n): 64×64 images of ImageNet classes with boxes, in its official layout."""
+"""Tiny-ImageNet (Stanford CS231n): 64×64 images of ImageNet classes with boxes, in its official layout.
+
+>>> tiny_imagenet(Request(root=Path("data")))
+Traceback (most recent call last):
+    ...
+attention_transfer.errors.InputError: there is no folder tiny-imagenet-200 in data: unpack ...
+"""
 
 import re
 from pathlib import Path
