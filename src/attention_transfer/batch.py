@@ -11,13 +11,13 @@ UNLABELLED = -100
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of one step with their labels and their places in the data set.
+    """Images of one step with their labels and dataset indices.
 
     Args:
         image: normalised as the student expects them.
         label: class indices, `UNLABELLED` for an image without a label, or one probability vector per image (mixup), or
             None where nothing needs labels.
-        index: position of each image in its split, or None where nobody knows it.
+        index: dataset index of each image; None if unknown.
     """
 
     image: Float[Tensor, "b 3 h w"]

@@ -28,14 +28,14 @@ class ChecksMemory(Protocol):
 
 
 def memory_of(device: torch.device) -> int | None:
-    """Bytes that a device has in all, those that a container may use for main memory; None where nobody says."""
+    """Bytes that a device has in all, those that a container may use for main memory; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return main_memory()
 
 
 def main_memory() -> int | None:
-    """Bytes of main memory, those that a container may use in one; None where nobody says."""
+    """Bytes of main memory, those that a container may use in one; None if unknown."""
     names = getattr(os, "sysconf_names", {})
     known = {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= set(names)
     found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")] if known else []

@@ -16,7 +16,7 @@ class Phase:
         name: shown in metrics.
         trains: which parameters move.
         terms: names of the terms that are minimised; None means all, the task's included.
-        without: names of terms that are left out nonetheless. What a method learns rests where no term that counts
+        without: names of terms that are left out nonetheless. What a method learns is frozen where no term that counts
             reaches it.
         epochs: its length; None means what remains of the training.
         learning_rate: of this phase, constant; None keeps that of the experiment with its schedule.

@@ -52,7 +52,7 @@ class Schedule(Settings):
         return factor * (reached[-1] if reached else 1.0)
 
     def stretched(self, share: float) -> "Schedule":
-        """The same course over a training that is so many times as long."""
+        """The same course over a training scaled by a factor."""
         decay = {round(share * epoch): rate ** (1 / share) for epoch, rate in self.decay}
         factors = {round(share * epoch): factor for epoch, factor in self.factors}
         return Schedule(share * self.warmup_epochs, tuple(decay.items()), tuple(factors.items()))

@@ -47,7 +47,7 @@ TIMM = [
     Pair(VIT, "timm:resnet10t", 64),
 ]
 WITHOUT_CLASS_MAPS = {
-    VIT: "nobody knows what the teacher averages over positions before its head",
+    VIT: "could not locate global average pooling before the head",
     DISTILLED: "the student has no class maps: no single linear layer is known that makes its logits",
     "timm:mobilenetv3_small_050": r"has no class maps at input of global_pool: .* between them lie conv_head",
 }

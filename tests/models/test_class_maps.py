@@ -170,7 +170,7 @@ def test_networks_of_another_form_are_refused_with_what_was_measured_and_what_li
 NOT_KNOWN = {
     "timm:vit_tiny_patch16_224": "may read a class token",
     "timm:iformer_t": "more than a pooling may lie before it",
-    "torchvision:vgg11": r"averages over positions before its head 'classifier.6'.*name that module \(teacher_layer=\)",
+    "torchvision:vgg11": r"pooling before the head 'classifier.6'.*name that module \(teacher_layer=\)",
     "timm:dla46x_c": "no single linear layer is known that makes its logits",
     "timm:deit_tiny_distilled_patch16_224": "from several heads",
 }

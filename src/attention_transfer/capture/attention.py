@@ -28,10 +28,11 @@ class Attention:
         prefix_tokens: number of tokens before those of the patches (class, distillation, registers).
         grid: rows and columns of the patches; None means a square grid.
         class_tokens: 1 if the first of the tokens before the patches is a class token, 0 if there is none; None where
-            nobody knows.
+            unknown.
         window_shift: as in `Tap`.
-        padded: likewise.
-        in_rows: False where nobody knows how its patches lie: in images that are no squares, or an order of their own.
+        padded: same as for `window_shift`.
+        in_rows: False where the layout of its patches is unknown: in images that are no squares, or an order of their
+            own.
     """
 
     query: Float[Tensor, "b h n d"] | None = None

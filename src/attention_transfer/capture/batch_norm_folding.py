@@ -1,4 +1,4 @@
-"""Batch norms of a network that rests, folded into the convolutions before them."""
+"""Batch norms of a frozen network, folded into the convolutions before them."""
 
 import threading
 import weakref

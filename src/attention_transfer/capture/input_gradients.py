@@ -64,7 +64,7 @@ def input_gradient(
     Args:
         logits: computed from `image`; their graph is kept.
         image: requires a gradient.
-        label: class numbers or class probabilities.
+        label: class indices or class probabilities.
         twice: whether the result must itself be differentiable.
 
     Departs from the paper: the cross-entropy is summed over the batch, so that J does not shrink with its size. Batch

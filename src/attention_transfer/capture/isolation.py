@@ -1,4 +1,4 @@
-"""Running a network so that nobody can tell afterwards, in training or evaluation mode."""
+"""Running a network without leaving a trace in parameters, buffers, modes or random generators."""
 
 import random
 from collections.abc import Callable, Generator, Iterable, Sequence

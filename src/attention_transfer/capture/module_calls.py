@@ -13,7 +13,7 @@ from attention_transfer.capture.tap import CaptureError, Tap
 
 
 class Runs:
-    """Counts while a network is probed; of a module that runs several times nobody knows which run is meant.
+    """Counts while a network is probed; of a module that runs several times it is unknown which run is meant.
 
     Args:
         model: the network.
@@ -82,7 +82,7 @@ class Runs:
         once = self._once(module, image)
         instead = f"such as {', '.join(map(repr, once))}" if once else "with student_layers= and teacher_layers="
         return (
-            f"{module} of the {self._role} runs {_times(runs)} in one forward pass, and nobody knows which run is "
+            f"{module} of the {self._role} runs {_times(runs)} in one forward pass, and it is unknown which run is "
             f"meant: name {named}a module that runs once, {instead}"
         )
 

@@ -9,7 +9,7 @@ _ROUNDING = 1e-6
 
 
 def patch_grid(patches: int, grid: Grid | None, patch: Patch | None, image: tuple[int, int] | None) -> Grid | None:
-    """Rows and columns of patches in the order of reading; None where nobody knows.
+    """Rows and columns of patches in the order of reading; None if unknown.
 
     Args:
         patches: their number.

@@ -72,9 +72,9 @@ class Tap:
         patch: height and width of the image that one patch was cut from, in pixels, at the network's entry; from them
             the grid follows for an image of any size; likewise.
         class_tokens: how many of the tokens before the patches are class tokens, 0 or 1, which then comes first; None
-            where nobody knows; only for attention.
+            if unknown; only for attention.
         window_shift: of attention within square windows, row by row in the batch: by how many patches the image was
-            moved up and left before it was cut; None where there are no windows, or nobody knows how they lie.
+            moved up and left before it was cut; None where there are no windows, or how they lie is unknown.
         padded: of attention within windows: whether the image was filled up before it was cut.
         in_rows: of attention: False where its patches lie in an order of their own.
         item: which tensor of a module that hands on several: an index, or a key; None where there is only one.
@@ -134,7 +134,7 @@ def spatial(value: Tensor, tap: Tap, image: tuple[int, int] | None = None) -> Fl
         image: height and width of the images that the network was given; None where they are not known.
 
     Raises:
-        CaptureError: if it has neither three nor four dimensions, or nobody knows how its tokens fill a grid.
+        CaptureError: if it has neither three nor four dimensions, or how its tokens fill a grid is unknown.
     """
     if tap.layout == "raw":
         return value
@@ -158,7 +158,7 @@ def token_grid(tokens: int, tap: Tap, image: tuple[int, int] | None) -> Grid:
         image: height and width of the images, in pixels; None where they are not known.
 
     Raises:
-        CaptureError: if nobody knows.
+        CaptureError: if that could not be determined.
     """
     grid = patch_grid(tokens - tap.prefix_tokens, tap.grid, tap.patch, image)
     if grid is None:

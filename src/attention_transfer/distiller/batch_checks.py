@@ -130,7 +130,7 @@ class BatchChecks:
     def _check_index(self, images: Tensor, index: Any) -> None:
         if index is None:
             raise InputError(
-                f"index is needed by {', '.join(self._wanting_index)}: give the images' places in their data set as "
+                f"index is needed by {', '.join(self._wanting_index)}: give the dataset indices of the images as "
                 "third argument"
             )
         if not isinstance(index, Tensor):

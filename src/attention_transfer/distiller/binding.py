@@ -69,8 +69,8 @@ class Bound:
 
         Args:
             teacher: as the probe saw it.
-            student: likewise.
-            train_labels: class numbers of all training images, where they are known.
+            student: same as for `teacher`.
+            train_labels: class indices of all training images, where they are known.
             like: images, which give device and type.
 
         Raises:

@@ -105,7 +105,7 @@ def prove(
     Args:
         both: networks with their hooks.
         example: gives shape, dtype and device of the noise.
-        train_labels: class numbers of all training images, where they are known.
+        train_labels: class indices of all training images, where they are known.
         phases: of the training.
 
     Raises:

@@ -59,7 +59,7 @@ class Distiller(TakesAlong):
                 optimizer.step()
 
     In several processes: `DistributedDataParallel(distiller, find_unused_parameters=True)`, as some parameters are
-    reached by no term, or rest in a phase.
+    reached by no term, or frozen in a phase.
 
     `torch.compile(distiller, fullgraph=True)` works from torch 2.10 on (before, a compiled distiller runs as it is),
     unless a method differentiates inside the step, matches heads of attention distillation or has `same_drop_path`.
@@ -74,7 +74,7 @@ class Distiller(TakesAlong):
         student_input: how the student's images are normalised. With `teacher_input`, the teacher's are derived from
             them.
         teacher_input: how the teacher expects its images, their size included.
-        train_labels: class numbers of all training images, by their places; needed by some methods.
+        train_labels: class indices of all training images, by dataset index; needed by some methods.
 
     Attributes:
         student: the network that learns.
@@ -157,7 +157,7 @@ class Distiller(TakesAlong):
             images: as the student expects them.
             labels: class indices, -100 for an image without a label, or class probabilities; needed unless
                 `task_weight` is 0 and no method reads them.
-            index: place of each image in its data set; needed by some methods.
+            index: dataset index of each image; needed by some methods.
 
         Raises:
             InputError: for images, labels or index of another kind, shape or device, or of values that they cannot
@@ -270,7 +270,7 @@ class Distiller(TakesAlong):
 
         From then on `set_epoch` moves nothing but the schedules.
 
-        What rests is in evaluation mode and gets no gradient.
+        What is frozen is in evaluation mode and gets no gradient.
 
         Args:
             phase: to enter.

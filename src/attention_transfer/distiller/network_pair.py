@@ -49,8 +49,8 @@ class Both:
 
         Args:
             images: as the student receives them.
-            labels: class numbers or probabilities, where its gradients are wanted.
-            place: epoch, and places of the images in the data set, where they are known.
+            labels: class indices or probabilities, where its gradients are wanted.
+            place: epoch, and dataset indices of the images, where they are known.
         """
         return None if self.teacher is None else self.teacher.read(images, labels, place)
 
@@ -61,7 +61,7 @@ class Both:
 
         Args:
             images: as it receives them.
-            labels: class numbers or probabilities, where its gradients are wanted.
+            labels: class indices or probabilities, where its gradients are wanted.
             teacher: what was read of it.
             parts: what the methods learn.
         """

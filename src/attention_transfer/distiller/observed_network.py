@@ -77,7 +77,7 @@ class Network:
 
         Args:
             image: as the student receives it.
-            label: class numbers or probabilities; None where no gradient is wanted this time.
+            label: class indices or probabilities; None where no gradient is wanted this time.
             replaced: values that it goes on with in place of its own.
         """
         before = _state(image)

@@ -22,7 +22,8 @@ class Output:
     Args:
         terms: raw value and weight of each summand of the loss, by name; `ce` is the task's cross-entropy.
         student_logits: (batch, classes); of no classes in a phase in which the student does not run.
-        teacher_logits: likewise; None where no method reads them, for then the teacher need not run to its end.
+        teacher_logits: same as `student_logits`; None where no method reads them, for then the teacher need not run to
+            its end.
         limits: by what gradients are bounded; None where no term is.
         notes: told of a gradient of this step; None where there is nothing to say of it.
     """

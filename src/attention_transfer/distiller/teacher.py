@@ -70,7 +70,7 @@ class TeacherMemory(Protocol):
 
         Args:
             epoch: counted from 0.
-            index: places of the images in their data set, shape (batch,).
+            index: dataset indices of the images, shape (batch,).
             run: runs it.
         """
         ...
@@ -144,7 +144,7 @@ class Teacher:
             check_same_noise(student, self.model, images, cast_for(self.model, self._transform(images), student))
 
     def remember(self, memory: TeacherMemory) -> None:
-        """Ask a memory before running it in training, where the places of the images are known.
+        """Ask a memory before running it in training, where the dataset indices of the images are known.
 
         Raises:
             ValueError: if nothing is read of it, or what it gives depends on more than its images.
@@ -163,8 +163,8 @@ class Teacher:
 
         Args:
             images: as the student receives them.
-            labels: class numbers or probabilities, where its gradients are wanted.
-            place: epoch, and places of the images in the data set, where they are known.
+            labels: class indices or probabilities, where its gradients are wanted.
+            place: epoch, and dataset indices of the images, where they are known.
         """
         if self._network is None:
             return None

@@ -1,4 +1,4 @@
-"""What moves in a phase of training, and what rests."""
+"""Which parameters are trained in a phase, and which are frozen."""
 
 from collections.abc import Iterator, Mapping
 
@@ -12,8 +12,8 @@ from attention_transfer.methods import Phase, Term
 class Moving:
     """Student and learned parts, as a phase trains them.
 
-    Whether the student's parameters need a gradient is their owner's to say: where the student rests, it is run without
-    one. Parts that rest need none; those that their owner froze stay frozen.
+    Whether the student's parameters need a gradient is their owner's to say: where the student is frozen, it is run
+    without one. Frozen parts need none; those that their owner froze stay frozen.
 
     Args:
         student: the network that learns.
@@ -31,7 +31,7 @@ class Moving:
     ) -> None:
         self._modules: dict[str, nn.Module] = {"student": student, "parts": parts}
         self._reached, self._reached_by_logits = reached, reached_by_logits
-        # Names of parts' parameters that rest, and the modes that modules had before they rested.
+        # Names of parts' parameters that are frozen, and the modes that modules had before.
         self._held: set[str] = set()
         self._modes: dict[str, Modes] = {}
         self._proved = {name for name, p in self._all().items() if p.requires_grad}
@@ -120,13 +120,13 @@ class Moving:
                 )
 
     def set_modes(self) -> None:
-        """Put what rests into evaluation mode, after everything was given one."""
+        """Put what is frozen into evaluation mode, after everything was given one."""
         resting = set(self._modes)
         self._modes.clear()
         self._rest(resting)
 
     def release(self) -> None:
-        """Let nothing rest any longer."""
+        """Let nothing stay frozen any longer."""
         self._rest(set())
         for name in self._held:
             self._all()[name].requires_grad_(True)
@@ -148,7 +148,7 @@ class Moving:
         }
 
     def _hold(self, name: str, parameter: nn.Parameter, *, rests: bool) -> bool:
-        """Let a parameter of parts rest, or move; whether it moves now. What its owner froze does neither."""
+        """Freeze a parameter of parts or let it be trained, unless its owner froze it; whether it is trained now."""
         if parameter.requires_grad or name in self._held:
             parameter.requires_grad_(not rests)
             (self._held.add if rests else self._held.discard)(name)

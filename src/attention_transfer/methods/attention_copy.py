@@ -43,7 +43,7 @@ class AttentionCopy(Method):
 
     Args:
         weight: only 1, for there is no term that it could multiply.
-        schedule: only the constant one, likewise.
+        schedule: only the constant one, for the same reason.
         target: what is copied: the `map`, or only its `query` (softmax(Q_T K_Sᵀ)), its `key`, or the `value`
             (section 4.2 there).
         layers: which take part, and which are partners; the others keep their own attention.

@@ -80,7 +80,7 @@ class ClassAttention(Method):
         bias: add the head's bias to the maps, and to the scores that choose classes. Without it they are those of the
             authors' code.
         student_layer: path of the module whose mean over positions the student's head takes, where it is not found.
-        teacher_layer: likewise of the teacher.
+        teacher_layer: the same of the teacher.
 
     Raises:
         ValueError: for a resolution below 1, or both or neither positive of `top` and `lowest`.

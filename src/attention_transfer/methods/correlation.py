@@ -31,7 +31,7 @@ def neighbourhood_divergence(
 
     Args:
         student: one vector per image.
-        teacher: likewise, taken as constants.
+        teacher: same as `student`, taken as constants.
         form: `code` counts each image as a neighbour of its own, and averages over all b² pairs, as the authors' code
             does; `paper` leaves it out and sums, as printed.
     """
@@ -54,7 +54,7 @@ class Correlation(Method):
             `paper` the sum over different ones, as printed.
         student_layer: path of a module whose output, averaged over positions, is compared; None takes what the last
             linear layer takes, or the average of the last stage where no such layer is known.
-        teacher_layer: likewise.
+        teacher_layer: same as for `student_layer`.
 
     Departs from the paper: nothing else. 1e-7 is added to every probability in the logarithm, as in the authors' code.
     Vectors of zeros stay zeros. A batch of one image is refused; in the form `paper`, two have one neighbour each and

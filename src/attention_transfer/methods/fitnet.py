@@ -97,7 +97,7 @@ class FitNet(Method):
         if self.rectify is not None or teacher is None:
             return self
         theirs, _ = self._pairs(teacher, student)
-        # Those that nobody knows, named by the user or not, are taken to end in one, as most networks have it.
+        # Unknown ones, named by the user or not, are taken to end in one, as most networks have it.
         without = {stage.output for stage in teacher.stages if stage.pre_activation == stage.output}
         return replace(self, rectify=not without & set(theirs))
 
@@ -156,7 +156,7 @@ class Regressor(nn.Module):
 
     Args:
         given: channels, height and width of what it takes.
-        wanted: likewise of what it gives.
+        wanted: the same of what it gives.
         batch_norm: whether a batch norm follows the convolution.
         rectify: whether a ReLU comes last.
     """

@@ -122,7 +122,7 @@ class Overhaul(Method):
         teacher_layers: module paths in the teacher, one for each of `student_layers`.
 
     Raises:
-        ValueError: for layers that do not pair up, or stages of which nobody knows where their activation is.
+        ValueError: for layers that do not pair up, or stages whose activation could not be found.
 
     Departs from the paper: it is written for ReLU networks of equal resolution. Features of different height or width
     are averaged to the smaller size first; stages that end without an activation are read as they are; of transformers,

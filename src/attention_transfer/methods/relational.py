@@ -34,7 +34,7 @@ def distance_loss(
 
     Args:
         student: one vector per image, at least 2 of them.
-        teacher: likewise, taken as constants.
+        teacher: same as `student`, taken as constants.
         form: `code` is the mean over all b² entries of the matrix of distances, as the authors' code has it; `paper`
             their sum, as printed.
     """
@@ -50,7 +50,7 @@ def angle_loss(student: Float[Tensor, "b c"], teacher: Float[Tensor, "b d"], for
 
     Args:
         student: one vector per image.
-        teacher: likewise, taken as constants.
+        teacher: same as `student`, taken as constants.
         form: `code` is the mean over all b³ triples, as the authors' code has it; `paper` their sum, as printed.
     """
     count, teacher = len(student), teacher.detach()
@@ -83,7 +83,7 @@ class Relational(Method):
             does and the weights are meant for; `paper` sums, as printed.
         student_layer: path of a module whose output, averaged over positions, is compared; None takes what the last
             linear layer takes, or the average of the last stage where no such layer is known.
-        teacher_layer: likewise.
+        teacher_layer: same as for `student_layer`.
 
     Raises:
         ValueError: for a negative weight, or two that are 0.

@@ -107,14 +107,14 @@ class Review(Method):
             over depth; at least 1. Every one costs two convolutions.
         student_activation: `post` reads the student's stages as the next one receives them, `pre` before their last
             activation.
-        teacher_activation: likewise of the teacher; the authors read it before the activation.
+        teacher_activation: the same of the teacher; the authors read it before the activation.
         stages: which top-level stages, counted from 0 (negative from the end), the same in both networks; None takes
             all, and where one network has more, as many of them as the other has, spread evenly over depth.
         student_layers: module paths in the student, instead of stages.
         teacher_layers: module paths in the teacher, one for each of `student_layers`.
 
     Raises:
-        ValueError: for layers that do not pair up, stages of which nobody knows where their activation is, or a number
+        ValueError: for layers that do not pair up, stages whose activation could not be found, or a number
             out of its range.
 
     Departs from the paper: the pooled level is left out where no linear head is known in one of the networks. Stages

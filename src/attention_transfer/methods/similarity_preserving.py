@@ -27,7 +27,7 @@ def similarity_distance(student: Float[Tensor, "b ..."], teacher: Float[Tensor, 
 
     Args:
         student: activations of any shape.
-        teacher: likewise, of any other shape, taken as constants.
+        teacher: same as `student`, of any other shape, taken as constants.
     """
     return functional.mse_loss(_similarities(student), _similarities(teacher.detach()))
 

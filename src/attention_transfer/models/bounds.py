@@ -26,7 +26,7 @@ LARGEST_SIDE = 16_384  # pixels; larger squares fill any memory
 MOST_CLASSES = 2**24
 _SHOWN = 40  # letters of a number that is out of bounds
 _MOST_LAYERS = 100_000  # modules and tensors; the deepest known networks have some thousands
-_MOST_NUMBERS = 2**33  # where nobody says how much memory there is
+_MOST_NUMBERS = 2**33  # where the size of the memory is unknown
 _USUAL = 1024  # sizes up to here need no look before the first tensor is made
 
 _Network = TypeVar("_Network", bound=nn.Module)

@@ -85,7 +85,7 @@ def build(name: str, num_classes: int | None, *, image_size: int | None = None, 
         pretrained: load the weights that its library publishes (needs the network once).
 
     Raises:
-        ValueError: for a name that nobody knows (with the closest ones), arguments that its library refuses (in its
+        ValueError: for an unknown name (with the closest ones), arguments that its library refuses (in its
             words), a missing library, or an unfit size.
     """
     check_side(image_size)

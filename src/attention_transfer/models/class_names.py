@@ -29,7 +29,7 @@ class Pairing:
     Args:
         order: for each class of the data, its index among those of the network; None where they are in the same order,
             or names say nothing about it.
-        difference: in words, where they are other classes; empty where they are the same, or nobody can tell.
+        difference: in words, where they are other classes; empty where they are the same, or that is unknown.
     """
 
     order: tuple[int, ...] | None = None

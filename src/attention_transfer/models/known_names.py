@@ -18,7 +18,7 @@ def is_name(text: str) -> bool:
 
 
 def check_name(name: str) -> None:
-    """Refuse names that nobody knows; those on the Hugging Face hub are not looked up.
+    """Refuse unknown names; those on the Hugging Face hub are not looked up.
 
     Raises:
         ValueError: naming the closest ones that exist, or what is wrong with the arguments.

@@ -45,12 +45,12 @@ class OpenedModel:
         name: how `build` calls it.
         num_classes: size of its logits; 0 where its weights have no last layer, as after a pre-training without labels:
             it then gives pooled features.
-        input: the images it was trained on; None where nobody says, as with a file of weights.
+        input: the images it was trained on; None if unknown, as with a file of weights.
         description: what can be read from it.
         trained: whether its weights come from somewhere.
         image_size: side in pixels that it was built for; None where it takes any, or its library's own.
         notes: what was left out of the weights or added to them, for the user to read.
-        classes: names of its classes, in the order of its logits; None where nobody says.
+        classes: names of its classes, in the order of its logits; None if unknown.
     """
 
     module: nn.Module

@@ -104,8 +104,8 @@ class StudentFile:
         name: how `build` calls the network.
         num_classes: size of its logits; 0 for one without its last layer.
         image_size: side in pixels that it was built for; None where it takes any.
-        input: the images it was trained on; None where nobody says.
-        classes: their names; None where nobody says.
+        input: the images it was trained on; None if unknown.
+        classes: their names; None if unknown.
         transformers_config: of a network of transformers.
         used_with: what it needs beside itself; None where it needs nothing.
     """

@@ -112,7 +112,7 @@ def _description(name: Name) -> tuple[Mapping[str, Any], object, object]:
 
 
 def _of_its_weights(described: Mapping[str, Any]) -> dict[str, Any]:
-    """What timm takes for arguments where nobody says otherwise."""
+    """What timm takes for arguments by default."""
     found: dict[str, Any] = {}
     if isinstance(described.get("global_pool"), str):
         found["global_pool"] = described["global_pool"]

@@ -168,7 +168,7 @@ def threshold_that_keeps(
         share: of the pairs of a stage and a layer, or of a channel and a layer; 0 < share < 1. At least one is kept.
         links: trained.
         per: as `extracted` has it.
-        signed: likewise.
+        signed: same as for `per`.
 
     Raises:
         LinksError: as `extracted`; there is only one pair; or no threshold separates as many, for some are equally

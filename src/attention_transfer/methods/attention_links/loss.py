@@ -27,7 +27,7 @@ def resized(
         stages: of a network of convolutions, constants.
         grid: rows and columns of the result.
         align_corners: as torch has it.
-        antialias: likewise.
+        antialias: same as for `align_corners`.
     """
     found: dict[int, Tensor] = {}
     for size in {stage.shape[2:] for stage in stages}:
@@ -92,7 +92,7 @@ def link_distance(
     Args:
         maps: of the student, heads of all linked layers.
         weight: of the links.
-        bias: likewise.
+        bias: same as for `weight`.
         target: channels of the teacher over the same positions, a constant.
         form: `mean-square` is the mean over positions of the squared difference, `norm` its L2 norm.
     """

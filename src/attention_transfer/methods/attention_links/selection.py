@@ -48,8 +48,8 @@ class LinkChoice:
         stages: groups of each stage of the teacher, none where nothing is linked.
         channels: of each stage, where they are known: links of a trained pair belong to these. 0 for a stage that was
             not read, since nothing was linked to it.
-        heads: of each layer of the student, likewise.
-        stage_places: where each stage is read, in words, likewise; empty for one that was not.
+        heads: of each layer of the student, one per layer.
+        stage_places: where each stage is read, in words, one per stage; empty for one that was not.
         layer_places: where each layer of the student is.
     """
 

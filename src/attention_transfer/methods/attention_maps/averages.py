@@ -36,7 +36,7 @@ def check_same_in_all_layers(what: str, student: Sequence[Attention], teacher: S
     Args:
         what: takes one, for the message.
         student: its layers.
-        teacher: likewise.
+        teacher: same as for `student`.
 
     Raises:
         ValueError: if heads, tokens or the place of windows of a network differ from layer to layer.

@@ -46,7 +46,7 @@ def chunked_cross_entropy(student: Softmax, teacher: Softmax, *, recompute: bool
 
     Args:
         student: with query and key.
-        teacher: likewise, of any head size, or its map.
+        teacher: same as `student`, of any head size, or its map.
         recompute: gradients in the backward pass, from new pieces, instead of together with the value; None chooses by
             the number of keys.
     """
@@ -168,7 +168,7 @@ def _in_pieces(
 
     Args:
         student: with query and key.
-        teacher: likewise, or its map.
+        teacher: same as `student`, or its map.
         wanted: type of the gradients of query and key; None for no gradients.
         bias_wanted: whether that of the bias is wanted too, which is float32 or better.
     """

@@ -127,8 +127,8 @@ def _grid(attention: Attention) -> tuple[int, int]:
     side = isqrt(max(patches, 0))
     if not attention.in_rows:
         raise InputError(
-            f"nobody knows how the {patches} patches of these images lie in rows and columns: give square images, or "
-            "name other layers with student_layers"
+            f"could not determine how the {patches} patches of these images lie in rows and columns: give square "
+            "images, or name other layers with student_layers"
         )
     rows, columns = attention.grid or (side, side)
     if patches < 1 or rows * columns != patches or queries != keys:

@@ -34,7 +34,7 @@ def same_prefix(student: Attention, teacher: Attention) -> bool:
 
 
 def class_tokens(attention: Attention) -> int:
-    """1 if the first token is a class token, which it counts as where nobody knows; 0 if there is none."""
+    """1 if the first token is a class token, which it is taken for if unknown; 0 if there is none."""
     known = 1 if attention.class_tokens is None else attention.class_tokens
     return min(known, attention.prefix_tokens)
 
@@ -123,8 +123,9 @@ def patch_grid(attention: Attention) -> Grid:
     """
     if not attention.in_rows:
         raise InputError(
-            f"nobody knows how the {attention.num_tokens - attention.prefix_tokens} patches of these images lie in "
-            "rows and columns, so that no map of them can be resampled: give square images, or networks of like patches"
+            f"could not determine how the {attention.num_tokens - attention.prefix_tokens} patches of these images lie "
+            "in rows and columns, so that no map of them can be resampled: give square images, or networks of like "
+            "patches"
         )
     patches = attention.num_tokens - attention.prefix_tokens
     rows, columns = _grid(attention)

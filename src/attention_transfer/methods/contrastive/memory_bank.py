@@ -46,7 +46,7 @@ class Bank(nn.Module):
     process remembers the images of all.
 
     Args:
-        labels: class numbers of the training images.
+        labels: class indices of the training images.
         dimensions: of an embedding.
         num_negatives: how many of other classes an image shall have on average.
         momentum: share of the old embedding that an update keeps.

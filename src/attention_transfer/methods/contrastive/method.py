@@ -129,9 +129,9 @@ class Contrastive(Method):
 
     Args:
         weight: β; the authors' tables use 0.8.
-        memory: `bank` remembers every training image, and needs their labels and the place of each image; `queue`
-            remembers the latest images only, for data sets of which a bank does not fit, and needs the labels of the
-            batch.
+        memory: `bank` remembers every training image, and needs their labels and the dataset index of each image;
+            `queue` remembers the latest images only, for data sets of which a bank does not fit, and needs the labels
+            of the batch.
         num_negatives: N, images of other classes that each image is compared with, on average; at least 1. A smaller
             data set gives as many as it has. With `queue`, its length; the batch is added to it.
         dimensions: of the embeddings, at least 1.
@@ -139,7 +139,7 @@ class Contrastive(Method):
         momentum: 0 ≤ m < 1, the share of its old value that an entry of the bank keeps when its image comes again.
         student_layer: module path in the student whose output, averaged over positions, is compared in place of what
             the last layer takes.
-        teacher_layer: likewise in the teacher.
+        teacher_layer: the same in the teacher.
 
     Raises:
         ValueError: for a setting out of its range, training images of one class, or a bank larger than this machine's

@@ -26,7 +26,7 @@ class Layers(Settings):
             partners; each layer of a deeper student that is chosen by `first`, `last` or `student` has the partner that
             lies as deep, which may teach several.
         student_modules: modules to use as layers of the student in place of those that are found, input to output.
-        teacher_modules: of the teacher, likewise.
+        teacher_modules: of the teacher.
 
     Raises:
         ValueError: for choices that contradict each other.
@@ -62,7 +62,7 @@ class Layers(Settings):
 
         Args:
             student: all its layers, input to output.
-            teacher: likewise.
+            teacher: same as for `student`.
 
         Raises:
             ValueError: for a layer that does not exist, or networks of different depth that nothing matches.

@@ -49,7 +49,7 @@ def check_stages(stages: Sequence[int] | None, student_layers: Sequence[str], te
     Args:
         stages: chosen by number, or None.
         student_layers: chosen by name; may be empty.
-        teacher_layers: likewise.
+        teacher_layers: same as for `student_layers`.
 
     Raises:
         ValueError: for names that do not pair up, no stages, or both ways of choosing at once.
@@ -78,11 +78,12 @@ def paired_layers(
         layers: as the user chose them.
         teacher_activation: `post` reads stages as the next one receives them, `pre` before their last activation; of
             a module that the user names, `post` is the output and `pre` the input.
-        student_activation: likewise.
+        student_activation: same as for `teacher_activation`.
         most: how many stages to take at most where the user chose none; None takes all.
 
     Raises:
-        ValueError: for a network without known stages, a stage that it has not, or an activation that nobody knows.
+        ValueError: for a network without known stages, a stage that it has not, or an activation that could not be
+            found.
     """
     if layers.student_layers:
         return (
@@ -106,7 +107,8 @@ def stage_taps(
         chosen: which stages, counted from 0 (negative from the end); None takes all.
 
     Raises:
-        ValueError: for a network without known stages, a stage that it has not, or an activation that nobody knows.
+        ValueError: for a network without known stages, a stage that it has not, or an activation that could not be
+            found.
     """
     stages = list(network.stages)
     if not stages:

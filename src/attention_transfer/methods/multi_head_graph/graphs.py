@@ -37,7 +37,7 @@ def graph_divergence(
 
     Args:
         student: logarithms of its graph, of every head.
-        teacher: likewise, taken as constant.
+        teacher: same as `student`, taken as constant.
         direction: `student-first` is Σ S·(log S − log T), as the authors have it; `teacher-first` Σ T·(log T − log S).
         reduction: of the rows of all heads; `sum` grows with heads and batch, `mean` does not.
     """

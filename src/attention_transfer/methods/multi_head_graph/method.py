@@ -43,8 +43,9 @@ class MultiHeadGraph(Method):
     Lee & Song, Graph-based Knowledge Distillation by Multi-head Attention Network (BMVC 2019, arXiv:1907.02226). Every
     layer becomes one vector per image: its first right singular vector. For each two neighbouring layers attention
     heads learn, on the teacher alone, to tell the later vectors of a batch from the earlier ones; which image attends
-    to which is the graph. Then the heads rest, and the student learns to have the same graphs beside its task. Training
-    therefore has two phases: `graph_epochs` in which the student does not even run, then those of the training.
+    to which is the graph. Then the heads are frozen, and the student learns to have the same graphs beside its task.
+    Training therefore has two phases: `graph_epochs` in which the student does not even run, then those of the
+    training.
 
     Args:
         weight: of the transfer; neither it nor the schedule multiplies the heads' own loss.
@@ -221,7 +222,7 @@ class MultiHeadGraph(Method):
         return found
 
     def scores(self, vectors: Sequence[Float[Tensor, "b _"]], parts: GraphParts | None) -> list[Float[Tensor, "a b b"]]:
-        """Scores of every graph of one network, made by heads that rest.
+        """Scores of every graph of one network, made by frozen heads.
 
         Args:
             vectors: of each layer, in the teacher's widths.

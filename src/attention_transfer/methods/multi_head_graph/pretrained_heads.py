@@ -15,7 +15,7 @@ _MARKS = ("teacher", "reading")
 
 
 def load_heads(parts: GraphParts, place: Path, key: str) -> None:
-    """Give parts the heads that an earlier run trained, which then rest.
+    """Give parts the heads that an earlier run trained, which are frozen then.
 
     Args:
         parts: of the same teacher, read in the same way.

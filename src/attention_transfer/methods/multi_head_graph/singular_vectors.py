@@ -155,7 +155,7 @@ class _Decomposition(NamedTuple):
     Args:
         vectors: the first right singular vectors.
         values: eigenvalues of the smaller Gram matrix, rising; of the first vector alone if no others were wanted.
-        basis: its eigenvectors, likewise.
+        basis: its eigenvectors, in the same order.
         factor: one, or where values of the batch have an unusual size, one over the largest value of X.
     """
 

@@ -78,7 +78,7 @@ def class_map_tap(description: Description, role: str, layer: str | None = None)
         layer: path of a module whose output that is, where the user knows better.
 
     Raises:
-        ValueError: if there is no linear head, or nobody knows what is averaged.
+        ValueError: if there is no linear head, or what is averaged could not be determined.
     """
     if description.head is None:
         raise InputError(
@@ -90,7 +90,7 @@ def class_map_tap(description: Description, role: str, layer: str | None = None)
         return description.tap(layer)
     if description.pooled is None:
         raise InputError(
-            f"nobody knows what the {role} averages over positions before its head {description.head!r}: the head may "
+            f"could not locate global average pooling before the head {description.head!r} of the {role}: the head may "
             "read a class token, or more than a pooling may lie before it, and then there are no class maps; if it is "
             f"the mean of some module's output, name that module ({role}_layer=)"
         )

@@ -61,7 +61,7 @@ def describe(model: nn.Module) -> Description:
 
 
 def _stages(model: nn.Module) -> tuple[tuple[Stage, ...], Layout | None]:
-    """Its stages, and how their values lie in memory (None where nobody can tell; then there are no stages)."""
+    """Its stages, and how their values lie in memory (None if it could not be determined; then there are no stages)."""
     declared = cast("tuple[Stage, ...]", getattr(model, "declared_stages", ()))
     if declared:
         return declared, declared[0].output.layout
@@ -182,7 +182,7 @@ def _of_several_resolutions(model: nn.Module, found: FoundStages) -> FoundStages
 
 
 def _layout(model: nn.Module, found: FoundStages) -> Layout | None:
-    """How the stages' values lie in memory; None where nobody can tell."""
+    """How the stages' values lie in memory; None if it could not be determined."""
     if not found.paths:
         return None
     if _SEVERAL_VALUES.fullmatch(type(model).__module__):
@@ -209,7 +209,7 @@ def _layout(model: nn.Module, found: FoundStages) -> Layout | None:
         return "tokens"
     if _library(model) in ("timm", "transformers") and attention and not convolutional:
         return "tokens"
-    # Hierarchies of attention lie every way; in a package nobody knows, a guess could be silently wrong.
+    # Hierarchies of attention lie every way; in an unknown package, a guess could be silently wrong.
     return None if attention and _library(model) not in ("timm", "torchvision", "transformers") else "nchw"
 
 

@@ -15,7 +15,7 @@ class Stage:
         output: its value at its end; where a pooling separates the stages, the value before it.
         pre_activation: the same value before its last activation; where a stage ends without one, equal to `output`,
             or what the next activation takes where the network says so (wide ResNets: the sum after the next batch
-            norm); None where nobody knows (the user then names a module).
+            norm); None if unknown (the user then names a module).
     """
 
     output: Tap
@@ -46,10 +46,10 @@ class Description:
         head: path of the linear layer that makes the logits; None where there is none.
         token_heads: paths of the layers that make logits from its class token and from its distillation token, where
             its logits are the mean of both.
-        input: the images it was trained on; None where nobody says.
+        input: the images it was trained on; None if unknown.
         convolutional: whether it is made of convolutions (then channels_last pays).
         normalised: whether it holds norms, in its stages or elsewhere.
-        pooled: the value whose mean over all positions the head takes; None where nobody knows. Found by structure, so
+        pooled: the value whose mean over all positions the head takes; None if unknown. Found by structure, so
             whoever uses it proves it (`prove_class_maps`).
         architecture: qualified name of the network's class, without a wrapper of ours; equal for networks that differ
             in depth and width only.

@@ -21,7 +21,7 @@ _LAYOUT_BY_POSITIONS: dict[tuple[int, ...], Layout] = {(2, 3): "nchw", (1, 2): "
 
 
 def find_pooled(model: nn.Module, head: str, stages: Sequence[str], usual: Tap) -> Tap | None:
-    """The value whose mean over all positions the head takes; None where nobody knows.
+    """The value whose mean over all positions the head takes; None if unknown.
 
     Args:
         model: the network itself, without a wrapper.

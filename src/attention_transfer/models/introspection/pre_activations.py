@@ -28,7 +28,7 @@ def before_activation(model: nn.Module, output: Tap) -> Tap | None:
         output: the stage's output.
 
     Returns:
-        The input of the activation; `output` itself where the stage ends without one; None where nobody knows. Blocks
+        The input of the activation; `output` itself where the stage ends without one; None if unknown. Blocks
         of other packages may call functions that no module shows, so nothing is said about them.
     """
     path, block = _last_block(output.module, model.get_submodule(output.module))
@@ -156,7 +156,7 @@ def batch_norm_before(model: nn.Module, tap: Tap) -> str | None:
         tap: the input of an activation, or the output of a module that ends without one.
 
     Returns:
-        None where something else makes the value, or nobody can tell.
+        None where something else makes the value, or that could not be determined.
     """
     if tap.site == "input":
         parent, _, name = tap.module.rpartition(".")

@@ -28,7 +28,7 @@ _MOST_SHAPES = 8
 
 
 class FoundStages(NamedTuple):
-    """Where the stages of a network end; no paths where nobody can tell.
+    """Where the stages of a network end; no paths if they could not be determined.
 
     Args:
         paths: dotted paths of the modules that end each stage, from input to output.
@@ -263,7 +263,7 @@ def _tensors(kind: Any) -> int:
     parts = get_args(kind)
     if get_origin(kind) in (Union, UnionType):
         return max(map(_tensors, parts), default=0)
-    # Of a list nobody knows how many.
+    # The length of a list is unknown.
     return 2 * _tensors(parts[0]) if get_origin(kind) is list else sum(map(_tensors, parts))
 
 

@@ -56,7 +56,7 @@ def attention_grid(model: nn.Module) -> tuple[int, int] | None:
 
 
 def patch_size(model: nn.Module, before: str) -> Patch | None:
-    """Height and width, in pixels, of what becomes one token; None where nobody can tell.
+    """Height and width, in pixels, of what becomes one token; None if it could not be determined.
 
     Args:
         model: the network itself, without a wrapper.
