@@ -1,15 +1,16 @@
 """Methods tied to one pair of networks."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from attention_transfer.batch import Batch
-from attention_transfer.capture import Reading, Tap
+from attention_transfer.capture import Provider, Reading, Tap
 from attention_transfer.distiller.observed_network import Role
 from attention_transfer.errors import InputError
 from attention_transfer.memory_budget import ChecksMemory
@@ -88,6 +89,9 @@ class Bound:
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> dict[str, Term]:
         """Its loss terms under names of its own, with its weight."""
         found = self.method.terms(batch, teacher, student, parts)
+        if self.term_names is None:
+            with _said_by(self.method):
+                _check_terms(found)
         terms: dict[str, Term] = {}
         for name, term in found.items():
             terms[self._own(name)] = replace(term, weight=self.weight * term.weight) if term.scales else term
@@ -126,8 +130,40 @@ def bind(methods: Sequence[Method], teacher: Description | None, student: Descri
         with _said_by(method):
             decided = method.resolved(teacher, student)
             reads = decided.reads(teacher, student)
+            _check_reads(decided, reads)
         bound.append(Bound(decided, name, reads, None if method.schedule.constant else torch.tensor(0.0)))
     return bound
+
+
+def _check_reads(method: Method, reads: Any) -> None:
+    """Refuse what is no description of what a method reads, or the task of a value that it does not read."""
+    if not isinstance(reads, Reads):
+        raise InputError(f"reads must return a Reads(teacher, student, batch), not {reads!r:.200}")
+    for role, request in (("teacher", reads.teacher), ("student", reads.student)):
+        if not isinstance(cast(object, request), Request):
+            raise InputError(f"Reads: {role} must be a Request, as in Request((tap,)), not {request!r:.200}")
+        for name, kind in (("taps", Tap), ("attention", Tap), ("provide", Provider)):
+            given = getattr(request, name)
+            if not isinstance(given, tuple) or not all(isinstance(each, kind) for each in cast("tuple[Any]", given)):
+                raise InputError(
+                    f"{name} of the {role}'s Request must be a tuple of objects of the class {kind.__name__}, not "
+                    f"{given!r:.200}"
+                )
+    tap = method.task_tap(reads)
+    if tap is not None and tap not in reads.student.taps:
+        raise InputError(f"task_tap gives {tap}, which is none of the student's taps in reads: ask for it there, too")
+
+
+def _check_terms(found: Mapping[str, Any]) -> None:
+    """Refuse terms that cannot be summed."""
+    for name, term in found.items():
+        if not isinstance(term, Term):
+            raise InputError(f"the term {name!r} must be a Term(value), not a value of type {type(term).__name__}")
+        if term.value.ndim:
+            raise InputError(
+                f"the value of the term {name!r} must be a scalar, not of shape {tuple(term.value.shape)}: average "
+                "over the images, as in value.mean()"
+            )
 
 
 def part(parts: nn.ModuleDict, name: str) -> nn.Module | None:

@@ -101,6 +101,12 @@ class Network:
             provider.prove(self, taps, image)
         if replaced and any(gradient.mirrored for gradient in self._gradients):
             raise CaptureError("a mirrored pass of the student cannot be combined with a method that replaces values")
+        strange = sorted(str(tap) for tap in (replaced or {}).keys() - {*self.request.taps, *self.request.attention})
+        if strange:
+            raise CaptureError(
+                f"{', '.join(strange)} of the {self.role} shall be replaced, and nothing is read there: ask for it in "
+                "reads, too"
+            )
         self._proving = self._given.copies = True
         writes = False
 
