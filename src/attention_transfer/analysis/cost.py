@@ -193,6 +193,7 @@ def _cost(candidate: Candidate, latency: float, throughput: float, batch_size: i
 
 def _images(candidate: Candidate, count: int) -> Float[Tensor, "b 3 h w"]:
     side = candidate.image_size
+    # Drawn on the CPU: generators of devices give other numbers for the same seed.
     noise = torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
     return noise.to(candidate.place.device).contiguous(memory_format=candidate.place.memory_format)
 

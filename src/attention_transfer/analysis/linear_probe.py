@@ -25,7 +25,7 @@ from attention_transfer.training.evaluate import Score
 from attention_transfer.training.metrics import NonFiniteLossError, scores
 
 _IMAGES_AT_A_TIME = 256
-_ROWS_AT_A_TIME = 8192
+_ROWS_AT_A_TIME = 8192  # rows of features whose logits are computed at once
 
 
 @dataclass(frozen=True)
@@ -221,6 +221,7 @@ def train_linear(
         NonFiniteLossError: the loss was not finite.
     """
     count, channels = features.shape
+    # Made on meta and filled by a generator of its own: the global one is not touched, on no device.
     layer = nn.Linear(channels, num_classes, device="meta", dtype=features.dtype).to_empty(device="cpu")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -103,6 +103,7 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> RankCor
 
 def _exact(ours: Float[np.ndarray, "1 k"], theirs: Float[np.ndarray, "m k"]) -> tuple[float, float]:
     """The correlation with the first row, and the share of rows where it is at least as strong."""
+    # The first row is the observed order: permutations come in lexicographic order.
     strengths = (ours * theirs).sum(1) / np.sqrt((ours**2).sum(1) * (theirs**2).sum(1))
     return float(strengths[0]), float((abs(strengths) >= abs(strengths[0]) - _ROUNDING).mean())
 

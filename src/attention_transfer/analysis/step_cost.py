@@ -111,6 +111,7 @@ def measure_step_cost(experiment: Experiment, rounds: int = 10) -> StepCost:
         # Batch norm may leave denormals, which slow a CPU down.
         torch.set_flush_denormal(True)
         works = [_Step(prepare(each), each) for each in (experiment, alone)]
+        # In turns on the same batch: both meet the same machine.
         named = {"taught": works[0], "alone": works[1]}
         seconds = list(seconds_in_turns(named, rounds, works[0].place.device).values())
         peaks = [peak_bytes(work.held(), work.place.device, prepare=work, work=work) for work in works]

@@ -78,6 +78,7 @@ def term_sizes(prepared: Prepared, seed: int, steps: int, batches: int) -> dict[
         with prepared.place.autocast():
             out = distiller(batch.image, batch.label, batch.index)
         for name, term in out.terms.items():
+            # The graph is shared by all terms, and needed again by the next one.
             gradients = torch.autograd.grad(term.weighted, parameters, retain_graph=True, allow_unused=True)
             norm = get_total_norm([each for each in cast(Sequence[Tensor | None], gradients) if each is not None])
             value, length = sums.get(name, (0.0, 0.0))

@@ -19,6 +19,7 @@ from attention_transfer.data.pipeline.decoding import AS_SHOWN, Decoding
 from attention_transfer.errors import InputError
 from attention_transfer.models.class_names import are_numbered
 
+# Mean and deviation of the training images of ImageNet, as torchvision publishes them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 PHOTOGRAPH_SIDE = 64  # pixels: larger images count as photographs, with random resized crops; smaller ones are shifted
@@ -188,6 +189,7 @@ def interleaved(labels: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
 
 def turns(labels: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
     """For each image, the number of images of its class before it."""
+    # Stable, so that images of a class keep their order; sorted, the first of each class is found by bisection.
     by_class = np.argsort(labels, kind="stable")
     starts = np.searchsorted(labels[by_class], labels[by_class])
     before = np.empty_like(labels)

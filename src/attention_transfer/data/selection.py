@@ -84,6 +84,7 @@ class Selection:
             chosen = chosen[labels < self.classes]
         if self.fraction is not None:
             left = labels[chosen]
+            # floor(x + 0.5) rounds halves up; numpy's round would round them to even.
             wanted = np.maximum(np.floor(self.fraction * np.bincount(left, minlength=num_classes) + 0.5), 1)
             chosen = chosen[turns(left) < wanted[left]]
         if len(labels) and not len(chosen):
@@ -109,4 +110,5 @@ def evenly(images: Images, limit: int | None) -> Images:
     num = len(images.labels)
     if limit is None or num <= limit:
         return images
+    # The first N would be of the first classes only, where images are sorted.
     return images.subset(np.linspace(0, num - 1, limit).round().astype(np.int64))

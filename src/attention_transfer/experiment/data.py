@@ -117,6 +117,7 @@ class Data:
         Args:
             side: of the images, in pixels.
         """
+        # Nothing is held out: of so few images a share could be none.
         return replace(
             self, image_size=side, validation_fraction=0.0, train_sample=_FEW, test_limit=_FEW, num_workers=0
         )

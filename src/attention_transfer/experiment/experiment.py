@@ -70,6 +70,7 @@ class Experiment:
             raise InputError(
                 "teacher_mean and teacher_std belong together, but only one was given: give both, or neither"
             )
+        # With a single loss term, its weight and the learning rate are one knob.
         if not self.methods and self.task_weight != 1:
             raise InputError(
                 f"without methods a task_weight of {self.task_weight} only scales the learning rate: give 1"

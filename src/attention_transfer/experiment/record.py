@@ -104,6 +104,7 @@ def _from_json(kind: Any, value: Any, source: str, path: str = "") -> Any:
     """Read a value of a type: dataclasses, methods by name, tuples, optional ones; the rest as it is."""
     if get_origin(kind) in (Union, UnionType):
         kinds = [each for each in get_args(kind) if each is not type(None)]
+        # Optional types have one member beside None; Literals of strings are checked by `fit`.
         return None if value is None else _from_json(kinds[0], value, source, path)
     if kind is Method:
         fields_ = Fields(_object(value, source, path), f"{path} in {source}")
@@ -135,6 +136,7 @@ def _made(kind: type[Any], value: Mapping[str, Any], source: str, path: str) -> 
     strange = sorted(set(value) - known)
     if strange:
         raise InputError(f"{kind.__name__} has no {', '.join(strange)} ({source}); was it written by another version?")
+    # Fields that are newer than a record take their defaults; only those without one are missing.
     needed = {f.name for f in fields(kind) if f.init and f.default is MISSING and f.default_factory is MISSING}
     missing = sorted(needed - set(value))
     if missing:

@@ -47,6 +47,7 @@ def whole_file(path: str | Path) -> Generator[Path]:
     try:
         with said_where(path, temporary):
             yield temporary
+            # Content first, then the name: otherwise a loss of power could leave the name with an empty file.
             _make_last(temporary)
             temporary.replace(path)
     finally:
@@ -154,10 +155,12 @@ def temporary_name(path: Path) -> Path:
 
     Who handed the folder on could otherwise have put a link there, through which another file would be written.
     """
+    # The process id is for people who find a leftover; the random part is what cannot be guessed.
     return path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
 
 
 def _make_last(file: Path) -> None:
+    # A descriptor of any mode will do: fsync concerns the file, not who wrote it.
     descriptor = os.open(file, os.O_RDONLY)
     try:
         os.fsync(descriptor)

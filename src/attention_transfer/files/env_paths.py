@@ -14,7 +14,7 @@ from pathlib import Path
 
 from attention_transfer.errors import InputError
 
-_SHOWN = 80
+_SHOWN = 80  # characters of a path in a message
 # Whether there is such a file cannot be known: its name is too long, or the way there is closed.
 _UNKNOWABLE = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP)
 
@@ -32,6 +32,7 @@ def expand(path: str) -> str:
     """
     if "$" not in path or _exists(path):
         return path
+    # Unset variables are left in the text by expandvars, dollar sign included.
     expanded = os.path.expandvars(path)
     if "$" in expanded and not _exists(expanded):
         missing = ", ".join(dict.fromkeys(re.findall(r"\$(?:\w+|\{[^}]*\})?", expanded)))
@@ -69,6 +70,7 @@ def _short(path: Path) -> str:
 
 
 def _exists(path: str) -> bool:
+    # `npz:PATH` and `MODEL@FILE` name a file behind their sign; all readings are tried.
     candidates = (path, path.partition(":")[2], path.partition("@")[2])
     try:
         return any(each and at_home(Path(each)).exists() for each in candidates)

@@ -18,7 +18,7 @@ from attention_transfer.errors import InputError
 
 Json = dict[str, Any]
 
-_SHOWN = 60
+_SHOWN = 60  # characters of a value in a message
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,13 @@ class Fields:
 
 def is_text(value: object) -> bool:
     """Whether a value is a text that can be printed and be part of a path."""
+    # Cc are control characters, which could steer a terminal; Cs are halves of a character, which UTF-8 cannot write.
     return isinstance(value, str) and all(unicodedata.category(each) not in ("Cc", "Cs") for each in value)
 
 
 def is_whole(value: object, least: int = 0) -> bool:
     """Whether a value is a whole number that is large enough; true and false are none."""
+    # bool is a subclass of int in Python, but true is no number in JSON.
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 

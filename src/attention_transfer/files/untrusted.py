@@ -69,6 +69,7 @@ def read_regular(path: Path, largest: int = LARGEST_JSON) -> bytes:
                     f"{path} has {state.st_size:,} bytes, and {largest:,} are the most that such a file can have: it "
                     "is none of a run"
                 )
+            # A file that grows while it is read is cut off here, and then fails as JSON.
             return file.read(largest)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -134,6 +135,7 @@ def parse_object(content: bytes, source: str) -> Json:
     """
     try:
         value: Any = json.loads(content, parse_constant=_refuse_constant, parse_float=_finite)
+    # Python's parser of JSON recurses into every bracket.
     except RecursionError as error:
         raise InputError(f"{source} is nested too deep to be read: it is none of a run") from error
     except ValueError as error:

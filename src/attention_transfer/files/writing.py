@@ -36,6 +36,7 @@ def to_write(folder: Path, *names: str) -> Path:
     Raises:
         RunUnwritableError: one of them is a link, through which something outside of the folder would be written.
     """
+    # The folder itself may be a link: the user named it. What lies in it may be from somebody else.
     path = folder
     for name in names:
         path /= name
@@ -56,6 +57,7 @@ def append(file: Path, content: bytes) -> None:
         descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | NO_FOLLOW, 0o644)
         try:
             refuse_shared(file, os.fstat(descriptor))
+            # One call of os.write may take only a part of the bytes.
             while content:
                 content = content[os.write(descriptor, content) :]
             os.fsync(descriptor)
@@ -81,6 +83,7 @@ def unwritable(path: Path, error: OSError) -> RunUnwritableError:
 
 def refuse_shared(file: Path, state: os.stat_result) -> None:
     """Refuse a pipe or a device, and a file that has another name elsewhere: writing it would change that too."""
+    # Asked of the open descriptor, not of the path, which could lead elsewhere by now.
     if not stat.S_ISREG(state.st_mode) or state.st_nlink > 1:
         kind = "is another file too (a hard link)" if stat.S_ISREG(state.st_mode) else "is no regular file"
         raise RunUnwritableError(f"{file} {kind}, and a run writes only files of its own: delete it")

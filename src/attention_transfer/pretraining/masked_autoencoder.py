@@ -57,6 +57,7 @@ class MaskedAutoencoder(nn.Module):
         network = _checked(encoder, example)
         patch = cast("tuple[int, int]", network.patch_embed.patch_size)
         grid = (example.shape[2] // patch[0], example.shape[3] // patch[1])
+        # Under this name a run saves it, as it does a distiller's student.
         self.student = network
         self.settings = settings
         self.num_patches = grid[0] * grid[1]
@@ -109,6 +110,7 @@ class MaskedAutoencoder(nn.Module):
             if self.settings.normalise_patches:
                 wanted = normalised(wanted)
             loss = functional.mse_loss(predicted.float(), wanted)
+        # Logits of no classes, where a distiller has the student's: there is no accuracy to measure.
         return Output({RECONSTRUCTION: Term(loss, 1.0)}, predicted.new_empty(len(images), 0).detach())
 
     def encode(self, images: Float[Tensor, "b 3 h w"], visible: Int64[Tensor, "b k"]) -> Float[Tensor, "b t d"]:

@@ -119,8 +119,10 @@ class RunFolder:
             RunLockedError: somebody else is writing the run.
             RunUnwritableError: the folder cannot be made or written.
         """
+        # Through JSON and back, so that tuples and lists compare as they will when the run resumes.
         path = Path(path)
         wanted: Json = json.loads(_encode(experiment, "the experiment"))
+        # Twice: before the lock is made in a folder of other files, and under it, for another process may be faster.
         _refuse_foreign(path)
         descriptor = lock(path)
         try:
@@ -136,6 +138,7 @@ class RunFolder:
         except BaseException:
             os.close(descriptor)
             raise
+        # A finalizer, so that the lock goes with the object even where nobody calls close.
         run = cls(path)
         run._release = weakref.finalize(run, os.close, descriptor)
         return run
@@ -213,6 +216,7 @@ class RunFolder:
         now: Json = json.loads(_encode(environment, _ENVIRONMENT))
         before = self.environment
         if before is not None:
+            # Flat, not nested: each start beside the others, the last one on top.
             earlier: list[Json] = before.pop("earlier", [])
             starts = [*earlier, *([] if before == now else [before])]
             now |= {"earlier": starts} if starts else {}
@@ -255,6 +259,7 @@ class RunFolder:
             rows: their metrics from elsewhere (a checkpoint), for epochs that the file lacks.
         """
         self._require_lock()
+        # Rows of the file win over those of the checkpoint: they come later and replace equal epochs.
         kept = {int(row["epoch"]): row for row in (*rows, *self.read_metrics()) if row["epoch"] <= epochs}
         self._write_metrics([kept[epoch] for epoch in sorted(kept)])
         for epoch, folder in self.snapshots.items():
@@ -296,6 +301,7 @@ class RunFolder:
     def other_files(self) -> list[str]:
         """Names of files and folders in the run beside what this class reads as JSON, such as weights."""
         known = {EXPERIMENT, _ENVIRONMENT, METRICS, _SUMMARY, _FINDINGS, LOCK}
+        # A slash behind folders, for people.
         names = [f"{path.name}{'/' * path.is_dir()}" for path in self.path.iterdir() if path.name not in known]
         names += [f"{_FINDINGS}/{path.name}" for path in self._findings() if path.suffix != ".json"]
         return sorted(names)
@@ -358,6 +364,7 @@ def _encode(content: Mapping[str, Any], what: str, indent: int | None = 2) -> st
         return json.dumps(content, indent=indent, allow_nan=False, ensure_ascii=False)
     except ValueError as error:
         leaves = flatten(content).items()
+        # NaN is the only value that differs from itself.
         bad = ", ".join(f"{path} = {leaf}" for path, leaf in leaves if leaf in (math.inf, -math.inf) or leaf != leaf)
         raise InputError(f"{what} holds numbers that are not finite: {bad or error}") from error
 

@@ -39,6 +39,7 @@ def lock(folder: Path) -> int:
         RunLockedError: somebody else is writing the run.
         RunUnwritableError: the folder cannot be made or written, or its lock is no file of its own.
     """
+    # Before anything is made: where there is no flock, no empty folder is left behind.
     hold, descriptor = _hold_with(folder), None
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,6 +47,7 @@ def lock(folder: Path) -> int:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o644)
         refuse_shared(file, os.fstat(descriptor))
         hold(descriptor)
+        # Whose lock it is, for the message of who comes second; the lock itself is the kernel's, not this text.
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         os.fsync(descriptor)
@@ -77,4 +79,5 @@ def _hold_with(folder: Path) -> Callable[[int], None]:
             f"run folders are locked with flock, which {sys.platform} does not have, so that {folder} cannot be "
             "written safely: train in a loop of your own with Distiller, or use Linux, macOS or WSL"
         ) from error
+    # Not waiting: a second process should hear at once that the run is taken.
     return lambda descriptor: fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -31,8 +31,8 @@ FIELDS = ("run", "experiment", "metrics", "summary", "environment", "findings")
 
 # A file of metrics has the same suffix, and others may have it.
 _FIRST_LINE = re.compile(rb'\s*\{\s*"run"\s*:\s*"(?:[^"\\]|\\.)*"\s*,\s*"experiment"\s*:\s*\{')
-_READ_FIRST = 8192
-_SHOWN = 80
+_READ_FIRST = 8192  # bytes, in which the name of a run and the beginning of its experiment stand
+_SHOWN = 80  # characters of a name in a message
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,7 @@ def read_packed(file: Path) -> tuple[PackedRun, ...]:
         state = file.stat()
     except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    # The state of the file is the key of the cache, so that a table that changed is read anew.
     return _read(file, state.st_mtime_ns, state.st_size, state.st_ino)
 
 
@@ -141,6 +142,7 @@ def check_name(name: str, source: str) -> str:
         ValueError: it leads elsewhere, or is no path that could be written.
     """
     pure = PurePosixPath(name)
+    # Backslash and colon lead elsewhere on Windows, where tables written on Linux are read too.
     leads_out = name.startswith(("/", "~")) or ".." in pure.parts or re.search(r"[\\:]", name) is not None
     if leads_out or not pure.parts or str(pure) != name or not is_text(name):
         raise InputError(

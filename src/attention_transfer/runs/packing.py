@@ -31,7 +31,7 @@ from attention_transfer.runs.packed import (
 from attention_transfer.runs.recorded import RecordedRun
 from attention_transfer.runs.search import FoundRun
 
-_SHOWN = 5
+_SHOWN = 5  # names in a message
 
 
 def packed(runs: Sequence[FoundRun]) -> bytes:

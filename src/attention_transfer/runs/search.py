@@ -135,6 +135,7 @@ def _below(path: Path) -> Iterator[RecordedRun]:
     for table in tables_in(path):
         yield from read_packed(table)
     for below in sorted(path.iterdir()):
+        # Links are not followed: one to a parent would never end, others would count runs twice.
         if below.is_dir() and not below.is_symlink():
             yield from _below(below)
 
@@ -145,6 +146,7 @@ def _split(path: Path) -> tuple[Path, str | None]:
     if _CHOOSES not in text or path.exists():
         return path, None
     start = len(text)
+    # From the right: names of folders may hold the sign themselves.
     while (start := text.rfind(_CHOOSES, 0, start)) > 0:
         if Path(text[:start]).exists():
             return Path(text[:start]), text[start + 1 :]

@@ -33,6 +33,7 @@ def own_part(folder: Path, name: str, source: str) -> Path:
         ValueError: the name leads out of the run.
     """
     root, rest = folder, name
+    # A snapshot may name files of its run, two folders up; nothing else may lead upwards.
     if folder.absolute().parent.name == SNAPSHOTS and name.startswith(_UP_TO_THE_RUN):
         root, rest = folder.absolute().parent.parent, name.removeprefix(_UP_TO_THE_RUN)
     parts = PurePosixPath(rest).parts

@@ -192,6 +192,7 @@ def read(
         known = shapes[:, 0] > 0
         scaled = np.array([form.scaled(width, height) for width, height in shapes[known].tolist()] or [(1, 1)])
         width, height = np.minimum(scaled.max(axis=0), form.canvas).tolist()
+        # Sizes are read from the headers first: whether all fit is known before any is decoded.
         if len(shapes) * width * height * 3 <= MEMORY_BUDGET:
             canvas = np.zeros((len(shapes), height, width, 3), dtype=np.uint8)
             sizes = np.array(list(pool.map(partial(_fill, form), listing.paths, canvas)), dtype=np.int32)

@@ -47,6 +47,7 @@ class Plan:
     def num_batches(self) -> int:
         """Batches of this process in every epoch."""
         full, last = divmod(self.num_images, self.batch_size * self.world_size)
+        # All processes must have equally many batches in training, or the last would wait for ever.
         enough = last >= 2 * self.world_size if self.train else last > self.rank
         return full + enough
 
@@ -61,4 +62,5 @@ class Plan:
 
 def permutation(num_images: int, *, seed: int, epoch: int) -> Int64[Tensor, " n"]:
     """All dataset indices in the order of an epoch."""
+    # Stable, so that equal hashes give the same order on every device.
     return torch.argsort(hashed(seed, _ORDER, epoch, torch.arange(num_images)), stable=True)

@@ -18,6 +18,7 @@ from attention_transfer.data.request import Request
 from attention_transfer.errors import InputError
 
 SIDE = 32
+# Of the training images in 0…1, rounded as the CIFAR protocols have them.
 _MEAN = {10: (0.4914, 0.4822, 0.4465), 100: (0.5071, 0.4867, 0.4408)}
 _STD = {10: (0.2470, 0.2435, 0.2616), 100: (0.2675, 0.2565, 0.2761)}
 

@@ -43,6 +43,7 @@ def cub200(request: Request) -> DataSet:
             raise InputError(
                 f"{root / (name + '.txt')} says nothing of image {missing[0]} and {len(missing) - 1} others"
             )
+    # Classes count from 1 in the files, and are keys here; indices count from 0.
     number = {key: label for label, key in enumerate(names)}
     stranger = next((key for key in images if labels[key] not in number), None)
     if stranger is not None:
