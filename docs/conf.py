@@ -94,6 +94,8 @@ class NamesOf(SphinxDirective):
             is_method = inspect.isclass(value) and value in attention_transfer.METHODS.values()
             if home[0] != attention_transfer.__name__ or home[1] not in rooms:
                 continue
+            if inspect.isclass(value) and issubclass(value, Provider):
+                continue
             if is_method == ("methods" in self.options):
                 members = [] if is_method else ["   :members:"]
                 lines += ["```{eval-rst}", *_directive(f"{module.__name__}.{name}", value, members), "```", ""]
@@ -107,9 +109,11 @@ class Providers(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         _ = attention_transfer.METHODS  # their files import what they ask for
-        kinds = sorted(Provider.__subclasses__(), key=lambda kind: kind.__name__)
-        names = [f"{kind.__module__}.{kind.__qualname__}" for kind in kinds]
-        lines = ["```{eval-rst}", *(line for name in names for line in (f".. autoclass:: {name}", "")), "```"]
+        kinds = [Provider, *sorted(Provider.__subclasses__(), key=lambda kind: kind.__name__)]
+        names = [f"{attention_transfer.__name__}.{kind.__name__}" for kind in kinds]
+        lines = ["```{eval-rst}", f".. autoclass:: {names[0]}", "   :members:", ""]
+        lines += [line for name in names[1:] for line in (f".. autoclass:: {name}", "")]
+        lines += ["```"]
         return self.parse_text_to_nodes(StringList(lines, self.get_source_info()[0]))
 
 
