@@ -12,10 +12,7 @@ import attention_transfer
 
 SOURCE = Path(attention_transfer.__file__).parent
 REPOSITORY = Path(__file__).parent.parent
-# The rooms of the library, and the modules beside them, are to follow.
-LATER = ("capture", "methods", "models", "distiller")
-ROOMS = [path for path in SOURCE.iterdir() if path.is_dir() and path.name not in LATER]
-FILES = sorted(path for room in ROOMS for path in room.rglob("*.py"))
+FILES = sorted(SOURCE.rglob("*.py"))
 # What commands print is generated from the code, and results keep what they printed.
 PAGES = sorted([
     *REPOSITORY.glob("*.md"),

@@ -240,8 +240,8 @@ class Indexed(Method):
         (LABELS.int(), "index must have one whole number"),
         (LABELS[:3], r"for each of the 4 images, not torch.int64 of shape \(3,\)"),
         (LABELS[:, None], "index must have one whole number"),
-        (torch.tensor([0, 1, 2, -1]), "index has places from -1 to 2, and train_labels are those of 6 images"),
-        (torch.tensor([0, 1, 2, 6]), "index has places from 0 to 6"),
+        (torch.tensor([0, 1, 2, -1]), "index has dataset indices from -1 to 2, and train_labels are those of 6 images"),
+        (torch.tensor([0, 1, 2, 6]), "index has dataset indices from 0 to 6"),
     ],
 )
 def test_an_index_of_another_kind_or_beyond_the_training_images_is_refused(
@@ -313,7 +313,7 @@ def test_a_late_index_stays_within_the_training_images(small_pair: Pair, images:
     distiller = Distiller(small_pair[0], None, [Indexed()], example=EXAMPLE, train_labels=torch.arange(6) % 5).eval()
     wanted = distiller(images, LABELS, torch.tensor([0, 1, 2, 5])).loss
     assert torch.equal(distiller(images, LABELS, torch.tensor([0, 1, 2, 99])).loss, wanted)
-    with pytest.raises(InputError, match="index has places from 0 to 99"):
+    with pytest.raises(InputError, match="index has dataset indices from 0 to 99"):
         distiller(images, LABELS, LABELS)
 
 

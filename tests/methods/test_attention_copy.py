@@ -306,7 +306,10 @@ def test_a_register_says_nothing_about_a_class_token(count: int) -> None:
     ("settings", "message"),
     [
         ({"target": "key", "resample": True}, 'resample can only be had with target="map", not "key"'),
-        ({"average": ("heads",), "head_match": "mean"}, "average over heads leaves nothing to match"),
+        (
+            {"average": ("heads",), "head_match": "mean"},
+            'average over heads and head_match="mean" are mutually exclusive',
+        ),
         ({"first_heads": 1, "heads": (0,)}, "give either first_heads"),
         ({"heads": (0, 0)}, "each once"),
         ({"weight": 10.0}, "adds no term to the loss, so that weight=10.0 .* would have no effect: leave them out"),

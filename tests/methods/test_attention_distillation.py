@@ -350,7 +350,7 @@ def test_what_does_not_fit_is_refused_with_a_way_out(changes: Any, settings: Any
         ({"heads": ()}, "heads must name heads"),
         ({"target": "query", "average": ("heads",)}, 'average can only be had with target="map"'),
         ({"target": "value", "head_match": "mean"}, "head_match can only be had"),
-        ({"average": ("heads",), "head_match": "matched"}, "leaves nothing to match"),
+        ({"average": ("heads",), "head_match": "matched"}, "are mutually exclusive"),
         ({"average": ("layers",), "mix_layers": True}, "leaves nothing to mix"),
         ({"head_match": "mixed", "form": "fused"}, 'needs the form "explicit"'),
     ],

@@ -297,8 +297,8 @@ def test_smoothed_labels_are_no_contradiction(small_pair: Pair) -> None:
 @pytest.mark.parametrize(
     ("index", "labels", "words"),
     [
-        ([0, 99], [0, 1], "places from 0 to 99, and train_labels are those of 24 images"),
-        ([-1, 0], [2, 0], "places from -1 to 0"),
+        ([0, 99], [0, 1], "dataset indices from 0 to 99, and train_labels are those of 24 images"),
+        ([-1, 0], [2, 0], "dataset indices from -1 to 0"),
         ([0, 1, 2], [0, 1], "one whole number .* for each of the 2 images, not torch.int64 of shape"),
         ([0.0, 1.0], [0, 1], "one whole number .* not torch.float32"),
         ([0, 1], [1, 0], "both must count the training images in the same order"),

@@ -68,9 +68,9 @@ class Tap:
         prefix_tokens: tokens before those of the patches (class, distillation, registers); only for `tokens` and
             attention.
         grid: rows and columns of the patches; None where `patch` says how to find them, or they fill a square;
-            likewise.
+            only for `tokens` and attention.
         patch: height and width of the image that one patch was cut from, in pixels, at the network's entry; from them
-            the grid follows for an image of any size; likewise.
+            the grid follows for an image of any size; only for `tokens` and attention.
         class_tokens: how many of the tokens before the patches are class tokens, 0 or 1, which then comes first; None
             if unknown; only for attention.
         window_shift: of attention within square windows, row by row in the batch: by how many patches the image was

@@ -175,8 +175,8 @@ def _judge_index(index: Tensor, count: int | None) -> None:
     if lowest < 0 or (count is not None and highest >= count):
         among = "" if count is None else f", and train_labels are those of {count} images"
         raise InputError(
-            f"index has places from {lowest} to {highest}{among}: give each image's place among the training images, "
-            "from 0"
+            f"index has dataset indices from {lowest} to {highest}{among}: give each image's dataset index among the "
+            "training images, from 0"
         )
 
 

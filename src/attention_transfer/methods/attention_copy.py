@@ -93,7 +93,9 @@ class AttentionCopy(Method):
         if self.target != "map" and of_maps:
             raise InputError(f'{", ".join(of_maps)} can only be had with target="map", not "{self.target}"')
         if "heads" in self.average and self.head_match != "same":
-            raise InputError(f'average over heads leaves nothing to match: leave out head_match="{self.head_match}"')
+            raise InputError(
+                f'average over heads and head_match="{self.head_match}" are mutually exclusive: leave out one of them'
+            )
 
     @property
     def teacher_mode(self) -> Literal["eval", "train", "same noise"]:

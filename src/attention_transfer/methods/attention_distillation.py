@@ -101,7 +101,9 @@ class AttentionDistillation(Method):
         if self.target != "map" and of_maps:
             raise InputError(f'{", ".join(of_maps)} can only be had with target="map", not "{self.target}"')
         if "heads" in self.average and self.head_match != "same":
-            raise InputError(f'average over heads leaves nothing to match: leave out head_match="{self.head_match}"')
+            raise InputError(
+                f'average over heads and head_match="{self.head_match}" are mutually exclusive: leave out one of them'
+            )
         if "layers" in self.average and self.mix_layers:
             raise InputError("average over layers leaves nothing to mix: leave out mix_layers")
         if self._learns_target and self.form not in ("auto", "explicit"):

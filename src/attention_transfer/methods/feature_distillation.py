@@ -88,6 +88,6 @@ def _blocks(description: Description, role: str, named: tuple[str, ...] | None) 
         raise InputError(
             f"feature distillation compares the tokens of transformers' blocks; the {role} has none that are known: "
             f"name modules that give (batch, tokens, channels) in layers.{role}_modules, or use AttentionTransfer for "
-            "networks of convolutions"
+            "convolutional networks"
         )
     return tuple(replace(tap, layout="raw") for tap in outputs)

@@ -24,7 +24,7 @@ def resized(
     """Channels of several stages over one grid, in float32 or better; all channels of one size in one call.
 
     Args:
-        stages: of a network of convolutions, constants.
+        stages: of a convolutional network, constants.
         grid: rows and columns of the result.
         align_corners: as torch has it.
         antialias: same as for `align_corners`.

@@ -101,7 +101,7 @@ class AttentionLinks(Method):
     def reads(self, teacher: Description | None, student: Description) -> Reads:
         """Stages of the CNN that are linked, and the student's attention layers."""
         if teacher is None:
-            raise InputError("attention links need a teacher, such as a network of convolutions with its weights")
+            raise InputError("attention links need a teacher, such as a convolutional network with its weights")
         layers = attention_layers(student, "student", self.student_layers)
         stages = self._stage_taps(teacher)
         _refuse_twice("teacher", stages)

@@ -121,8 +121,8 @@ class Bank(nn.Module):
         lowest, highest = int(batch.index.min()), int(batch.index.max())
         if lowest < 0 or highest >= self.num_images:
             raise InputError(
-                f"index has places from {lowest} to {highest}, and train_labels are those of {self.num_images} images: "
-                "give each image's place among these, from 0"
+                f"index has dataset indices from {lowest} to {highest}, and train_labels are those of {self.num_images}"
+                " images: give each image's dataset index among these, from 0"
             )
         # Smoothed labels are shares of all classes.
         if batch.label is None or batch.label.ndim != 1:

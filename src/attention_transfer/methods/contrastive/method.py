@@ -125,7 +125,7 @@ class Contrastive(Method):
 
     CRD: Tian, Krishnan & Isola, *Contrastive representation distillation* (ICLR 2020, arXiv:1910.10699). What the last
     layer of each network takes is brought to unit vectors of equal size by linear layers, which are learned along.
-    Each network's vector is told from those of other images among what is remembered of the other network.
+    Each network's vector is contrasted with those of other images that are remembered of the other network.
 
     Args:
         weight: β; the authors' tables use 0.8.

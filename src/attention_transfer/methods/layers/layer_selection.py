@@ -12,7 +12,7 @@ from attention_transfer.settings import Settings
 
 @dataclass(frozen=True)
 class Layers(Settings):
-    """A choice of layers; all of them unless told otherwise.
+    """A choice of layers; all of them by default.
 
     Section 4.1 of Li et al. (NeurIPS 2024, arXiv:2411.09702) transfers the first or the last k layers.
 

@@ -102,7 +102,7 @@ def attention_layers(description: Description, role: str, named: Sequence[str] |
         elsewhere = f"; outside of blocks there is {_listed(_places(description))}" if _places(description) else ""
         raise InputError(
             f"the {role} has no self-attention layers that can be read, so no attention patterns can be transferred: "
-            f"use a vision transformer, or a method for networks of convolutions such as AttentionTransfer{elsewhere}"
+            f"use a vision transformer, or a method for convolutional networks such as AttentionTransfer{elsewhere}"
         )
     return description.attention
 
