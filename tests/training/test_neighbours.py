@@ -2,7 +2,7 @@
 
 import torch
 
-from attention_transfer.training.knn import nearest_classes
+from attention_transfer.training.evaluate import nearest_classes
 
 
 def test_votes_are_those_of_a_slow_loop() -> None:

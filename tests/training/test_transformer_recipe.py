@@ -110,7 +110,7 @@ def test_drop_path_draws_anew_in_each_step(recipe: Experiment) -> None:
     """Seeded by (seed, epoch, step, rank) and not by the past, and not alike in all steps either."""
     prepared = prepare(replace(recipe, data=Data(recipe.data.name)))
     image = next(iter(prepared.train.epoch(0))).image
-    from attention_transfer.training.step_seeds import seed_step
+    from attention_transfer.training.update import seed_step
 
     def logits(step: int, rank: int = 0) -> torch.Tensor:
         seed_step(recipe.seed, 0, step, rank)

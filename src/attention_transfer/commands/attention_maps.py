@@ -11,10 +11,9 @@ from jaxtyping import Float
 
 from attention_transfer.analysis.map_kinds import MapReader, MapRequest
 from attention_transfer.analysis.subject import Subject, open_subjects
-from attention_transfer.commands.data_of_runs import downloads, own_data
+from attention_transfer.commands.data_of_runs import downloads, own_data, titles
 from attention_transfer.commands.flags.parsing import parsed
 from attention_transfer.commands.image_selection import DrawnImages, drawn_images
-from attention_transfer.commands.titles import titles
 from attention_transfer.experiment import Data, Training
 from attention_transfer.report.plots import attention_figure, check_picture
 

@@ -11,10 +11,9 @@ from jaxtyping import Int64
 
 from attention_transfer.analysis.class_maps import Evidence, evidence
 from attention_transfer.analysis.subject import open_subjects
-from attention_transfer.commands.data_of_runs import downloads, own_data
+from attention_transfer.commands.data_of_runs import downloads, own_data, titles
 from attention_transfer.commands.flags.parsing import parsed
 from attention_transfer.commands.image_selection import drawn_images
-from attention_transfer.commands.titles import titles
 from attention_transfer.data import DataSet, Split
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, Training

@@ -3,13 +3,25 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TextIO
 
 from attention_transfer.errors import InputError, printable
 from attention_transfer.experiment import Data, read_data
 from attention_transfer.files.env_paths import expand
 from attention_transfer.runs import recorded_run
-from attention_transfer.runs.downloads import Downloads
+from attention_transfer.runs.shapes import Downloads
+
+
+def titles(names: Sequence[str]) -> list[str]:
+    """The last parts of names, or the whole ones where these would not tell them apart.
+
+    Args:
+        names: of models or run folders, as a user wrote them.
+    """
+    short = [Path(name.rpartition("@")[2]).name or name for name in names]
+    return short if len(set(short)) == len(short) else list(names)
+
 
 # What decides which images a command reads, and how: of the test split, and of the others beyond that.
 _OF_TEST = ("name", "root", "image_size", "test_limit", "split_seed", "decoding", "background")

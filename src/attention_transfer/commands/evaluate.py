@@ -17,7 +17,7 @@ from attention_transfer.experiment import Data, Training
 from attention_transfer.files.env_paths import expand
 from attention_transfer.files.writing import unwritable
 from attention_transfer.runs import RunFolder, is_run, make_folder
-from attention_transfer.runs.downloads import Downloads
+from attention_transfer.runs.shapes import Downloads
 from attention_transfer.training.evaluate import Score
 
 

@@ -11,8 +11,8 @@ import tyro
 from jaxtyping import Bool
 
 from attention_transfer.analysis.attention_links import links_along_training, links_of_run
+from attention_transfer.commands.data_of_runs import titles
 from attention_transfer.commands.flags.parsing import parsed
-from attention_transfer.commands.titles import titles
 from attention_transfer.errors import InputError, printable
 from attention_transfer.files.env_paths import expand
 from attention_transfer.methods.attention_links.extraction import (

@@ -1,10 +1,12 @@
 """One step: the teacher runs, hands over what is replaced, the student runs, and the terms of the loss are computed."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from attention_transfer.batch import Batch
@@ -50,3 +52,21 @@ def run(both: Both, parts: nn.ModuleDict, phase: Phase, batch: Batch, epoch: int
     terms = both.terms(batch, teacher, student, parts, phase.counts)
     reads_logits = any(bound.reads.teacher.logits for bound in both.bound)
     return Ran(terms, logits, teacher.logits if teacher is not None and reads_logits else None)
+
+
+class Deployed(nn.Module):
+    """Student and teacher as one network from images to logits.
+
+    Args:
+        distiller: holds both; a module, so that modes and devices reach the networks.
+        predict: its way from images to logits.
+    """
+
+    def __init__(self, distiller: nn.Module, predict: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.distiller = distiller
+        self._predict = predict
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
+        """Logits of the student, computed with its teacher."""
+        return self._predict(images)

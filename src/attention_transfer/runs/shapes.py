@@ -9,12 +9,27 @@ attention_transfer.errors.InputError: 'epoch' of line 1 of metrics.jsonl must be
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from attention_transfer.errors import InputError
 from attention_transfer.files.json_fields import Fields, Json, is_number, is_object, is_text
 from attention_transfer.runs.renamed_settings import with_current_names
+
+
+@dataclass(frozen=True)
+class Downloads:
+    """What a command may download.
+
+    Args:
+        data: whether the data set that the user names, where it is not on this machine.
+        recorded: whether what only a run folder names.
+    """
+
+    data: bool = True
+    recorded: bool = False
+
 
 SNAPSHOTS = "snapshots"
 _UP_TO_THE_RUN = "../../"

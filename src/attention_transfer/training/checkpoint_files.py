@@ -9,6 +9,7 @@ checksum, the names and the shapes are right.
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +17,15 @@ from typing import Any, cast
 
 import safetensors
 import safetensors.torch
+import torch
 
 from attention_transfer.errors import InputError, first_line
 from attention_transfer.files.atomic import make_folder, remove_whole, whole_folder
 from attention_transfer.files.json_fields import Fields
-from attention_transfer.files.untrusted import parse_object, read_regular, refuse_irregular
+from attention_transfer.files.untrusted import parse_object, read_regular, refuse_irregular, unpacks_to
 from attention_transfer.files.writing import to_write
 from attention_transfer.training.checkpoint_checks import START_ANEW, CheckpointError
 from attention_transfer.training.checkpoint_tree import put_together, taken_apart
-from attention_transfer.training.pickled_checkpoint import PICKLED, read_pickled
 
 FORMAT = 1
 CONTENT, TENSORS = "checkpoint.json", "tensors.safetensors"
@@ -158,3 +159,35 @@ def _checksum(body: Mapping[str, Any]) -> str:
 def _digest(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+PICKLED = "last.pt"
+# What may come out of an archive: torch stores tensors as they are.
+_UNPACKED_TIMES, _UNPACKED_BYTES = 4, 2**24
+
+
+def read_pickled(path: Path) -> dict[str, Any]:
+    """Read a checkpoint, on the CPU; tensors only, no code.
+
+    Raises:
+        CheckpointError: if the file is damaged, or no checkpoint.
+    """
+    try:
+        refuse_irregular(path, path.stat())
+        if unpacks_to(path, times=_UNPACKED_TIMES, least=_UNPACKED_BYTES) is not None:
+            raise InputError("it unpacks to much more than torch.save packs")
+        with warnings.catch_warnings():
+            # Of tensors that no run of ours keeps.
+            warnings.simplefilter("ignore")
+            state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except InputError as error:
+        raise CheckpointError(f"the checkpoint {path} is not read: {error}; {START_ANEW}") from error
+    except Exception as error:
+        # Whatever a reader of pickles and archives falls over is in the file. Its words advise to read it unsafely.
+        raise CheckpointError(
+            f"the checkpoint {path} cannot be read: it is damaged, or no checkpoint ({type(error).__name__}); "
+            f"{START_ANEW}"
+        ) from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"the checkpoint {path} holds no fields by name; {START_ANEW}")
+    return cast("dict[str, Any]", state)

@@ -11,9 +11,8 @@ from attention_transfer.phases import stretches
 from attention_transfer.runs import RunFolder
 from attention_transfer.training.averaging import WeightAverage
 from attention_transfer.training.checkpoint_checks import CheckpointError, Expected, check_checkpoint, load_optimizer
-from attention_transfer.training.checkpoint_files import Found, read_latest, write_checkpoint
+from attention_transfer.training.checkpoint_files import PICKLED, Found, read_latest, write_checkpoint
 from attention_transfer.training.distributed import Process
-from attention_transfer.training.pickled_checkpoint import PICKLED
 from attention_transfer.training.plan import Plan
 from attention_transfer.training.update import Update
 

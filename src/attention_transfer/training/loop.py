@@ -20,8 +20,7 @@ from attention_transfer.training.distributed import Process, wrap
 from attention_transfer.training.metrics import RunningMeans, check_scores
 from attention_transfer.training.plan import Plan, Position, Rates
 from attention_transfer.training.progress import Reporter
-from attention_transfer.training.step_seeds import seed_step
-from attention_transfer.training.update import Update, peak_learning_rate
+from attention_transfer.training.update import Update, peak_learning_rate, seed_step
 
 # A share of the initial weights in their average that is worth a word.
 _REMEMBERED = 0.01

@@ -11,7 +11,7 @@ from torch.utils import data as torch_data
 from attention_transfer.batch import Batch
 from attention_transfer.errors import InputError
 from attention_transfer.training.plan import Batches
-from attention_transfer.training.step_seeds import seed_batch, seed_of_epoch
+from attention_transfer.training.update import seed_batch, seed_of_epoch
 
 # Their order is a function of a generator, or of nothing.
 _KNOWN_SAMPLERS = (

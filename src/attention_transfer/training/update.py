@@ -1,16 +1,46 @@
 """One step of the optimiser: gradients of one or several batches, scaled, looked at, clipped, taken and averaged."""
 
+import hashlib
+import random
 from collections.abc import Sequence
 from contextlib import nullcontext
 
+import numpy as np
 import torch
 from torch import nn
 
 from attention_transfer.distiller import Output
 from attention_transfer.training.averaging import WeightAverage
-from attention_transfer.training.holding import held_without_gradient
 from attention_transfer.training.metrics import FiniteGuard, NonFiniteLossError
+from attention_transfer.training.optim import held_without_gradient
 from attention_transfer.training.plan import Plan
+
+
+def seed_step(seed: int, epoch: int, step: int, rank: int) -> None:
+    """Seed all global generators before a step, so that it does not depend on the steps before."""
+    _seed_all(f"{seed} {epoch} {step} {rank}")
+
+
+def seed_batch(seed: int, epoch: int, step: int, rank: int) -> None:
+    """Seed all global generators before a batch is drawn from a user's loader."""
+    _seed_all(f"batch {seed} {epoch} {step} {rank}")
+
+
+def seed_of_epoch(seed: int, epoch: int) -> int:
+    """Seed of the generator that draws the order of an epoch; the same for all processes."""
+    return int.from_bytes(_digest(f"order {seed} {epoch}"), "little") >> 1
+
+
+def _seed_all(words: str) -> None:
+    digest = _digest(words)
+    torch.manual_seed(int.from_bytes(digest, "little", signed=True))
+    random.seed(digest)
+    np.random.seed(int.from_bytes(digest[:4], "little"))
+
+
+def _digest(words: str) -> bytes:
+    return hashlib.blake2b(words.encode(), digest_size=8).digest()
+
 
 # Below it no gradient of float32 is too large for float16: what is not finite comes from elsewhere.
 _LEAST_SCALE = 2.0**-14
