@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from tests.analysis.conftest import CPU, dataset, save_network
+from tests.training.conftest import Make, images, make
+from tests.training.test_fit import KilledError, Killer, silent
 from torch import Tensor
 
 from attention_transfer import Distiller, Experiment, MultiHeadGraph, build
@@ -17,9 +20,6 @@ from attention_transfer.methods.multi_head_graph.graphs import squashed_graph
 from attention_transfer.models import open_model
 from attention_transfer.runs import RunFolder
 from attention_transfer.training.experiment_run import fit_experiment
-from tests.analysis.conftest import CPU, dataset, save_network
-from tests.training.conftest import Make, images, make
-from tests.training.test_fit import KilledError, Killer, silent
 
 __all__ = ["dataset", "images", "make"]
 

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.analysis.conftest import CPU, dataset, save_network
+from tests.training.conftest import Make, images, make
 
 from attention_transfer import Input
 from attention_transfer.analysis.class_maps import evidence
@@ -12,8 +14,6 @@ from attention_transfer.commands.class_maps import command
 from attention_transfer.data import DataSet
 from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.prepare import load_data
-from tests.analysis.conftest import CPU, dataset, save_network
-from tests.training.conftest import Make, images, make
 
 __all__ = ["dataset", "images", "make"]
 

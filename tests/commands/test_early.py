@@ -10,10 +10,8 @@ from attention_transfer.cli import main
 from attention_transfer.commands.early import answered
 from attention_transfer.commands.finished import is_finished
 from attention_transfer.commands.flags.words import ALIASES
-from attention_transfer.commands.index.families import FAMILIES, family
 from attention_transfer.commands.index.making import made
-from attention_transfer.commands.index.method_sources import methods_in_source
-from attention_transfer.commands.index.reading import FILE, index
+from attention_transfer.commands.index.reading import FAMILIES, FILE, family, index, methods_in_source
 from attention_transfer.commands.train import parse, train_flags
 from attention_transfer.experiment import to_json
 from attention_transfer.methods import METHODS

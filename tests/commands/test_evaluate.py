@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.training.conftest import Make, images, make
 
 from attention_transfer import Data
 from attention_transfer.commands.evaluate import command
 from attention_transfer.runs import RunFolder
 from attention_transfer.training.experiment_run import fit_experiment
-from tests.training.conftest import Make, images, make
 
 __all__ = ["images", "make"]
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.commands.hostile import code_folder, rewrite, run_folder, save_student
 
 from attention_transfer.cli import main
 from attention_transfer.errors import InputError
@@ -12,7 +13,6 @@ from attention_transfer.experiment import Experiment
 from attention_transfer.models import build, open_model, save_model
 from attention_transfer.runs import STUDENT_CONFIG
 from attention_transfer.training.prepare import check_networks
-from tests.commands.hostile import code_folder, rewrite, run_folder, save_student
 
 pytest.importorskip("transformers")
 

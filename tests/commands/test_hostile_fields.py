@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from tests.commands.hostile import rewrite, run_folder
 
 from attention_transfer.cli import main
 from attention_transfer.errors import InputError
@@ -17,7 +18,6 @@ from attention_transfer.files.untrusted import LARGEST_JSON, read_object
 from attention_transfer.models import open_model
 from attention_transfer.models.saving import read_student_file
 from attention_transfer.runs import STUDENT_CONFIG, STUDENT_WEIGHTS, RunFolder
-from tests.commands.hostile import rewrite, run_folder
 
 ROW = {"epoch": 1, "test": {"top1": 1.0, "loss": 2.0}, "terms": {"ce": {"raw": 1.0, "weight": 1.0, "weighted": 1.0}}}
 DEEP = "[" * 100_000 + "]" * 100_000

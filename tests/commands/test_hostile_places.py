@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.commands.hostile import images, rewrite, run_folder, save_student
 
 from attention_transfer.cli import main
 from attention_transfer.commands.data_of_runs import downloads
@@ -18,7 +19,6 @@ from attention_transfer.models import open_model
 from attention_transfer.runs import RunFolder
 from attention_transfer.training.cache import TeacherCache
 from attention_transfer.training.prepare import load_data
-from tests.commands.hostile import images, rewrite, run_folder, save_student
 
 TRAIN = ["train", "digits", "--tiny", "--methods", "--threads", "1", "--run-folder"]
 

@@ -10,6 +10,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tests.training.conftest import Make, images, make
 
 from attention_transfer import AttentionLinks, Data, Input
 from attention_transfer.cli import main
@@ -20,7 +21,6 @@ from attention_transfer.report.link_maps import link_maps_figure, link_table
 from attention_transfer.runs import RunFolder
 from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.progress import Reporter
-from tests.training.conftest import Make, images, make
 
 __all__ = ["images", "make"]
 

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
+from tests.folders import unsplit
+from tests.training.conftest import images
 
 from attention_transfer.cli import main
 from attention_transfer.commands.pretrain import command, parse
 from attention_transfer.models import open_model
 from attention_transfer.runs import RunFolder
-from tests.folders import unsplit
-from tests.training.conftest import images
 
 __all__ = ["images"]
 

@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.analysis.conftest import save_network
+from tests.training.conftest import Make, images, make
 
 from attention_transfer import Input
 from attention_transfer.commands.probe import command
 from attention_transfer.runs import RunFolder
 from attention_transfer.training.experiment_run import fit_experiment
-from tests.analysis.conftest import save_network
-from tests.training.conftest import Make, images, make
 
 __all__ = ["images", "make"]
 

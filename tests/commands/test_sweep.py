@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.training.conftest import images
 
 from attention_transfer.cli import main
 from attention_transfer.commands import sweep
@@ -12,7 +13,6 @@ from attention_transfer.recipes import RECIPES
 from attention_transfer.runs import RunFolder
 from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.progress import Reporter
-from tests.training.conftest import images
 
 __all__ = ["images"]
 

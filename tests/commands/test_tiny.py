@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.folders import unsplit
 
 from attention_transfer.cli import main
 from attention_transfer.commands.train import parse
@@ -12,7 +13,6 @@ from attention_transfer.errors import InputError
 from attention_transfer.recipes import RECIPES
 from attention_transfer.runs import RunFolder
 from attention_transfer.training.prepare import load_data
-from tests.folders import unsplit
 
 
 def sorted_arrays(place: Path, *, classes: int, each: int) -> str:

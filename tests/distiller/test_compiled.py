@@ -26,7 +26,7 @@ from attention_transfer import (
     SoftTargets,
     build,
 )
-from attention_transfer.distiller import compiling
+from attention_transfer.distiller import step
 from attention_transfer.methods import (
     Correlation,
     DecoupledSoftTargets,
@@ -252,15 +252,15 @@ def test_compiled_code_survives_a_schedule(small_pair: Pair) -> None:
 )
 def test_versions_are_compared_as_versions(monkeypatch: pytest.MonkeyPatch, version: str, able: bool) -> None:
     monkeypatch.setattr(torch, "__version__", version)
-    assert compiling.compiles() == able
+    assert step.compiles() == able
 
 
 @pytest.mark.parametrize("able", [False, True])
 def test_a_step_is_compiled_where_it_can_be(monkeypatch: pytest.MonkeyPatch, able: bool) -> None:
-    monkeypatch.setattr(compiling, "compiles", lambda: able)
+    monkeypatch.setattr(step, "compiles", lambda: able)
 
     class Module(nn.Module):
-        @compiling.compiled_where_it_can_be
+        @step.compiled_where_it_can_be
         def forward(self, x: Tensor) -> tuple[Tensor, bool]:
             return 2 * x, torch.compiler.is_compiling()
 

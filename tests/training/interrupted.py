@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import safetensors.torch
+from tests.commands.hostile import images as four_classes
 
 from attention_transfer.commands.train import parse
 from attention_transfer.recipes import RECIPES
@@ -16,7 +17,6 @@ from attention_transfer.training.checkpoint_files import CONTENT, TENSORS
 from attention_transfer.training.checkpoint_tree import taken_apart
 from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.progress import Reporter
-from tests.commands.hostile import images as four_classes
 
 
 class _Killer(Reporter):

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from tests.training.interrupted import NAMES, command, interrupted, seal
 
 from attention_transfer.cli import main
 from attention_transfer.errors import InputError
@@ -27,7 +28,6 @@ from attention_transfer.training.checkpoint_files import (
     read_latest,
     write_checkpoint,
 )
-from tests.training.interrupted import NAMES, command, interrupted, seal
 
 
 @pytest.fixture(scope="module")

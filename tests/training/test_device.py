@@ -7,6 +7,8 @@ from typing import Literal
 
 import pytest
 import torch
+from tests.trained import as_trained
+from tests.training.conftest import Make
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -18,8 +20,6 @@ from attention_transfer.training.device import Place
 from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.prepare import prepare
 from attention_transfer.training.progress import Reporter
-from tests.trained import as_trained
-from tests.training.conftest import Make
 
 VIT = "timm:vit_tiny_patch16_224(img_size=32, patch_size=8, depth=2, embed_dim=12, num_heads=1)"
 SMALL = VIT.replace("32", "16")

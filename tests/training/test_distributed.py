@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.distiller.test_distiller import Limited
+from tests.pairs import pair
+from tests.training.test_fit import TwoPhases
+from tests.two_processes import TwoProcesses
 from torch import Tensor, distributed, nn
 
 from attention_transfer import (
@@ -21,10 +25,6 @@ from attention_transfer.runs import RunFolder
 from attention_transfer.training.distributed import Process, wrap
 from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.progress import Reporter
-from tests.distiller.test_distiller import Limited
-from tests.pairs import pair
-from tests.training.test_fit import TwoPhases
-from tests.two_processes import TwoProcesses
 
 
 def make(methods: str) -> Distiller:

@@ -12,6 +12,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from tests.training.conftest import Make
 from torch import nn
 
 from attention_transfer import (
@@ -34,7 +35,6 @@ from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.metrics import NonFiniteLossError
 from attention_transfer.training.prepare import evenly, load_data
 from attention_transfer.training.progress import Reporter
-from tests.training.conftest import Make
 
 
 class KilledError(Exception):

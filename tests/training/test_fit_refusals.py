@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from tests.training.test_fit import TwoPhases
+from tests.training.test_fit_own_loader import SILENT, Noisy, batches, make, network, same, sgd
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Sampler, TensorDataset
@@ -24,8 +26,6 @@ from attention_transfer import (
 )
 from attention_transfer.training.metrics import NonFiniteLossError
 from attention_transfer.training.positioning import LoadedBatches, refuse_shared
-from tests.training.test_fit import TwoPhases
-from tests.training.test_fit_own_loader import SILENT, Noisy, batches, make, network, same, sgd
 
 schedulers = torch.optim.lr_scheduler
 

@@ -10,6 +10,11 @@ import pytest
 import safetensors.torch
 import torch
 from rich.console import Console
+from tests.trained import as_trained
+from tests.training.conftest import Make
+from tests.training.test_distributed import data, gradients
+from tests.training.test_fit import KilledError, Killer, rows, silent
+from tests.two_processes import TwoProcesses
 from torch import Tensor, distributed
 
 from attention_transfer import Distiller, Experiment, MultiHeadGraph, build
@@ -21,11 +26,6 @@ from attention_transfer.training.distributed import Process, wrap
 from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.prepare import prepare
 from attention_transfer.training.progress import Reporter
-from tests.trained import as_trained
-from tests.training.conftest import Make
-from tests.training.test_distributed import data, gradients
-from tests.training.test_fit import KilledError, Killer, rows, silent
-from tests.two_processes import TwoProcesses
 
 METHOD = MultiHeadGraph(graph_epochs=2, graph_learning_rate=0.05)
 

@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from tests.closeness import assert_near
+from tests.training.conftest import Make
+from tests.training.test_fit import silent
 from torch import nn
 
 from attention_transfer import MODELS
 from attention_transfer.runs import RunFolder
 from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.optim import held_without_gradient
-from tests.closeness import assert_near
-from tests.training.conftest import Make
-from tests.training.test_fit import silent
 
 
 class HalfUsed(nn.Module):

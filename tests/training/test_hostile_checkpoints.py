@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.training.interrupted import NAMES, command, interrupted, resealed
 
 from attention_transfer.cli import main
 from attention_transfer.errors import InputError
@@ -22,7 +23,6 @@ from attention_transfer.training.checkpoint_files import (
     read_checkpoint,
     write_checkpoint,
 )
-from tests.training.interrupted import NAMES, command, interrupted, resealed
 
 NAN, INF = float("nan"), float("inf")
 WEIGHT = "student.fc.weight"

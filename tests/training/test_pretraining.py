@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from tests.training.conftest import images
 
 from attention_transfer import AttentionTransfer, Data, Experiment, Optimisation, SoftTargets, Training
 from attention_transfer.experiment import from_json, to_json
@@ -16,10 +17,10 @@ from attention_transfer.models import open_model
 from attention_transfer.pretraining import MaskedAutoencoding
 from attention_transfer.report.compare import compare
 from attention_transfer.runs import STUDENT_WEIGHTS, RunFolder
+from attention_transfer.training.evaluate import nearest_classes
 from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.prepare import load_data
 from attention_transfer.training.progress import Item, Reporter
-from tests.training.conftest import images
 
 __all__ = ["images"]
 
@@ -193,3 +194,24 @@ def test_experiments_without_pretraining_read_as_before() -> None:
     old = {name: value for name, value in to_json(experiment).items() if name != "pretraining"}
     assert from_json(json.loads(json.dumps(old))) == experiment
     assert to_json(experiment)["pretraining"] is None
+
+
+def test_votes_are_those_of_a_slow_loop() -> None:
+    generator = torch.Generator().manual_seed(0)
+    known, asked = torch.randn(40, 6, generator=generator), torch.randn(15, 6, generator=generator)
+    labels = torch.randint(4, (40,), generator=generator)
+    expected: list[int] = []
+    for feature in asked.double():
+        cosines = [float(feature @ other / feature.norm() / other.norm()) for other in known.double()]
+        votes = [0.0] * 4
+        for i in sorted(range(40), key=lambda i: -cosines[i])[:7]:
+            votes[int(labels[i])] += float(torch.tensor(cosines[i] / 0.07).exp())
+        expected.append(votes.index(max(votes)))
+    assert nearest_classes(known, labels, asked, 4, neighbours=7).tolist() == expected
+
+
+def test_scale_means_nothing_and_few_images_all_vote() -> None:
+    known = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.1, 1.0]])
+    labels = torch.tensor([2, 0, 0])
+    asked = torch.tensor([[100.0, 1.0], [0.0, 0.01]])
+    assert nearest_classes(known, labels, asked, 3).tolist() == [2, 0]

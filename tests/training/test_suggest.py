@@ -10,6 +10,7 @@ from typing import ClassVar
 import pytest
 import safetensors.torch
 import torch
+from tests.training.conftest import Make, images, make
 from torch import nn
 from torch.nn import functional
 
@@ -24,7 +25,6 @@ from attention_transfer.models import Description
 from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.prepare import Prepared, prepare
 from attention_transfer.training.progress import Reporter
-from tests.training.conftest import Make, images, make
 
 __all__ = ["images", "make"]
 

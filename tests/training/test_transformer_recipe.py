@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import pytest
 import timm
 import torch
+from tests.training.conftest import Make
+from tests.training.test_fit import KilledError, Killer, rows, silent
 from torch import nn
 
 from attention_transfer import (
@@ -28,8 +30,6 @@ from attention_transfer.models import Description
 from attention_transfer.runs import RunFolder
 from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.prepare import prepare
-from tests.training.conftest import Make
-from tests.training.test_fit import KilledError, Killer, rows, silent
 
 MIXED = {"mixup": 0.8, "cutmix": 1.0, "label_smoothing": 0.1}
 

@@ -12,9 +12,7 @@ from attention_transfer.commands.finished import is_finished
 from attention_transfer.commands.flags.flag import Flag
 from attention_transfer.commands.flags.help_text import grouped, long_lines, short_lines, shown
 from attention_transfer.commands.flags.words import HELP, check_names, name_of, split, without_aliases
-from attention_transfer.commands.index.families import FAMILIES, family
-from attention_transfer.commands.index.method_sources import methods_in_source
-from attention_transfer.commands.index.reading import index
+from attention_transfer.commands.index.reading import FAMILIES, family, index, methods_in_source
 from attention_transfer.errors import InputError, printable
 
 _OF_RECIPES = ("train", "sweep", "suggest-weight")

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from attention_transfer.commands import PROGRAM
 from attention_transfer.commands.early import family_lines
 from attention_transfer.commands.flags.words import HELP
-from attention_transfer.commands.index.method_sources import methods_in_source
-from attention_transfer.commands.index.reading import index
+from attention_transfer.commands.index.reading import index, methods_in_source
 from attention_transfer.errors import InputError
 
 _WIDTH = 120

@@ -15,7 +15,6 @@ from attention_transfer.capture.private_names import Move, TakesAlong
 from attention_transfer.distiller.arguments import check_phase, checked
 from attention_transfer.distiller.batch_checks import BatchChecks
 from attention_transfer.distiller.building import hooked, prove
-from attention_transfer.distiller.compiling import compiled_where_it_can_be
 from attention_transfer.distiller.error_context import explaining
 from attention_transfer.distiller.gradient_limits import Limits
 from attention_transfer.distiller.notes import Notes
@@ -23,7 +22,7 @@ from attention_transfer.distiller.observed_network import Role
 from attention_transfer.distiller.output import TASK, Output
 from attention_transfer.distiller.output_checks import FirstBatches, readers_of_logits
 from attention_transfer.distiller.plausibility import unusual
-from attention_transfer.distiller.step import Deployed, run
+from attention_transfer.distiller.step import Deployed, compiled_where_it_can_be, run
 from attention_transfer.distiller.summary import in_a_line, summary
 from attention_transfer.distiller.teacher import TeacherMemory
 from attention_transfer.distiller.trained_parameters import Moving

@@ -3,13 +3,15 @@
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.torch_version import TorchVersion
 
 from attention_transfer.batch import Batch
+from attention_transfer.capture.opaque_modules import left_uncompiled
 from attention_transfer.distiller.network_pair import Both
 from attention_transfer.methods import Term
 from attention_transfer.phases import Phase
@@ -70,3 +72,23 @@ class Deployed(nn.Module):
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
         """Logits of the student, computed with its teacher."""
         return self._predict(images)
+
+
+COMPILES_FROM = "2.10"
+"""The first version of torch that compiles a distiller to what it computes.
+
+Compilers before it cannot look up dataclasses, run `nn.MultiheadAttention` in one piece that nobody can look into, and
+where they give up half-way, what a method puts in place of attention can get lost without a word.
+"""
+
+_Step = TypeVar("_Step", bound=Callable[..., object])
+
+
+def compiles() -> bool:
+    """Whether the installed torch compiles a distiller; others run it as it is."""
+    return TorchVersion(torch.__version__) >= TorchVersion(COMPILES_FROM)
+
+
+def compiled_where_it_can_be(step: _Step) -> _Step:
+    """The step, which stays as it is inside of compiled code where torch cannot compile it."""
+    return step if compiles() else cast(_Step, left_uncompiled(step))

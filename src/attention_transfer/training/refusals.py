@@ -6,7 +6,7 @@ import torch
 
 from attention_transfer.data import DataSet
 from attention_transfer.distiller import Distiller
-from attention_transfer.distiller.compiling import COMPILES_FROM, compiles
+from attention_transfer.distiller.step import COMPILES_FROM, compiles
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Experiment
 from attention_transfer.memory_budget import ChecksMemory

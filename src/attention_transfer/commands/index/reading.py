@@ -1,13 +1,59 @@
 """Names, descriptions, flags and settings of recipes, as `index.json` holds them."""
 
+import ast
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from attention_transfer.commands.flags.flag import Flag
+
+_ROOT = Path(__file__).parents[3]  # holds the package
+_METHODS = Path(__file__).parents[2] / "methods"
+
+
+def methods_in_source() -> dict[str, str]:
+    """The first sentence of every method's class by its key, in the order of the registry."""
+    return dict(_described(ast.parse((_METHODS / "registry.py").read_text(encoding="utf-8"))))
+
+
+def _described(registry: ast.Module) -> Iterator[tuple[str, str]]:
+    for node in registry.body:
+        names = {alias.name for alias in node.names if alias.asname} if isinstance(node, ast.ImportFrom) else set[str]()
+        if isinstance(node, ast.ImportFrom) and node.module and names:
+            file = _ROOT.joinpath(*node.module.split(".")).with_suffix(".py")
+            for found in ast.parse(file.read_text(encoding="utf-8")).body:
+                if isinstance(found, ast.ClassDef) and found.name in names:
+                    yield _key(found), (ast.get_docstring(found) or "").partition("\n")[0]
+
+
+def _key(found: ast.ClassDef) -> str:
+    for node in found.body:
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "key" and node.value is not None:
+            return str(ast.literal_eval(node.value))
+    return found.name
+
+
+FAMILIES = {
+    "digits": "cluttered digits, on any machine in minutes: teachers, students alone, every method",
+    "cifar100": "CIFAR-100: networks alone, and TEACHER-STUDENT-METHOD under CAT-KD's protocol",
+    "photographs": "photographs in class folders of your own",
+    "at": "Paying More Attention to Attention (AT): CIFAR-10, ImageNet, CUB, scenes",
+    "cat": "Class Attention Transfer (CAT-KD): its tables and figures by number",
+    "imagenet": "ImageNet: networks alone, and TEACHER-STUDENT-METHOD",
+    "deit": "DeiT: distillation tokens, and students alone",
+    "links": "attention links (AFD): its tables by number",
+    "mhgd": "multi-head graph distillation (MHGD): pairs, heads, layers, controls",
+    "vit": "attention copy and distillation of vision transformers, fine-tuning and from scratch",
+}
+
+
+def family(recipe: str) -> str:
+    """The family of a recipe."""
+    return recipe.partition("-")[0]
+
 
 FILE = Path(__file__).with_name("index.json")
 SECTIONS = ("data", "optimisation", "training")
