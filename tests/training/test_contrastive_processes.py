@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.trained import as_trained
+from tests.two_processes import TwoProcesses
 from torch import Tensor, distributed, nn
 
 from attention_transfer import Contrastive, Distiller, build
 from attention_transfer.training.distributed import Process, wrap
-from tests.trained import as_trained
-from tests.two_processes import TwoProcesses
 
 LABELS = torch.arange(40) % 5
 METHODS = {

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.training.test_fit_own_loader import SILENT, StoppedError, Stopper, make, sgd
+from tests.two_processes import TwoProcesses
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from attention_transfer import InputError, fit
 from attention_transfer.runs import RunFolder
-from tests.training.test_fit_own_loader import SILENT, StoppedError, Stopper, make, sgd
-from tests.two_processes import TwoProcesses
 
 
 def images() -> TensorDataset:
