@@ -1,4 +1,9 @@
-"""What a loader yields and a distiller reads."""
+"""What a loader yields and a distiller reads.
+
+>>> import torch
+>>> Batch(torch.rand(2, 3, 8, 8), torch.tensor([0, 1])).index is None
+True
+"""
 
 from dataclasses import dataclass
 

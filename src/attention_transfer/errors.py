@@ -1,4 +1,8 @@
-"""What this package says no with. Errors of any other kind are its own bugs, or those of a library below it."""
+r"""What this package says no with. Errors of any other kind are its own bugs, or those of a library below it.
+
+>>> printable("a name with an escape \x1b[2J")[:12]
+'a name with '
+"""
 
 import unicodedata
 from collections.abc import Sequence

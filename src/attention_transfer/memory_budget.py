@@ -1,4 +1,9 @@
-"""How much memory there is for what methods learn and remember."""
+"""How much memory there is for what methods learn and remember.
+
+>>> import torch
+>>> memory_of(torch.device("cpu")) is None or memory_of(torch.device("cpu")) > 0
+True
+"""
 
 import os
 from pathlib import Path

@@ -1,4 +1,9 @@
-"""What processes that share a batch must have in common, for terms that compare images with each other."""
+"""What processes that share a batch must have in common, for terms that compare images with each other.
+
+>>> import torch
+>>> gathered(torch.ones(2, 3)).shape  # in one process the batch itself
+torch.Size([2, 3])
+"""
 
 from typing import Any, cast
 

@@ -1,4 +1,9 @@
-"""Phases of training: which parameters move in each, which terms are minimised, and which epochs belong to it."""
+"""Phases of training: which parameters move in each, which terms are minimised, and which epochs belong to it.
+
+>>> phases = [Phase("hints", epochs=5), Phase("all")]
+>>> num_epochs(phases, 100), stretch_of(phases, 5).phase.name
+(105, 'all')
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

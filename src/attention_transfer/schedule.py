@@ -1,4 +1,8 @@
-"""How the weight of a method changes over training."""
+"""How the weight of a method changes over training.
+
+>>> Schedule(warmup_epochs=4).factor(0) < Schedule(warmup_epochs=4).factor(10)
+True
+"""
 
 from dataclasses import dataclass
 

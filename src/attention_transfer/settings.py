@@ -1,4 +1,8 @@
-"""What settings are called and which values they have, kept where a record or a caller says something else."""
+"""What settings are called and which values they have, kept where a record or a caller says something else.
+
+>>> fit("Example", "sizes", tuple[int, ...], [1, 2])
+(1, 2)
+"""
 
 import inspect
 import math

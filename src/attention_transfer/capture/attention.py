@@ -1,4 +1,11 @@
-"""One attention call of a network: what it was asked, and what it is answered with."""
+"""One attention call of a network: what it was asked, and what it is answered with.
+
+>>> import torch
+>>> query = key = value = torch.rand(2, 3, 5, 8)  # images, heads, tokens, channels of a head
+>>> attention = Attention(query, key, value, scale=8**-0.5)
+>>> attention.map().shape, attention.num_heads
+(torch.Size([2, 3, 5, 5]), 3)
+"""
 
 from dataclasses import dataclass, replace
 

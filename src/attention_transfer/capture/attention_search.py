@@ -1,4 +1,11 @@
-"""Where a network computes attention: found by running it once and watching."""
+"""Where a network computes attention: found by running it once and watching.
+
+>>> import torch
+>>> from torch import nn
+>>> block = nn.Sequential(nn.Flatten(2), nn.TransformerEncoderLayer(16, 2, batch_first=True))
+>>> [found.module for found in find_attention(block, torch.rand(1, 3, 4, 4), "network")]
+['1.self_attn']
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

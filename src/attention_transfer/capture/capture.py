@@ -1,4 +1,14 @@
-"""Reading one network while it runs."""
+"""Reading one network while it runs.
+
+>>> import torch
+>>> from attention_transfer import build
+>>> from attention_transfer.capture import Capture, Tap
+>>> capture = Capture(build("resnet8", 4), [Tap("layer1")], "network")
+>>> reading = capture.run(torch.rand(2, 3, 16, 16))
+>>> reading.values[Tap("layer1")].shape
+torch.Size([2, 16, 16, 16])
+>>> capture.close()
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any

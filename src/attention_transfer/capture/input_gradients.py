@@ -1,4 +1,12 @@
-"""How the loss of each image changes with its pixels."""
+"""How the loss of each image changes with its pixels.
+
+>>> import torch
+>>> from torch import nn
+>>> image = torch.rand(1, 3, 2, 2, requires_grad=True)
+>>> logits = nn.Linear(12, 4)(image.flatten(1))
+>>> input_gradient(logits, image, torch.tensor([0]), twice=False).shape
+torch.Size([1, 3, 2, 2])
+"""
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager

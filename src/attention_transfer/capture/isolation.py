@@ -1,4 +1,13 @@
-"""Running a network without leaving a trace in parameters, buffers, modes or random generators."""
+"""Running a network without leaving a trace in parameters, buffers, modes or random generators.
+
+>>> import torch
+>>> from torch import nn
+>>> norm = nn.BatchNorm2d(3)
+>>> with undisturbed(norm):
+...     _ = norm(torch.rand(2, 3, 4, 4) + 5)
+>>> float(norm.running_mean.abs().max())
+0.0
+"""
 
 import random
 from collections.abc import Callable, Generator, Iterable, Sequence

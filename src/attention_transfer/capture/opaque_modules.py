@@ -1,4 +1,9 @@
-"""Modules that nothing inside can be read of: compiled, scripted, or run elsewhere; and calls left uncompiled."""
+"""Modules that nothing inside can be read of: compiled, scripted, or run elsewhere; and calls left uncompiled.
+
+>>> from torch import nn
+>>> closed_in(nn.Linear(2, 2)), is_graph(nn.Linear(2, 2))
+((None, None), False)
+"""
 
 import sys
 from collections.abc import Callable, Generator

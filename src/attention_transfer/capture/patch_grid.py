@@ -1,4 +1,10 @@
-"""How the patches of an image fill rows and columns."""
+"""How the patches of an image fill rows and columns.
+
+>>> patch_grid(16, None, (16, 16), (64, 64))
+(4, 4)
+>>> patch_grid(64, None, (16, 16), (64, 256))
+(4, 16)
+"""
 
 from math import ceil, isqrt, sqrt
 

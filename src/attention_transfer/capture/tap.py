@@ -1,4 +1,8 @@
-"""Places in a network, and how the values read there lie in memory."""
+"""Places in a network, and how the values read there lie in memory.
+
+>>> str(Tap("layer1")), str(Tap("layer1.0.relu", "input"))
+('layer1', 'input of layer1.0.relu')
+"""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,15 @@
-"""Sentences about a distillation that can run and is most likely not what was meant, each said once."""
+"""Sentences about a distillation that can run and is most likely not what was meant, each said once.
+
+>>> import warnings
+>>> from attention_transfer.errors import DistillationWarning
+>>> notes = Notes()
+>>> with warnings.catch_warnings(record=True) as caught:
+...     warnings.simplefilter("always")
+...     notes.say(["The student is larger than its teacher."])
+...     notes.say(["The student is larger than its teacher."])
+>>> len(caught), notes.said
+(1, ['The student is larger than its teacher.'])
+"""
 
 import warnings
 from collections.abc import Generator, Sequence

@@ -1,4 +1,9 @@
-"""Attention copy: the student computes with the teacher's attention in place of its own."""
+"""Attention copy: the student computes with the teacher's attention in place of its own.
+
+>>> from attention_transfer.methods.layers.layer_selection import Layers
+>>> AttentionCopy(layers=Layers(first=6)).key
+'attention-copy'
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace

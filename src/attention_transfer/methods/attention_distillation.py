@@ -1,4 +1,8 @@
-"""Attention distillation: the layers of a student look where the layers of the teacher look."""
+"""Attention distillation: the layers of a student look where the layers of the teacher look.
+
+>>> AttentionDistillation(weight=3.0, head_match="mean").key
+'attention-distillation'
+"""
 
 import warnings
 from collections.abc import Mapping, Sequence

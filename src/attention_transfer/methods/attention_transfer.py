@@ -1,4 +1,12 @@
-"""Attention transfer: the student looks where the teacher looks."""
+"""Attention transfer: the student looks where the teacher looks.
+
+>>> import torch
+>>> features = torch.rand(2, 8, 4, 4)
+>>> float(map_distance(features, features, form="code"))
+0.0
+>>> AttentionTransfer(weight=1000.0, stages=(0, 2)).stages
+(0, 2)
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,12 @@
-"""Decoupled soft targets: what the teacher says of the right class and of the others, each with its own weight."""
+"""Decoupled soft targets: what the teacher says of the right class and of the others, each with its own weight.
+
+>>> import torch
+>>> logits, labels = torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([0])
+>>> [round(float(each), 6) for each in decoupled_divergences(logits, logits, labels, 4.0)]
+[0.0, 0.0]
+>>> DecoupledSoftTargets(temperature=4.0).key
+'dkd'
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,8 @@
-"""Feature distillation: the student's tokens are what the teacher's are, layer by layer."""
+"""Feature distillation: the student's tokens are what the teacher's are, layer by layer.
+
+>>> FeatureDistillation(weight=0.5).key
+'feature-distillation'
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,8 @@
-"""FitNets: a middle layer of the student gives what a middle layer of the teacher gives."""
+"""FitNets: a middle layer of the student gives what a middle layer of the teacher gives.
+
+>>> FitNet(hint_epochs=5).phases[0].epochs
+5
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -1,4 +1,12 @@
-"""Gradient attention: the student's loss is sensitive to the same pixels as the teacher's."""
+"""Gradient attention: the student's loss is sensitive to the same pixels as the teacher's.
+
+>>> import torch
+>>> gradients = torch.zeros(2, 3, 4, 4)
+>>> float(gradient_distance(gradients, gradients + 1, distance="square"))
+48.0
+>>> GradientAttention(target="flip").reads(None, None).teacher.anything
+False
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

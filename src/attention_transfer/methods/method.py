@@ -1,4 +1,11 @@
-"""What a method is: a description of what it reads, learns, replaces and minimises. It never runs a model."""
+"""What a method is: a description of what it reads, learns, replaces and minimises. It never runs a model.
+
+>>> import torch
+>>> Term(torch.tensor(2.0), weight=0.5).weighted
+tensor(1.)
+>>> Reads(Request(logits=True), batch=Needs(labels=True)).teacher.anything
+True
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence

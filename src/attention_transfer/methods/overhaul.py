@@ -1,4 +1,11 @@
-"""Feature distillation overhauled: what the teacher has before its activations, as far as it matters after them."""
+"""Feature distillation overhauled: what the teacher has before its activations, as far as it matters after them.
+
+>>> import torch
+>>> margin_of_norm(torch.tensor([1.0]), torch.tensor([0.0])).shape
+torch.Size([1])
+>>> Overhaul(margins="data").key
+'ofd'
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,12 @@
-"""Knowledge review: deeper stages of the student help its earlier ones to become what the teacher's are."""
+"""Knowledge review: deeper stages of the student help its earlier ones to become what the teacher's are.
+
+>>> import torch
+>>> features = torch.rand(2, 8, 4, 4)
+>>> float(hierarchical_context_loss(features, features))
+0.0
+>>> Review(most_stages=3).key
+'reviewkd'
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

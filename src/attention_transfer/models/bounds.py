@@ -2,6 +2,9 @@
 
 Libraries build whatever their arguments say, layer by layer, until there is no memory left and the system ends the
 process. So what a network registers is counted while it is built.
+
+>>> check_classes(10, least=1)
+>>> check_side(224)
 """
 
 import threading

@@ -1,4 +1,8 @@
-"""Networks by name: ours, `timm:NAME`, `torchvision:NAME` and `hf:NAME`."""
+"""Networks by name: ours, `timm:NAME`, `torchvision:NAME` and `hf:NAME`.
+
+>>> type(build("resnet8", 10)).__name__
+'ResNet'
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial

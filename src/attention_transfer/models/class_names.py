@@ -1,4 +1,10 @@
-"""Names of classes: whether two networks, or a network and its data, speak of the same ones, and in which order."""
+"""Names of classes: whether two networks, or a network and its data, speak of the same ones, and in which order.
+
+>>> are_numbered(["0", "1", "2"]), are_numbered(["cat", "dog"])
+(True, False)
+>>> pair_classes(["cat", "dog"], ["dog", "cat"]).order
+(1, 0)
+"""
 
 import re
 import unicodedata

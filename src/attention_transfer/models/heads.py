@@ -1,4 +1,9 @@
-"""The last layer of a network: which of its tensors depend on the number of classes, and how many there are."""
+"""The last layer of a network: which of its tensors depend on the number of classes, and how many there are.
+
+>>> from attention_transfer import build
+>>> class_tensors(lambda classes: build("resnet8", classes))
+{'fc.weight': 0, 'fc.bias': 0}
+"""
 
 from collections.abc import Callable
 from functools import partial

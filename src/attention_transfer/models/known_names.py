@@ -1,4 +1,8 @@
-"""Which networks there are by name: ours, and those that timm and torchvision list."""
+"""Which networks there are by name: ours, and those that timm and torchvision list.
+
+>>> is_name("resnet8"), is_name("timm:resnet18"), is_name("runs/first")
+(True, True, False)
+"""
 
 import difflib
 from collections.abc import Iterable

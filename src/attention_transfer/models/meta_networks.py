@@ -1,4 +1,9 @@
-"""Networks without memory and values, for what can be learned from shapes alone."""
+"""Networks without memory and values, for what can be learned from shapes alone.
+
+>>> from attention_transfer import build
+>>> next(outline(lambda: build("resnet8", 10)).parameters()).device.type
+'meta'
+"""
 
 import threading
 from collections.abc import Callable, Generator

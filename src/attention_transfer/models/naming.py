@@ -1,4 +1,8 @@
-"""Names of models, `LIBRARY:NAME(argument=value, …)@WEIGHTS`: read without running anything, also from files."""
+"""Names of models, `LIBRARY:NAME(argument=value, …)@WEIGHTS`: read without running anything, also from files.
+
+>>> split_weights("resnet8@weights/resnet8.safetensors")
+('resnet8', 'weights/resnet8.safetensors')
+"""
 
 import ast
 from collections.abc import Mapping

@@ -1,4 +1,9 @@
-"""Trained networks: saved bare, and opened from whatever a user has (a name, a file, a run folder)."""
+"""Trained networks: saved bare, and opened from whatever a user has (a name, a file, a run folder).
+
+>>> opened = open_model("resnet8", num_classes=10)
+>>> opened.num_classes, opened.trained
+(10, False)
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace

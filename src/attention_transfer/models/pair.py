@@ -1,4 +1,8 @@
-"""Which two networks can be teacher and student of each other."""
+"""Which two networks can be teacher and student of each other.
+
+>>> from attention_transfer import build
+>>> check_pair(build("resnet8", 10), build("resnet14", 10))
+"""
 
 import torch
 from torch import Tensor, nn

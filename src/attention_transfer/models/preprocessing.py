@@ -1,4 +1,12 @@
-"""Normalisation of images: how a network expects them, and images of one network made into those of another."""
+"""Normalisation of images: how a network expects them, and images of one network made into those of another.
+
+>>> import torch
+>>> from attention_transfer import Input
+>>> half = Input(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+>>> plain = Input(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+>>> float(Renormalise(plain, half)(torch.ones(1, 3, 2, 2)).mean())
+1.0
+"""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,13 @@
-"""Trained networks saved bare, as a state dict and a few lines of JSON that say how to load it; and read back."""
+"""Trained networks saved bare, as a state dict and a few lines of JSON that say how to load it; and read back.
+
+>>> import tempfile
+>>> from pathlib import Path
+>>> from attention_transfer import build
+>>> with tempfile.TemporaryDirectory() as folder:
+...     save_model(build("resnet8", 10), Path(folder), "resnet8", 10)
+...     read_student_file(Path(folder)).num_classes
+10
+"""
 
 import json
 from collections.abc import Mapping

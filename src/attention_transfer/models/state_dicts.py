@@ -1,6 +1,10 @@
 """Which of the state dicts in a file are a network's weights: nested, under a wrapper's prefix, or beside others.
 
 Names decide. A state dict is a network's where its names, without one common prefix, are those of the network.
+
+>>> import torch
+>>> list(without_wrappers({"module.fc.weight": torch.zeros(1)}))
+['fc.weight']
 """
 
 import itertools

@@ -1,4 +1,8 @@
-"""Small and untrained networks, for trying out whether an experiment runs."""
+"""Small and untrained networks, for trying out whether an experiment runs.
+
+>>> smaller("resnet8", 32)
+'resnet8'
+"""
 
 from collections.abc import Mapping
 from functools import cache

@@ -1,4 +1,15 @@
-"""Weights from files into networks: only where every tensor fits, by its name, shape, type and values."""
+"""Weights from files into networks: only where every tensor fits, by its name, shape, type and values.
+
+>>> import tempfile
+>>> from pathlib import Path
+>>> from safetensors.torch import save_file
+>>> from attention_transfer import build
+>>> network = build("resnet8", 10)
+>>> with tempfile.TemporaryDirectory() as folder:
+...     save_file(network.state_dict(), Path(folder) / "weights.safetensors")
+...     load_weights(network, Path(folder) / "weights.safetensors")
+()
+"""
 
 import math
 import re

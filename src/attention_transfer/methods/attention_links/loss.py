@@ -1,4 +1,9 @@
-"""How far combinations of attention maps are from the channels that they are linked to, at one size."""
+"""How far combinations of attention maps are from the channels that they are linked to, at one size.
+
+>>> import torch
+>>> [stage.shape for stage in resized([torch.rand(1, 2, 8, 8)], (4, 4))]
+[torch.Size([1, 2, 16])]
+"""
 
 from collections.abc import Iterator, Sequence
 from functools import cache

@@ -1,4 +1,8 @@
-"""Attention links: the heads of a transformer look where the channels of a convolutional network respond."""
+"""Attention links: the heads of a transformer look where the channels of a convolutional network respond.
+
+>>> AttentionLinks(links="full").key
+'attention-links'
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

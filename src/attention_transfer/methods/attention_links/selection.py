@@ -1,4 +1,8 @@
-"""Which links there are between the stages of a convolutional network and the layers of a transformer."""
+"""Which links there are between the stages of a convolutional network and the layers of a transformer.
+
+>>> len(chosen_links("full", num_stages=4, num_layers=12).stages)
+4
+"""
 
 import json
 import re

@@ -1,4 +1,8 @@
-"""Which heads and layers of a teacher correspond to which of a student, where their numbers differ."""
+"""Which heads and layers of a teacher correspond to which of a student, where their numbers differ.
+
+>>> chosen_heads(first_heads=2, heads=None, count=4)
+[0, 1]
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

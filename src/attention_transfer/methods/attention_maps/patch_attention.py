@@ -1,4 +1,9 @@
-"""How much a transformer layer attends to each patch of an image, as one map per head."""
+"""How much a transformer layer attends to each patch of an image, as one map per head.
+
+>>> import torch
+>>> finest([torch.rand(1, 2, 4, 4), torch.rand(1, 2, 8, 8)])
+(8, 8)
+"""
 
 from collections.abc import Sequence
 from math import isqrt, sqrt

@@ -1,4 +1,9 @@
-"""Attention of one network in the tokens of another: other grids of patches, other tokens before them."""
+"""Attention of one network in the tokens of another: other grids of patches, other tokens before them.
+
+>>> import torch
+>>> resampled_map(torch.full((1, 1, 5, 5), 0.2), 1, (2, 2), (4, 4)).shape
+torch.Size([1, 1, 17, 17])
+"""
 
 from dataclasses import replace
 from math import isqrt

@@ -1,4 +1,9 @@
-"""What a contrastive method remembers of other images: one embedding for each, or a queue of the latest ones."""
+"""What a contrastive method remembers of other images: one embedding for each, or a queue of the latest ones.
+
+>>> import torch
+>>> draws_needed(torch.tensor([0, 0, 1, 1]), num_negatives=2) >= 2
+True
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

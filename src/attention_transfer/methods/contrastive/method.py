@@ -1,4 +1,8 @@
-"""Contrastive transfer: both networks see the same image in the same way, and others differently."""
+"""Contrastive transfer: both networks see the same image in the same way, and others differently.
+
+>>> Contrastive(memory="queue", num_negatives=4096).key
+'crd'
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

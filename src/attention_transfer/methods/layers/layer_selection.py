@@ -1,4 +1,8 @@
-"""Which layers of a deep network take part, and which layer of the teacher each of the student's is paired with."""
+"""Which layers of a deep network take part, and which layer of the teacher each of the student's is paired with.
+
+>>> Layers(first=6).first
+6
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

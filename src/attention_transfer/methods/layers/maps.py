@@ -1,4 +1,11 @@
-"""Where a network looks, as pure functions of its features and logits."""
+"""Where a network looks, as pure functions of its features and logits.
+
+>>> import torch
+>>> features = torch.zeros(1, 2, 2, 2)
+>>> features[0, :, 0, 1] = 3.0
+>>> attention_map(features)
+tensor([[0., 1., 0., 0.]])
+"""
 
 from collections.abc import Callable
 from typing import Any, Literal

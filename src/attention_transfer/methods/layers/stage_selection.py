@@ -1,4 +1,9 @@
-"""Which stages of a network a method reads, and where; and the one vector that it makes of an image."""
+"""Which stages of a network a method reads, and where; and the one vector that it makes of an image.
+
+>>> from attention_transfer import build, describe
+>>> [str(tap) for tap in stage_taps(describe(build("resnet8", 4)), "student", "post", None)]
+['layer1', 'layer2', 'layer3']
+"""
 
 from collections.abc import Sequence
 from typing import Literal, Protocol

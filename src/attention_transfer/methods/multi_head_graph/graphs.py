@@ -1,4 +1,12 @@
-"""Graphs between the images of a batch, as pure functions: who is related to whom, and how far two graphs are apart."""
+"""Graphs between the images of a batch, as pure functions: who is related to whom, and how far two graphs are apart.
+
+>>> import torch
+>>> scores = similarity_scores(torch.eye(3), heads=2)
+>>> scores.shape
+torch.Size([2, 3, 3])
+>>> float(graph_divergence(squashed_graph(scores), squashed_graph(scores)))
+0.0
+"""
 
 from typing import Literal
 

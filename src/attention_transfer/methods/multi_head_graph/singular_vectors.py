@@ -1,4 +1,9 @@
-"""How a layer answers to an image, in one direction: leading right singular vectors, as pure functions."""
+"""How a layer answers to an image, in one direction: leading right singular vectors, as pure functions.
+
+>>> import torch
+>>> singular_vectors(torch.rand(2, 8, 4, 4), count=3).shape
+torch.Size([2, 8, 3])
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast

@@ -1,4 +1,8 @@
-"""How many channels the images have that a network takes: every data set here delivers three."""
+"""How many channels the images have that a network takes: every data set here delivers three.
+
+>>> from attention_transfer import build
+>>> check_channels(build("resnet8", 10), "resnet8", (32, 32))
+"""
 
 from typing import Any
 

@@ -3,6 +3,10 @@
 On a network of global average pooling and one linear layer, that layer applied at every position of what is pooled
 gives them (section 3.1 of Guo et al., CVPR 2023, equations 1 to 4). Here it is found where to read, and proved on the
 network itself that the maps' means are its logits.
+
+>>> from attention_transfer import build, describe
+>>> str(class_map_tap(describe(build("resnet8", 10)), "teacher"))
+'input of avgpool'
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

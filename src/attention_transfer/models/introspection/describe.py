@@ -2,6 +2,11 @@
 
 Stages are found by structure; what the libraries timm, torchvision and transformers declare about their own networks
 (layout, tokens, normalisation, classifier) is added here.
+
+>>> from attention_transfer import build
+>>> description = describe(build("resnet8", 10))
+>>> [str(stage.output) for stage in description.stages], description.head
+(['layer1', 'layer2', 'layer3'], 'fc')
 """
 
 import re

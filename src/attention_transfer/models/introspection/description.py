@@ -1,4 +1,8 @@
-"""What can be read from a network: worked out once, when a distiller is built."""
+"""What can be read from a network: worked out once, when a distiller is built.
+
+>>> Input(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)).mean
+(0.5, 0.5, 0.5)
+"""
 
 from dataclasses import dataclass, replace
 from typing import Literal

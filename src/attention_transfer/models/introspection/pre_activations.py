@@ -1,4 +1,9 @@
-"""Inputs of the last activations of stages, and the batch norms that make them, found from how networks are written."""
+"""Inputs of the last activations of stages, and the batch norms that make them, found from how networks are written.
+
+>>> from torch import nn
+>>> is_activation(nn.ReLU()), is_activation(nn.Linear(2, 2))
+(True, False)
+"""
 
 import re
 from collections.abc import Callable, Iterator, Sequence

@@ -2,6 +2,10 @@
 
 Every rule looks at names and kinds of children only; nothing is run. The outermost module where a rule applies decides,
 so that the blocks inside a stage are never taken for stages.
+
+>>> from attention_transfer import build
+>>> find_stages(build("vgg8", 10)).paths[-1].split(".")[0]
+'block4'
 """
 
 import re

@@ -1,4 +1,8 @@
-"""How the tokens of a transformer lie: those before the patches, and the patches themselves; nothing is run."""
+"""How the tokens of a transformer lie: those before the patches, and the patches themselves; nothing is run.
+
+>>> pair_of(16), pair_of((8, 4)), pair_of("16")
+((16, 16), (8, 4), None)
+"""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,10 @@
-"""The residual networks of ImageNet with a stem for small images: four groups of 64 to 512 channels."""
+"""The residual networks of ImageNet with a stem for small images: four groups of 64 to 512 channels.
+
+>>> import torch
+>>> from attention_transfer import build
+>>> build("resnet18_cifar", 10)(torch.rand(2, 3, 32, 32)).shape
+torch.Size([2, 10])
+"""
 
 from collections.abc import Sequence
 

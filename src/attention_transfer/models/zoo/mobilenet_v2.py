@@ -1,4 +1,10 @@
-"""MobileNetV2 for CIFAR: inverted residual blocks with linear ends."""
+"""MobileNetV2 for CIFAR: inverted residual blocks with linear ends.
+
+>>> import torch
+>>> from attention_transfer import build
+>>> build("mobilenetv2_half", 10)(torch.rand(2, 3, 32, 32)).shape
+torch.Size([2, 10])
+"""
 
 from typing import NamedTuple
 

@@ -1,4 +1,8 @@
-"""The networks of this library by name: one line per variant."""
+"""The networks of this library by name: one line per variant.
+
+>>> "resnet56" in MODELS
+True
+"""
 
 from collections.abc import Callable
 

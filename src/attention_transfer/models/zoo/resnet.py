@@ -1,4 +1,10 @@
-"""The CIFAR residual networks: three groups of basic blocks on 32×32 images."""
+"""The CIFAR residual networks: three groups of basic blocks on 32×32 images.
+
+>>> import torch
+>>> from attention_transfer import build
+>>> build("resnet8", 10)(torch.rand(2, 3, 32, 32)).shape
+torch.Size([2, 10])
+"""
 
 from collections import OrderedDict
 from collections.abc import Sequence

@@ -1,4 +1,10 @@
-"""ShuffleNetV2 for CIFAR: half of the channels pass each block untouched."""
+"""ShuffleNetV2 for CIFAR: half of the channels pass each block untouched.
+
+>>> import torch
+>>> from attention_transfer import build
+>>> build("shufflenetv2", 10)(torch.rand(2, 3, 32, 32)).shape
+torch.Size([2, 10])
+"""
 
 from collections.abc import Sequence
 

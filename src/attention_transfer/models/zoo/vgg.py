@@ -1,4 +1,10 @@
-"""The VGG networks for small images: five blocks of 3×3 convolutions with batch norm, and one linear layer."""
+"""The VGG networks for small images: five blocks of 3×3 convolutions with batch norm, and one linear layer.
+
+>>> import torch
+>>> from attention_transfer import build
+>>> build("vgg8", 10)(torch.rand(2, 3, 32, 32)).shape
+torch.Size([2, 10])
+"""
 
 from collections.abc import Sequence
 

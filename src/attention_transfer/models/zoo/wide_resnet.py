@@ -1,4 +1,10 @@
-"""The wide residual networks for CIFAR: blocks that normalise and activate before each convolution."""
+"""The wide residual networks for CIFAR: blocks that normalise and activate before each convolution.
+
+>>> import torch
+>>> from attention_transfer import build
+>>> build("wrn_16_1", 10)(torch.rand(2, 3, 32, 32)).shape
+torch.Size([2, 10])
+"""
 
 from collections import OrderedDict
 
