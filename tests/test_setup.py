@@ -284,6 +284,7 @@ assert not (folder / "run").exists()
 """
 
 
+@pytest.mark.more
 def test_the_library_works_without_fcntl_and_locking_says_what_is_missing(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", CODE, str(tmp_path)], capture_output=True, text=True, check=False

@@ -26,6 +26,7 @@ def flags(images: Path) -> list[str]:
     ).split()
 
 
+@pytest.mark.more
 def test_a_grid_runs_in_two_processes_goes_on_where_it_stopped_and_survives_failing_runs(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -271,6 +271,7 @@ def test_a_student_that_is_compiled_in_pieces_is_read_each_time(small_pair: Pair
         assert hooks(student) == 0
 
 
+@pytest.mark.more
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_a_torch_that_keeps_its_hooks_elsewhere_reads_apart_from_compilers(
     small_pair: Pair, monkeypatch: pytest.MonkeyPatch

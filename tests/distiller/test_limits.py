@@ -291,6 +291,7 @@ def run(rank: int, folder: str) -> None:
     torch.save(found, f"{folder}/{rank}.pt")
 
 
+@pytest.mark.more
 @pytest.mark.filterwarnings("ignore:the student learns in evaluation mode")
 def test_two_processes_end_as_one_with_the_whole_batch(two_processes: TwoProcesses, tmp_path: Path) -> None:
     two_processes.run(run, str(tmp_path))

@@ -21,7 +21,7 @@ from attention_transfer.methods.attention_copy import AttentionCopy
 from attention_transfer.methods.attention_distillation import AttentionDistillation
 from attention_transfer.methods.attention_maps.resampling import resampled_map
 from attention_transfer.methods.layers.layer_selection import Layers
-from attention_transfer.training.optim import held_without_gradient
+from attention_transfer.training.holding import held_without_gradient
 
 EXAMPLE = torch.empty(2, 3, 16, 16)
 IMAGES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))

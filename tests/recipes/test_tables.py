@@ -24,6 +24,7 @@ from attention_transfer.commands import (
     sweep,
     train,
 )
+from attention_transfer.commands.flags.parsing import parsed
 from attention_transfer.experiment import Experiment
 from attention_transfer.methods import METHODS, DecoupledSoftTargets, SoftTargets
 from attention_transfer.recipes import RECIPES, baselines
@@ -82,7 +83,7 @@ def test_every_command_can_be_typed(words: list[str]):
         flags, fixed = tyro.cli(reproduce.Flags, args=arguments[1:], return_unknown_args=True)
         assert reproduce.plan(arguments[0], flags, fixed).runs
     else:
-        tyro.cli(OTHERS[command], args=arguments, config=(tyro.conf.AvoidSubcommands,))
+        parsed(OTHERS[command], command, arguments)
 
 
 @pytest.mark.parametrize("words", SCRIPTS, ids=lambda words: " ".join(words)[:90])

@@ -13,7 +13,7 @@ from torch import nn
 from attention_transfer import MODELS
 from attention_transfer.runs import RunFolder
 from attention_transfer.training.experiment_run import fit_experiment
-from attention_transfer.training.optim import held_without_gradient
+from attention_transfer.training.holding import held_without_gradient
 
 
 class HalfUsed(nn.Module):

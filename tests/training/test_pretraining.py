@@ -17,8 +17,8 @@ from attention_transfer.models import open_model
 from attention_transfer.pretraining import MaskedAutoencoding
 from attention_transfer.report.compare import compare
 from attention_transfer.runs import STUDENT_WEIGHTS, RunFolder
-from attention_transfer.training.evaluate import nearest_classes
 from attention_transfer.training.experiment_run import fit_experiment
+from attention_transfer.training.knn import nearest_classes
 from attention_transfer.training.prepare import load_data
 from attention_transfer.training.progress import Item, Reporter
 

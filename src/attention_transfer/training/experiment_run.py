@@ -22,7 +22,8 @@ from attention_transfer.training.averaging import WeightAverage
 from attention_transfer.training.cache import remember_teacher
 from attention_transfer.training.device import environment, given_back
 from attention_transfer.training.distributed import Process, joined
-from attention_transfer.training.evaluate import evaluate, measure_neighbours
+from attention_transfer.training.evaluate import evaluate
+from attention_transfer.training.knn import measure_neighbours
 from attention_transfer.training.loop import Loop
 from attention_transfer.training.optim import make_optimizer, make_scheduler
 from attention_transfer.training.plan import Plan, Rates

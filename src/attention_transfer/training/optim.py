@@ -1,11 +1,9 @@
 """Optimiser and learning-rate schedule: timm's, from an experiment's fields."""
 
-from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import torch
-from jaxtyping import Bool
 from timm.optim import (
     create_optimizer_v2,  # pyright: ignore[reportPrivateImportUsage]
     get_optimizer_info,  # pyright: ignore[reportPrivateImportUsage]
@@ -17,35 +15,10 @@ from timm.scheduler import (
     MultiStepLRScheduler,  # pyright: ignore[reportPrivateImportUsage]
 )
 from timm.scheduler.scheduler import Scheduler
-from torch import Tensor, nn
+from torch import nn
 
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Optimisation
-
-
-@contextmanager
-def held_without_gradient(parameters: Iterable[nn.Parameter]) -> Generator[None]:
-    """Around a step of the optimiser: rows of weights whose gradient is exactly zero are afterwards what they were.
-
-    A row is what one output of a layer is made with: the first dimension of a weight, one number of a bias. Where the
-    attention of a student is its teacher's, its queries and keys lead nowhere, and in a layer that computes queries,
-    keys and values in one an optimiser would decay them nevertheless.
-
-    Args:
-        parameters: with the gradients of the step.
-    """
-    held = [(p, p.detach().clone(), _rests(p.grad)) for p in parameters if p.grad is not None and p.ndim]
-    yield
-    with torch.no_grad():
-        for parameter, before, rests in held:
-            parameter.copy_(torch.where(rests, before, parameter))
-
-
-def _rests(gradient: Tensor) -> Bool[Tensor, "..."]:
-    """Which rows have no gradient, in a shape that goes with the weights."""
-    rows = (gradient == 0).flatten(1).all(1) if gradient.ndim > 1 else gradient == 0
-    return rows.reshape(-1, *[1] * (gradient.ndim - 1))
-
 
 # Longer than any training: a schedule that stays at its peak.
 _NEVER = 2**62

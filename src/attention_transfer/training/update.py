@@ -11,8 +11,8 @@ from torch import nn
 
 from attention_transfer.distiller import Output
 from attention_transfer.training.averaging import WeightAverage
+from attention_transfer.training.holding import held_without_gradient
 from attention_transfer.training.metrics import FiniteGuard, NonFiniteLossError
-from attention_transfer.training.optim import held_without_gradient
 from attention_transfer.training.plan import Plan
 
 
