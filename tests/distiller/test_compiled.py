@@ -260,7 +260,10 @@ def test_a_step_is_compiled_where_it_can_be(monkeypatch: pytest.MonkeyPatch, abl
     monkeypatch.setattr(step, "compiles", lambda: able)
 
     class Module(nn.Module):
-        @step.compiled_where_it_can_be
+        def __init__(self) -> None:
+            super().__init__()
+            step.leave_uncompiled_where_it_must_be(Module)
+
         def forward(self, x: Tensor) -> tuple[Tensor, bool]:
             return 2 * x, torch.compiler.is_compiling()
 

@@ -22,7 +22,7 @@ from attention_transfer.distiller.observed_network import Role
 from attention_transfer.distiller.output import TASK, Output
 from attention_transfer.distiller.output_checks import FirstBatches, readers_of_logits
 from attention_transfer.distiller.plausibility import unusual
-from attention_transfer.distiller.step import Deployed, compiled_where_it_can_be, run
+from attention_transfer.distiller.step import Deployed, leave_uncompiled_where_it_must_be, run
 from attention_transfer.distiller.summary import in_a_line, summary
 from attention_transfer.distiller.teacher import TeacherMemory
 from attention_transfer.distiller.trained_parameters import Moving
@@ -98,6 +98,7 @@ class Distiller(TakesAlong):
         train_labels: Int64[Tensor, " n"] | None = None,
     ) -> None:
         super().__init__()
+        leave_uncompiled_where_it_must_be(Distiller)
         methods, task_weight, train_labels = checked(
             student,
             teacher,
@@ -142,7 +143,6 @@ class Distiller(TakesAlong):
 
     # ------------------------------------------------------------------ the step
 
-    @compiled_where_it_can_be
     def forward(
         self,
         images: Float[Tensor, "b 3 h w"],

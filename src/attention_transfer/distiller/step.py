@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.torch_version import TorchVersion
 
 from attention_transfer.batch import Batch
-from attention_transfer.capture.opaque_modules import left_uncompiled
 from attention_transfer.distiller.network_pair import Both
 from attention_transfer.methods import Term
 from attention_transfer.phases import Phase
@@ -81,7 +80,8 @@ Compilers before it cannot look up dataclasses, run `nn.MultiheadAttention` in o
 where they give up half-way, what a method puts in place of attention can get lost without a word.
 """
 
-_Step = TypeVar("_Step", bound=Callable[..., object])
+# Classes whose forward pass is left to run as it is written.
+_LEFT: set[type[nn.Module]] = set()
 
 
 def compiles() -> bool:
@@ -89,6 +89,12 @@ def compiles() -> bool:
     return TorchVersion(torch.__version__) >= TorchVersion(COMPILES_FROM)
 
 
-def compiled_where_it_can_be(step: _Step) -> _Step:
-    """The step, which stays as it is inside of compiled code where torch cannot compile it."""
-    return step if compiles() else cast(_Step, left_uncompiled(step))
+def leave_uncompiled_where_it_must_be(kind: type[nn.Module]) -> None:
+    """Let the forward pass of a class run as it is written inside of compiled code, where torch cannot compile it.
+
+    Done when the first object is made and not where the class is defined, for `torch.compiler.disable` loads the
+    compiler, which takes longer than the rest of this package.
+    """
+    if not compiles() and kind not in _LEFT:
+        _LEFT.add(kind)
+        kind.forward = torch.compiler.disable(kind.forward)  # pyright: ignore[reportAttributeAccessIssue]
