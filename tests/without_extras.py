@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,16 +26,26 @@ IMAGES, LABELS = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_see
 
 
 class Hidden:
-    """Keeps packages from being found."""
+    """A finder of modules to which packages are not installed: nothing is found, as opposed to an error while looking.
 
-    def __init__(self) -> None:
-        self.asked: list[str] = []
+    Who looks whether a package is there (torch's compiler does so for all it knows) must get the answer of an
+    environment without it, which is None.
+    """
 
-    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        if name.partition(".")[0] in OTHERS:
-            if not any("_dynamo" in frame.filename for frame in traceback.extract_stack()):  # it looks for all it knows
-                self.asked.append(name)
-            raise ImportError(f"{name} is hidden")
+    asked: ClassVar[list[str]] = []
+
+    def __init__(self, finder: Any) -> None:
+        self.finder = finder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.finder, name)
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name.partition(".")[0] not in OTHERS:
+            return self.finder.find_spec(name, path, target)
+        if not any("_dynamo" in frame.filename for frame in traceback.extract_stack()):
+            self.asked.append(name)
+        return None
 
 
 class Convolutions(nn.Module):
@@ -110,7 +121,7 @@ def command(*arguments: str) -> tuple[int, str, str]:
     return code, out.getvalue(), err.getvalue()
 
 
-def findings(hidden: Hidden) -> dict[str, object]:
+def findings() -> dict[str, object]:
     import attention_transfer
     from attention_transfer import METHODS, AttentionDistillation, AttentionTransfer, SoftTargets, build, models
 
@@ -128,7 +139,7 @@ def findings(hidden: Hidden) -> dict[str, object]:
     found["tokens"] = {name: learned(Tokens(2), Tokens(2), method) for name, method in of_tokens.items()}
     found["links"] = learned(Tokens(2), Convolutions(8), METHODS["attention-links"]())
     build("resnet8", 4)
-    found["asked"] = list(hidden.asked)
+    found["asked"] = list(Hidden.asked)
 
     found["heads"] = refusal(lambda: learned(Tokens(2), Tokens(4), AttentionDistillation(head_match="matched")))
     with tempfile.TemporaryDirectory() as folder:
@@ -152,6 +163,5 @@ def findings(hidden: Hidden) -> dict[str, object]:
 
 if __name__ == "__main__":
     warnings.simplefilter("error")
-    hidden = Hidden()
-    sys.meta_path.insert(0, hidden)  # pyright: ignore[reportArgumentType]
-    print(json.dumps(findings(hidden)))
+    sys.meta_path[:] = [Hidden(finder) for finder in sys.meta_path]
+    print(json.dumps(findings()))
