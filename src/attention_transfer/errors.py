@@ -2,6 +2,18 @@ r"""What this package says no with. Errors of any other kind are its own bugs, o
 
 >>> printable("a name with an escape \x1b[2J")[:12]
 'a name with '
+
+Whatever is wrong with an input is an `InputError`, which is a ValueError; what runs and was most likely not meant is
+said by a `DistillationWarning`, which can be made an error:
+
+>>> from attention_transfer import SoftTargets
+>>> try:
+...     SoftTargets(temperature=0)
+... except InputError as error:
+...     print(error)
+temperature must be a finite number above 0, not 0
+>>> import warnings
+>>> warnings.filterwarnings("error", category=DistillationWarning)  # doctest: +SKIP
 """
 
 import unicodedata

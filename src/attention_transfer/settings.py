@@ -2,6 +2,12 @@
 
 >>> fit("Example", "sizes", tuple[int, ...], [1, 2])
 (1, 2)
+>>> from attention_transfer import AttentionTransfer
+>>> try:
+...     AttentionTransfer(wieght=10)
+... except SettingError as error:
+...     print(str(error).partition("?")[0])
+unknown setting 'wieght' of AttentionTransfer: did you mean 'weight'
 """
 
 import inspect

@@ -61,6 +61,15 @@ class Folding:
     multiplying the weights, which is less for all but the smallest images and batches. The modules compute otherwise
     only while the network runs, and only in the thread that runs it; their tensors are never touched.
 
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval()
+        >>> image = torch.rand(64, 3, 32, 32)
+        >>> folding = Folding.found(model, lambda: model(image), images=64)
+        >>> with torch.no_grad(), folding(images=64):
+        ...     folded = model(image)
+        >>> len(folding.pairs), torch.allclose(folded, model(image), atol=1e-5)
+        (1, True)
+
     Args:
         pairs: see `found`.
     """

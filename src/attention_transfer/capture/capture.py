@@ -217,6 +217,10 @@ _apart = left_uncompiled(_run_by_itself, inside=False)
 def as_logits(output: Any, role: str) -> Tensor:
     """The logits in what a network returns: the tensor itself, or its `logits`.
 
+    Example:
+        >>> as_logits(torch.zeros(2, 10), "teacher").shape
+        torch.Size([2, 10])
+
     Raises:
         CaptureError: if there is no tensor of (batch, classes) in it.
     """

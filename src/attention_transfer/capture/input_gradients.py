@@ -33,6 +33,10 @@ class InputGradient(Provider[Tensor]):
     The network is differentiated inside the step, a student so that it can be differentiated once more. The batch
     needs labels: ask for them, too.
 
+    Example:
+        >>> InputGradient().title, InputGradient(mirrored=True).title
+        ('gradient of the image', 'gradient of the mirrored image')
+
     Args:
         mirrored: that of the image mirrored from left to right, mirrored back.
     """

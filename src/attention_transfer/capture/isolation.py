@@ -7,6 +7,17 @@
 ...     _ = norm(torch.rand(2, 3, 4, 4) + 5)
 >>> float(norm.running_mean.abs().max())
 0.0
+
+Modes are put back one by one, for a network may be frozen in part; noise is the same each time:
+
+>>> model = nn.Sequential(norm.eval(), nn.Dropout())
+>>> modes = Modes(model)
+>>> set_mode(model, False)
+>>> modes.set()
+>>> [module.training for module in model]
+[False, True]
+>>> torch.equal(noise(torch.empty(1, 3, 8, 8)), noise(torch.empty(1, 3, 8, 8)))
+True
 """
 
 import random

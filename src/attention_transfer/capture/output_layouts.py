@@ -1,4 +1,11 @@
-"""What a network gives at its modules, and how the tokens among it lie: found by running it and watching."""
+"""What a network gives at its modules, and how the tokens among it lie: found by running it and watching.
+
+>>> from attention_transfer import build
+>>> places = find_places(build("resnet8", 4), torch.empty(1, 3, 32, 32))
+>>> assert isinstance(places, Places)
+>>> places.outputs["layer2"].shapes[None][1:], places.outputs["layer2"].calls
+((32, 16, 16), 1)
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,17 @@
-"""What is read of a network in one run, and what a method may ask of it beside values, logits and attention."""
+"""What is read of a network in one run, and what a method may ask of it beside values, logits and attention.
+
+A method that wants something else of a network asks for a provider of its own; a `ReadNetwork` is what that may know:
+
+>>> from dataclasses import dataclass
+>>> @dataclass(frozen=True)
+... class NumberOfWeights(Provider[int]):
+...     def bound(self, network: ReadNetwork, taps: Sequence[Tap]) -> Callable[["Reading"], int]:
+...         count = sum(parameter.numel() for parameter in network.model.parameters())
+...         return lambda reading: count
+>>> from attention_transfer.methods import Request
+>>> Request(provide=(NumberOfWeights(),)).anything
+True
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +33,13 @@ def _none() -> dict[str, Tensor]:
 @dataclass(frozen=True)
 class Reading:
     """What was read while a network ran once.
+
+    Example:
+        >>> import torch
+        >>> tap = Tap("blocks.0", layout="tokens", prefix_tokens=1)
+        >>> reading = Reading(torch.zeros(2, 10), {tap: torch.rand(2, 1 + 16, 32)}, image=(32, 32))
+        >>> reading.spatial(tap).shape
+        torch.Size([2, 32, 4, 4])
 
     Args:
         logits: its result; None where it was stopped after the last tap.

@@ -2,6 +2,18 @@
 
 >>> str(Tap("layer1")), str(Tap("layer1.0.relu", "input"))
 ('layer1', 'input of layer1.0.relu')
+
+However a network lays its values out, methods receive channels, rows and columns:
+
+>>> import torch
+>>> spatial(torch.rand(2, 7, 7, 64), Tap("stage", layout="nhwc")).shape
+torch.Size([2, 64, 7, 7])
+>>> spatial(torch.rand(2, 1 + 49, 64), Tap("blocks.0", layout="tokens", prefix_tokens=1)).shape
+torch.Size([2, 64, 7, 7])
+>>> spatial(torch.rand(2, 50, 64), Tap("blocks.0", layout="tokens"))
+Traceback (most recent call last):
+    ...
+attention_transfer.capture.tap.CaptureError: blocks.0 gives 50 tokens, 0 of them before the patches; the rest do not ...
 """
 
 import re

@@ -7,11 +7,11 @@
 ...         images = np.full((count, 32, 32, 3), 128, dtype=np.uint8)
 ...         np.savez(f"{folder}/{split}.npz", images=images, labels=np.arange(count) % 5)
 ...     dataset = load(f"npz:{folder}", validation_fraction=0.2)
->>> dataset.num_classes, dataset.image_size, dataset.splits
-(5, 32, {'train': Split(33 images of 32×32×3, 5 classes), 'validation': ..., 'test': ...})
+>>> isinstance(dataset, DataSet), dataset.num_classes, dataset.image_size, dataset.splits
+(True, 5, 32, {'train': Split(33 images of 32×32×3, 5 classes), 'validation': ..., 'test': ...})
 >>> batches = loader(dataset.train, dataset, batch_size=8, train=True, augment="crop", seed=0)
->>> batches.num_batches
-4
+>>> isinstance(batches, Loader), batches.num_batches
+(True, 4)
 >>> batch = next(batches.epoch(0))
 >>> batch.image.shape, batch.image.dtype, batch.label.shape, batch.index.shape
 (torch.Size([8, 3, 32, 32]), torch.float32, torch.Size([8]), torch.Size([8]))

@@ -1,4 +1,11 @@
-"""What a step of a distiller gives."""
+"""What a step of a distiller gives.
+
+>>> out = Output({"ce": Term(torch.tensor(2.0)), "kd": Term(torch.tensor(0.5), weight=0.9)}, torch.zeros(8, 10))
+>>> out
+Output(loss 2.45 = ce 2 × 1, kd 0.5 × 0.9)
+>>> TASK, float(out.terms[TASK].weighted)
+('ce', 2.0)
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

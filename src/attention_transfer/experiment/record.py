@@ -61,6 +61,14 @@ def read_experiment(run: RecordedRun) -> Experiment:
 def read_data(run: RecordedRun) -> Data:
     """The data of a run folder; methods of somebody's own need not be imported for it.
 
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from attention_transfer.runs import RunFolder
+        >>> mine = Experiment("mine", student="resnet8", data=Data(name="digits"))
+        >>> with TemporaryDirectory() as folder, RunFolder.create_or_resume(f"{folder}/run", to_json(mine)) as run:
+        ...     read_data(run).name
+        'digits'
+
     Raises:
         ValueError: as `from_json` does, naming the folder.
     """

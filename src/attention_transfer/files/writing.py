@@ -7,7 +7,13 @@ r"""Safe writing inside one folder: symbolic links and hard links are refused, n
 ...     append(file, b"first\n")
 ...     append(file, b"second\n")
 ...     file.read_text().split()
+...     _ = (Path(name) / "findings").symlink_to("elsewhere")
+...     try:
+...         to_write(Path(name), "findings", "cost.json")
+...     except RunUnwritableError as error:
+...         print("refused:", "link" in str(error))
 ['first', 'second']
+refused: True
 """
 
 import os

@@ -32,6 +32,12 @@ class GradientLimit:
 
     The term's gradient is scaled down so that its norm is at most `ratio` times that of the task's gradient.
 
+    Example:
+        >>> import torch
+        >>> limit = GradientLimit(lambda epoch: 1.0 if epoch < 10 else 0.5)
+        >>> Term(torch.tensor(3.0), weight=2.0, limit=limit).weighted
+        tensor(6.)
+
     Args:
         ratio: at least 0, as a function of the epochs that the phase has lasted, from 0.
     """
@@ -138,6 +144,12 @@ def _none() -> dict[Provider[Any], Any]:
 class Observed:
     """What one method sees of one network in one step.
 
+    Example:
+        >>> import torch
+        >>> seen = Observed(torch.zeros(2, 10), features=(torch.rand(2, 64, 8, 8),), taps=(Tap("layer1"),))
+        >>> [(str(tap), value.shape[1]) for tap, value in zip(seen.taps, seen.features)]
+        [('layer1', 64)]
+
     Args:
         logits: of the network; None where nothing asked for them, or in a phase in which it does not run.
         features: one value per tap of the `Request`, in its order; spatial ones as (batch, channels, height, width).
@@ -160,6 +172,21 @@ class Observed:
 @dataclass(frozen=True)
 class Method(Settings, ABC):
     """Base of every method.
+
+    Example:
+        A method is a key, what it reads, and its terms; `examples/own_method.py` is a whole one.
+
+        >>> @dataclass(frozen=True)
+        ... class LogitMatching(Method):
+        ...     key = "logits"
+        ...
+        ...     def reads(self, teacher, student):
+        ...         return Reads(Request(logits=True))
+        ...
+        ...     def terms(self, batch, teacher, student, parts):
+        ...         return {self.key: Term((student.logits - teacher.logits).square().mean())}
+        >>> LogitMatching(weight=0.5)
+        LogitMatching(weight=0.5, schedule=Schedule(...))
 
     Args:
         weight: multiplies every term of the method; at least 0.

@@ -71,7 +71,12 @@ class TransformersClassifier(nn.Module):
 
 
 def bare(model: nn.Module) -> nn.Module:
-    """The network as its own library knows it, without the thin wrapper that `hf:` models have here."""
+    """The network as its own library knows it, without the thin wrapper that `hf:` models have here.
+
+    >>> inside = nn.Linear(2, 2)
+    >>> bare(TransformersClassifier(inside)) is inside, bare(inside) is inside
+    (True, True)
+    """
     return model.wrapped if isinstance(model, TransformersClassifier) else model
 
 

@@ -4,6 +4,12 @@
 >>> layer = nn.Linear(2, 2)
 >>> len(fingerprint(layer)), fingerprint(layer) == fingerprint(layer.double())
 (32, True)
+
+A method that keeps something of its teacher between runs asks for the fingerprint, and knows the teacher again by it:
+
+>>> from attention_transfer.methods import Request
+>>> Request(provide=(WeightFingerprint(),)).anything
+True
 """
 
 import hashlib

@@ -45,6 +45,12 @@ _POOLED_NORM = {"fc_norm.weight", "fc_norm.bias"}
 class OpenedModel:
     """A network with what is known about it.
 
+    Example:
+        >>> opened = open_model("resnet8", 10)
+        >>> assert isinstance(opened, OpenedModel)
+        >>> opened.name, opened.num_classes, opened.trained, opened.description.head
+        ('resnet8', 10, False, 'fc')
+
     Args:
         module: the network, in evaluation mode if trained.
         name: how `build` calls it.
@@ -160,6 +166,13 @@ def _open(
 
 def check_spec(spec: str) -> None:
     """Refuse a user's words for a network that nothing can be found under, before anything is loaded or built.
+
+    Example:
+        >>> check_spec("resnet20")
+        >>> check_spec("resnet20@missing.safetensors")
+        Traceback (most recent call last):
+            ...
+        attention_transfer.errors.InputError: there is no file of weights missing.safetensors, which ...
 
     Raises:
         ValueError: for a name, file or folder that does not exist.

@@ -49,6 +49,20 @@ _CHANGED_BY = (
 def read_weights(file: Path, key: str | None = None) -> dict[str, Tensor]:
     """The state dict in a file, on the CPU.
 
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from attention_transfer.models import WeightsError
+        >>> with TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "student.pt"
+        ...     torch.save({"state_dict": nn.Linear(2, 1).state_dict(), "epoch": 7}, file)
+        ...     sorted(read_weights(file))
+        ['bias', 'weight']
+        >>> try:
+        ...     read_weights(file)
+        ... except WeightsError as error:
+        ...     print("refused")
+        refused
+
     Safetensors, or whatever `torch.load(weights_only=True)` accepts. State dicts inside of other mappings are found;
     what DataParallel, `torch.compile` and averages of weights put before all names is taken off; what is no tensor is
     left out.

@@ -1,4 +1,10 @@
-"""Read-only interface of a run, in a folder of its own or on a line of a table of runs."""
+"""Read-only interface of a run, in a folder of its own or on a line of a table of runs.
+
+What reads runs need not know where they are:
+
+>>> def best(run: RecordedRun) -> float:
+...     return max(row["test"]["top1"] for row in run.read_metrics())
+"""
 
 from pathlib import Path
 from typing import Protocol

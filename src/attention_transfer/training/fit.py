@@ -1,4 +1,12 @@
-"""`fit`: the training loop for your own networks and loaders."""
+"""`fit`: the training loop for your own networks and loaders.
+
+>>> from attention_transfer import Distiller, build, fit
+>>> images, labels = torch.rand(16, 3, 16, 16), torch.arange(16) % 4
+>>> distiller = Distiller(build("resnet8", 4), example=images[:2])
+>>> fitted = fit(distiller, [(images, labels)], epochs=2, reporter=Reporter(silent=True))
+>>> type(fitted) is Fitted, [row["epoch"] for row in fitted.rows], fitted.folder
+(True, [1, 2], None)
+"""
 
 import random
 from collections.abc import Generator, Mapping, Sequence

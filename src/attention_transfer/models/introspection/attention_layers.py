@@ -33,6 +33,14 @@ def with_attention(
 ) -> Description:
     """A network's description with its attention layers, found by running it once on noise.
 
+    Example:
+        >>> import torch
+        >>> from attention_transfer.models import build, describe
+        >>> model = build("timm:vit_tiny_patch16_224(img_size=32, patch_size=8, depth=2)", 4)
+        >>> description = with_attention(describe(model), model, torch.empty(1, 3, 32, 32), "teacher")
+        >>> [str(tap) for tap in attention_layers(description, "teacher")]
+        ['attention of blocks.0.attn', 'attention of blocks.1.attn']
+
     A layer is a place of self-attention inside a numbered block. Calls outside of blocks (attention pooling) and those
     of a few queries over all tokens (class attention) are listed apart; so are blocks that hold attention of which
     nothing could be read.

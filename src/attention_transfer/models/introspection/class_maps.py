@@ -49,7 +49,15 @@ class Head:
 
 @dataclass(frozen=True)
 class ClassMapHead(Provider[Head]):
-    """A network's linear head, proved to act on the mean over positions of the taps and to give the logits."""
+    """A network's linear head, proved to act on the mean over positions of the taps and to give the logits.
+
+    Example:
+        >>> from attention_transfer import ClassAttention
+        >>> from attention_transfer.models import build, describe
+        >>> description = describe(build("resnet8", 4))
+        >>> ClassAttention().reads(description, description).teacher.provide == (ClassMapHead(),)
+        True
+    """
 
     def bound(self, network: ReadNetwork, taps: Sequence[Tap]) -> Callable[[Reading], Head]:
         """The live parameters of the head."""

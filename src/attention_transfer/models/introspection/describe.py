@@ -7,6 +7,12 @@ Stages are found by structure; what the libraries timm, torchvision and transfor
 >>> description = describe(build("resnet8", 10))
 >>> [str(stage.output) for stage in description.stages], description.head
 (['layer1', 'layer2', 'layer3'], 'fc')
+
+Running it tells more: which layers can be named, and how values lie that its structure does not tell:
+
+>>> import torch
+>>> with_places(description, build("resnet8", 10), torch.empty(1, 3, 32, 32)).suggested[-1]
+'layer3'
 """
 
 import re

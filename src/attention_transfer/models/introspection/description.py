@@ -2,6 +2,13 @@
 
 >>> Input(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)).mean
 (0.5, 0.5, 0.5)
+
+A network that nobody knows can say itself where its stages are, `declared_stages`, a tuple of:
+
+>>> stage = Stage(output=Tap("encoder.0"), pre_activation=None)
+>>> description = Description((stage,), head="classifier")
+>>> str(description.tap("encoder.1")), str(description.tap("encoder.1", "input"))
+('encoder.1', 'input of encoder.1')
 """
 
 from dataclasses import dataclass, replace

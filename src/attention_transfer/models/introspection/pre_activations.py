@@ -133,7 +133,13 @@ class Norm:
 
 @dataclass(frozen=True)
 class BatchNorms(Provider[tuple[Norm | None, ...]]):
-    """The batch norms that make the values of the taps, one per tap; None where no batch norm makes the value."""
+    """The batch norms that make the values of the taps, one per tap; None where no batch norm makes the value.
+
+    Example:
+        >>> from attention_transfer.methods import Request
+        >>> Request((Tap("layer1", "input"),), provide=(BatchNorms(),)).provide
+        (BatchNorms(),)
+    """
 
     def bound(self, network: ReadNetwork, taps: Sequence[Tap]) -> Callable[[Reading], tuple[Norm | None, ...]]:
         """Find the norm of each tap; its parameters stay live."""
