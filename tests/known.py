@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from attention_transfer.distiller.step import COMPILES_FROM, compiles
+from attention_transfer.capture.opaque_modules import COMPILES_FROM, compiles
 
 
 def skip_where_unknown(name: str) -> None:

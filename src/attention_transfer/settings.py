@@ -100,6 +100,22 @@ def check_names(described: type, count: int, names: Collection[str]) -> None:
         raise SettingError(f"{described.__name__} was given {count} values and takes {len(known)}: {listed}")
 
 
+def require(holds: bool, name: str, wanted: str, value: object) -> None:
+    """Refuse a setting.
+
+    Args:
+        holds: whether the value is valid.
+        name: name of the setting.
+        wanted: what it must be, in words.
+        value: the value that came.
+
+    Raises:
+        ValueError: it does not hold.
+    """
+    if not holds:
+        raise InputError(f"{name} must be {wanted}, not {value}")
+
+
 def fit(owner: str, name: str, kind: Any, value: Any) -> Any:
     """A value as a type wants it; of a type that says nothing checkable, as it is.
 

@@ -26,7 +26,7 @@ from attention_transfer import (
     SoftTargets,
     build,
 )
-from attention_transfer.distiller import step
+from attention_transfer.capture import opaque_modules
 from attention_transfer.methods import (
     Correlation,
     DecoupledSoftTargets,
@@ -252,17 +252,17 @@ def test_compiled_code_survives_a_schedule(small_pair: Pair) -> None:
 )
 def test_versions_are_compared_as_versions(monkeypatch: pytest.MonkeyPatch, version: str, able: bool) -> None:
     monkeypatch.setattr(torch, "__version__", version)
-    assert step.compiles() == able
+    assert opaque_modules.compiles() == able
 
 
 @pytest.mark.parametrize("able", [False, True])
 def test_a_step_is_compiled_where_it_can_be(monkeypatch: pytest.MonkeyPatch, able: bool) -> None:
-    monkeypatch.setattr(step, "compiles", lambda: able)
+    monkeypatch.setattr(opaque_modules, "compiles", lambda: able)
 
     class Module(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            step.leave_uncompiled_where_it_must_be(Module)
+            opaque_modules.leave_uncompiled_where_it_must_be(Module)
 
         def forward(self, x: Tensor) -> tuple[Tensor, bool]:
             return 2 * x, torch.compiler.is_compiling()

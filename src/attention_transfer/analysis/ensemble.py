@@ -21,8 +21,8 @@ from attention_transfer.capture import as_logits
 from attention_transfer.data import DataSet
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, Training
+from attention_transfer.experiment.data import Downloads
 from attention_transfer.models.class_names import pair_classes
-from attention_transfer.runs.shapes import Downloads
 from attention_transfer.training.evaluate import Score
 from attention_transfer.training.metrics import scores
 from attention_transfer.training.prepare import load_data

@@ -6,7 +6,7 @@ from attention_transfer.analysis.subject import Colours, open_subjects
 from attention_transfer.data import DataSet, Split
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Data, Training
-from attention_transfer.runs.shapes import Downloads
+from attention_transfer.experiment.data import Downloads
 from attention_transfer.training.evaluate import Score, evaluate
 from attention_transfer.training.prepare import load_data
 

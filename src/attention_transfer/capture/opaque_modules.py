@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 import torch
 from torch import fx, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.torch_version import TorchVersion
 
 from attention_transfer.capture.private_names import is_another_compiled, is_compiled
 
@@ -47,6 +48,33 @@ def left_uncompiled(function: Callable[_Given, _Result], *, inside: bool = True)
     own = cast("FunctionType", left)
     own.__code__ = own.__code__.replace(co_name=own.__name__)
     return left
+
+
+COMPILES_FROM = "2.10"
+"""The first version of torch that compiles a distiller to what it computes.
+
+Compilers before it cannot look up dataclasses, run `nn.MultiheadAttention` in one piece that nobody can look into, and
+where they give up half-way, what a method puts in place of attention can get lost without a word.
+"""
+
+# Classes whose forward pass is left to run as it is written.
+_LEFT: set[type[nn.Module]] = set()
+
+
+def compiles() -> bool:
+    """Whether the installed torch compiles a distiller; others run it as it is."""
+    return TorchVersion(torch.__version__) >= TorchVersion(COMPILES_FROM)
+
+
+def leave_uncompiled_where_it_must_be(kind: type[nn.Module]) -> None:
+    """Let the forward pass of a class run as it is written inside of compiled code, where torch cannot compile it.
+
+    Done when the first object is made and not where the class is defined, for `torch.compiler.disable` loads the
+    compiler, which takes longer than the rest of this package.
+    """
+    if not compiles() and kind not in _LEFT:
+        _LEFT.add(kind)
+        kind.forward = torch.compiler.disable(kind.forward)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 # Named, not imported: loading it takes longer than loading this package.

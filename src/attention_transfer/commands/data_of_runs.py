@@ -8,9 +8,9 @@ from typing import Any, TextIO
 
 from attention_transfer.errors import InputError, printable
 from attention_transfer.experiment import Data, read_data
+from attention_transfer.experiment.data import Downloads
 from attention_transfer.files.env_paths import expand
 from attention_transfer.runs import recorded_run
-from attention_transfer.runs.shapes import Downloads
 
 
 def titles(names: Sequence[str]) -> list[str]:

@@ -14,10 +14,10 @@ from attention_transfer.commands.data_of_runs import downloads, own_data
 from attention_transfer.commands.flags.parsing import parsed
 from attention_transfer.errors import InputError, printable
 from attention_transfer.experiment import Data, Training
+from attention_transfer.experiment.data import Downloads
 from attention_transfer.files.env_paths import expand
 from attention_transfer.files.writing import unwritable
 from attention_transfer.runs import RunFolder, is_run, make_folder
-from attention_transfer.runs.shapes import Downloads
 from attention_transfer.training.evaluate import Score
 
 

@@ -10,12 +10,10 @@ from rich.console import Console
 from attention_transfer.commands.flags.parsing import parsed_in_part
 from attention_transfer.commands.train import parse, recipe_of
 from attention_transfer.errors import InputError
-from attention_transfer.report.table import markdown_table
+from attention_transfer.report.table import DASH, markdown_table
 
 if TYPE_CHECKING:
     from attention_transfer.analysis.weight_suggestion import Guide, TermWeight
-
-_DASH = "–"
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def to_text(guide: "Guide") -> str:
     start, after = guide.task_start, guide.task_after
     task = [f"{each:.3g}" for each in (start.value, after.value, start.gradient_norm, after.gradient_norm)]
     counted = [f"{guide.task_weight:g}", f"{guide.task_weight * after.value:.3g}"]
-    rows = [["task (cross-entropy)", *task, *counted, _DASH, _DASH, _DASH], *(_row(term) for term in guide.terms)]
+    rows = [["task (cross-entropy)", *task, *counted, DASH, DASH, DASH], *(_row(term) for term in guide.terms)]
     who = (
         f"{guide.student} learns from {guide.teacher}" if guide.teacher else f"{guide.student} learns without a teacher"
     )
@@ -85,13 +83,13 @@ def to_text(guide: "Guide") -> str:
 
 def _row(term: "TermWeight") -> list[str]:
     sizes = (term.start.value, term.after.value, term.start.gradient_norm, term.after.gradient_norm)
-    between = _DASH if term.lowest is None else f"{term.lowest:.3g} … {term.highest:.3g}"
+    between = DASH if term.lowest is None else f"{term.lowest:.3g} … {term.highest:.3g}"
     return [
         term.term,
         *(f"{size:.3g}" for size in sizes),
         f"{term.weight:g} × {term.factor:.3g}" if term.scheduled else f"{term.weight:g}",
         f"{term.weight * term.factor * term.after.value:.3g}",
         between,
-        _DASH if term.balanced is None else f"{term.balanced:.3g}",
-        _DASH if term.suggested is None else f"{term.suggested:g}",
+        DASH if term.balanced is None else f"{term.balanced:.3g}",
+        DASH if term.suggested is None else f"{term.suggested:g}",
     ]

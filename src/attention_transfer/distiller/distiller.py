@@ -11,18 +11,20 @@ from torch import Tensor, nn
 
 from attention_transfer.batch import Batch
 from attention_transfer.capture import set_mode
+from attention_transfer.capture.opaque_modules import leave_uncompiled_where_it_must_be
 from attention_transfer.capture.private_names import Move, TakesAlong
 from attention_transfer.distiller.arguments import check_phase, checked
 from attention_transfer.distiller.batch_checks import BatchChecks
 from attention_transfer.distiller.building import hooked, prove
 from attention_transfer.distiller.error_context import explaining
 from attention_transfer.distiller.gradient_limits import Limits
+from attention_transfer.distiller.network_pair import Deployed
 from attention_transfer.distiller.notes import Notes
 from attention_transfer.distiller.observed_network import Role
 from attention_transfer.distiller.output import TASK, Output
 from attention_transfer.distiller.output_checks import FirstBatches, readers_of_logits
 from attention_transfer.distiller.plausibility import unusual
-from attention_transfer.distiller.step import Deployed, leave_uncompiled_where_it_must_be, run
+from attention_transfer.distiller.step import run
 from attention_transfer.distiller.summary import in_a_line, summary
 from attention_transfer.distiller.teacher import TeacherMemory
 from attention_transfer.distiller.trained_parameters import Moving

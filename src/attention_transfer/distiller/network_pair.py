@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -139,3 +141,21 @@ def _cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
         return value
     # An accelerator says one step late that there was no label at all: until then, no weight may become NaN by it.
     return torch.where((label != UNLABELLED).any(), value, 0.0)
+
+
+class Deployed(nn.Module):
+    """Student and teacher as one network from images to logits.
+
+    Args:
+        distiller: holds both; a module, so that modes and devices reach the networks.
+        predict: its way from images to logits.
+    """
+
+    def __init__(self, distiller: nn.Module, predict: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.distiller = distiller
+        self._predict = predict
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
+        """Logits of the student, computed with its teacher."""
+        return self._predict(images)

@@ -22,7 +22,7 @@ from attention_transfer.data.pipeline.mixing import Mixing
 from attention_transfer.data.pipeline.timm_augment import Changes
 from attention_transfer.data.request import Request
 from attention_transfer.data.selection import Selection
-from attention_transfer.experiment.optimisation import require
+from attention_transfer.settings import require
 
 _FEW = 16  # images, of a tiny experiment
 
@@ -151,3 +151,16 @@ class Data:
     def mixing(self) -> Mixing:
         """Mixup, CutMix and label smoothing of the training batches."""
         return Mixing(self.mixup, self.cutmix, self.label_smoothing)
+
+
+@dataclass(frozen=True)
+class Downloads:
+    """What a command may download.
+
+    Args:
+        data: whether the data set that the user names, where it is not on this machine.
+        recorded: whether what only a run folder names.
+    """
+
+    data: bool = True
+    recorded: bool = False

@@ -15,13 +15,14 @@ from typing import Literal
 
 from attention_transfer.errors import InputError
 from attention_transfer.experiment.data import Data
-from attention_transfer.experiment.optimisation import Optimisation, require
+from attention_transfer.experiment.optimisation import Optimisation
 from attention_transfer.experiment.training import Training
 from attention_transfer.methods import Method
 from attention_transfer.models.naming import split_weights
 from attention_transfer.models.untrained import smaller
 from attention_transfer.phases import Phase, num_epochs
 from attention_transfer.pretraining import MaskedAutoencoding
+from attention_transfer.settings import require
 
 _DIGITS = 10  # classes of cluttered-digits, which need no download
 

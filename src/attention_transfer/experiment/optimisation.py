@@ -12,23 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from attention_transfer.errors import InputError
-
-
-def require(holds: bool, name: str, wanted: str, value: object) -> None:
-    """Refuse a setting.
-
-    Args:
-        holds: whether the value is valid.
-        name: name of the setting.
-        wanted: what it must be, in words.
-        value: the value that came.
-
-    Raises:
-        ValueError: it does not hold.
-    """
-    if not holds:
-        raise InputError(f"{name} must be {wanted}, not {value}")
+from attention_transfer.settings import require
 
 
 @dataclass(frozen=True)

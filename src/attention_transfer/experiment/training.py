@@ -11,7 +11,7 @@ attention_transfer.errors.InputError: batch_size must be at least 2 (batch norm 
 from dataclasses import dataclass
 from typing import Literal
 
-from attention_transfer.experiment.optimisation import require
+from attention_transfer.settings import require
 
 _MOST_THREADS = 1024  # far more than help, and the operating system still grants them
 

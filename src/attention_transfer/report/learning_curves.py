@@ -10,10 +10,8 @@ from matplotlib.ticker import MaxNLocator
 from attention_transfer.errors import InputError
 from attention_transfer.report.groups import MeasuredRun, grouped
 from attention_transfer.report.plots import INK, save
-from attention_transfer.report.table import markdown_table
+from attention_transfer.report.table import DASH, markdown_table
 from attention_transfer.runs import RecordedRun
-
-_DASH = "–"
 
 
 def accuracy_figure(runs: Iterable[RecordedRun], path: str | Path, reach: Sequence[float] = ()) -> None:
@@ -72,7 +70,7 @@ def reached_markdown(runs: Iterable[RecordedRun], accuracies: Sequence[float]) -
         for accuracy in accuracies:
             found = [epoch for run in members if (epoch := epochs_to_reach(run, accuracy)) is not None]
             some = f" ({len(found)} of {len(members)})" if len(found) < len(members) else ""
-            cells.append(f"{np.mean(found):.1f}{some}" if found else _DASH)
+            cells.append(f"{np.mean(found):.1f}{some}" if found else DASH)
         rows.append(cells)
     header = ["epochs until test top-1 is at least", "seeds", *(f"{accuracy:g} %" for accuracy in accuracies)]
     return "\n".join(markdown_table(header, rows))

@@ -10,12 +10,11 @@ from matplotlib.patches import Rectangle
 
 from attention_transfer.errors import InputError
 from attention_transfer.report.plots import INK, save
-from attention_transfer.report.table import markdown_table
+from attention_transfer.report.table import DASH, markdown_table
 
 _CELL = 0.24  # inches
 _EDGE = (0.75, 0.9)
 _KEPT = "#00e5ff"
-_DASH = "–"
 
 
 def link_maps_figure(
@@ -74,7 +73,7 @@ def link_table(magnitudes: Float[np.ndarray, "s l"], kept: Bool[np.ndarray, "s l
     header = ["stage", *(f"layer {layer + 1}" for layer in range(magnitudes.shape[1]))]
     rows: list[Sequence[str]] = []
     for stage, row in enumerate(magnitudes):
-        cells = [_DASH if np.isnan(value) else f"{value:.4f}" for value in row]
+        cells = [DASH if np.isnan(value) else f"{value:.4f}" for value in row]
         if kept is not None:
             cells = [f"**{cell}**" if stays else cell for cell, stays in zip(cells, kept[stage], strict=True)]
         rows.append([str(stage + 1), *cells])

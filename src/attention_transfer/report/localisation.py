@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from attention_transfer.report.settings_plot import Panel, scatter_figure
-from attention_transfer.report.table import markdown_table
+from attention_transfer.report.table import DASH, markdown_table
 
 _CENTRE = "centre (no network)"
 _EVEN = "even map (no network)"
@@ -19,7 +19,6 @@ _TITLES = {
     "box_accuracy_v2": "MaxBoxAccV2",
 }
 _DRAWN = {"energy": "energy in box", "pointing": "pointing", "box_accuracy": "mean MaxBoxAcc"}
-_DASH = "–"
 
 _PROTOCOL = (
     "Energy: share of the map's mass inside the box, each cell's mass lying evenly over its area; an even map reaches "
@@ -112,6 +111,6 @@ def _row(name: str, top1: str, scores: Mapping[str, Any]) -> list[str]:
 def _related(score: str, found: Mapping[str, Any]) -> list[str]:
     name = f"MaxBoxAcc {_TITLES[score]}" if _TITLES[score].startswith(".") else _DRAWN.get(score, _TITLES[score])
     if found["note"]:
-        return [name, str(found["count"]), found["note"], *[_DASH] * 3]
+        return [name, str(found["count"]), found["note"], *[DASH] * 3]
     numbers = ("spearman", "spearman_p", "kendall", "kendall_p")
     return [name, str(found["count"]), *(f"{found[number]:.3f}" for number in numbers)]

@@ -9,10 +9,9 @@ from typing import Any
 from attention_transfer.errors import InputError
 from attention_transfer.report.compare import Spread, spread
 from attention_transfer.report.groups import MeasuredRun, tested_images
-from attention_transfer.report.table import duration, markdown_table, percent
+from attention_transfer.report.table import DASH, duration, markdown_table, percent
 from attention_transfer.runs import RecordedRun
 
-_DASH = "–"
 _TEACHER = "teacher"
 
 
@@ -211,30 +210,30 @@ def _table(lines: Sequence[Line]) -> list[str]:
     for line in lines:
         row = [line.row, ", ".join(map(str, line.seeds)), percent(line.last_epoch), percent(line.best_on_test)]
         if line.row == _TEACHER:
-            row[2:] = [f"{line.last_epoch.mean:.2f}" if line.last_epoch else _DASH, ""]
+            row[2:] = [f"{line.last_epoch.mean:.2f}" if line.last_epoch else DASH, ""]
         row += [percent(line.minus_alone, sign="+")] if compared else []
         row += [_printed(line.published)] if printed else []
         row += [_points(line.published_minus_alone)] if gained else []
         row += [_points(line.difference)] if subtracted else []
-        row += [duration(line.wall_seconds.mean) if line.wall_seconds else _DASH]
+        row += [duration(line.wall_seconds.mean) if line.wall_seconds else DASH]
         rows.append([*row, *(_costs(line.cost) if costed else [])])
     return markdown_table(header, rows)
 
 
 def _printed(published: Mapping[str, Any] | None) -> str:
     if published is None:
-        return _DASH
+        return DASH
     said = "" if published["epoch"] == "unsaid" else f" ({published['epoch']})"
     return f"{published['top1']:.2f}{said}"
 
 
 def _points(value: float | None) -> str:
-    return _DASH if value is None else f"{value:+.2f}"
+    return DASH if value is None else f"{value:+.2f}"
 
 
 def _costs(cost: Mapping[str, Any] | None) -> list[str]:
     if cost is None:
-        return [_DASH] * 3
+        return [DASH] * 3
     return [
         f"{cost['time_ratio']:.2f}",
         f"{cost['extra_parameters']:,}",

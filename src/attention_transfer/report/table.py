@@ -15,7 +15,7 @@ from dataclasses import asdict
 
 from attention_transfer.report.compare import Comparison, Group, Spread
 
-_DASH = "–"
+DASH = "–"
 
 
 def to_markdown(comparison: Comparison) -> str:
@@ -55,7 +55,7 @@ def _row(group: Group, *, unseen: bool) -> list[str]:
         percent(group.best_on_validation),
         percent(group.best_on_test),
         percent(group.difference, sign="+"),
-        duration(group.wall_seconds.mean) if group.wall_seconds else _DASH,
+        duration(group.wall_seconds.mean) if group.wall_seconds else DASH,
         _range(group.epochs),
         _range(group.samples_seen),
     ]
@@ -71,13 +71,13 @@ def duration(seconds: float) -> str:
 def percent(spread: Spread | None, sign: str = "") -> str:
     """A mean ± standard deviation for people; a dash where there is none."""
     if spread is None:
-        return _DASH
-    return f"{spread.mean:{sign}.2f} ± {_DASH if spread.std is None else format(spread.std, '.2f')}"
+        return DASH
+    return f"{spread.mean:{sign}.2f} ± {DASH if spread.std is None else format(spread.std, '.2f')}"
 
 
 def _range(numbers: Sequence[int]) -> str:
     if not numbers:
-        return _DASH
+        return DASH
     return f"{numbers[0]:,}" if len(numbers) == 1 else f"{numbers[0]:,}–{numbers[-1]:,}"
 
 

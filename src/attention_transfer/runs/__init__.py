@@ -8,10 +8,10 @@ from attention_transfer.files.bare_student import PARTS_WEIGHTS, STUDENT_CONFIG,
 from attention_transfer.files.json_fields import Json
 from attention_transfer.files.writing import RunUnwritableError
 from attention_transfer.runs.folder import NotARunError, RunExistsError, RunFolder, is_run
+from attention_transfer.runs.json_diff import differing_fields, flatten
 from attention_transfer.runs.locking import RunLockedError
 from attention_transfer.runs.recorded import RecordedRun
 from attention_transfer.runs.search import find_runs, recorded_run
-from attention_transfer.runs.shapes import differing_fields, flatten
 
 __all__ = [
     "PARTS_WEIGHTS",

@@ -64,6 +64,7 @@ from attention_transfer.files.bare_student import PARTS_WEIGHTS
 from attention_transfer.files.json_fields import Json
 from attention_transfer.files.untrusted import parse_object, read_object, read_regular
 from attention_transfer.files.writing import append, to_write
+from attention_transfer.runs.json_diff import differing_fields, flatten
 from attention_transfer.runs.locking import LOCK, lock
 from attention_transfer.runs.renamed_settings import with_current_names
 from attention_transfer.runs.shapes import SNAPSHOTS as _SNAPSHOTS
@@ -72,8 +73,6 @@ from attention_transfer.runs.shapes import (
     check_experiment,
     check_row,
     check_summary,
-    differing_fields,
-    flatten,
 )
 
 EXPERIMENT = "experiment.json"

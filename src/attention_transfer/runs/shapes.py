@@ -9,28 +9,12 @@ attention_transfer.errors.InputError: 'epoch' of line 1 of metrics.jsonl must be
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from attention_transfer.errors import InputError
 from attention_transfer.files.json_fields import Fields, Json, is_number, is_object, is_text
 from attention_transfer.runs.renamed_settings import with_current_names
-
-
-@dataclass(frozen=True)
-class Downloads:
-    """What a command may download.
-
-    Args:
-        data: whether the data set that the user names, where it is not on this machine.
-        recorded: whether what only a run folder names.
-    """
-
-    data: bool = True
-    recorded: bool = False
-
 
 SNAPSHOTS = "snapshots"
 _UP_TO_THE_RUN = "../../"
@@ -168,24 +152,3 @@ def _are_numbers(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
     return all(is_number(each) for each in cast("dict[str, Any]", value).values())
-
-
-def flatten(tree: Mapping[str, Any]) -> Json:
-    """Leaves of nested mappings and lists by dotted path; empty ones are leaves themselves."""
-    leaves: Json = {}
-    for key, value in tree.items():
-        if isinstance(value, list):
-            value = {str(number): item for number, item in enumerate(cast(list[Any], value))} or []
-        if isinstance(value, dict) and value:
-            leaves |= {f"{key}.{path}": leaf for path, leaf in flatten(cast(Json, value)).items()}
-        else:
-            leaves[key] = value
-    return leaves
-
-
-def differing_fields(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Dotted paths at which two JSON trees differ, with both values; `absent` where one has none."""
-    one, two = flatten(first), flatten(second)
-    paths = [*one, *(path for path in two if path not in one)]
-    pairs = {path: (one.get(path, "absent"), two.get(path, "absent")) for path in paths}
-    return {path: pair for path, pair in pairs.items() if pair[0] != pair[1]}

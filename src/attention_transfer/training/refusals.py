@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from attention_transfer.capture.opaque_modules import COMPILES_FROM, compiles
 from attention_transfer.data import DataSet
 from attention_transfer.distiller import Distiller
-from attention_transfer.distiller.step import COMPILES_FROM, compiles
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Experiment
 from attention_transfer.memory_budget import ChecksMemory

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from attention_transfer.methods.layers.maps import at_least_float32
+from attention_transfer.methods.attention_maps.chunks import elements_at_once
+from attention_transfer.methods.layers.maps import LEAST_NORM, at_least_float32
 
 Grid = tuple[int, int]
 
@@ -72,12 +73,6 @@ def _matrix(
 
 Form = Literal["mean-square", "norm"]
 
-_LEAST_NORM = 1e-12  # as in torch's normalize
-# Elements of the combinations that are made at a time. On a CPU they stay in the cache of a core, which is three times
-# as fast as all images at once; an accelerator wants more work per kernel.
-_CPU_PIECE = 2**18
-_DEVICE_PIECE = 2**24
-
 
 def link_distance(
     maps: Float[Tensor, "b n p"],
@@ -115,7 +110,7 @@ class _LinkDistance(torch.autograd.Function):
             ours = torch.baddbmm(bias[:, None].expand(len(part), -1, 1), weight.expand(len(part), *weight.shape), part)
             norm, their_norm = (_norm(each) for each in (ours, theirs))
             cosine = (ours * theirs).sum(-1, keepdim=True) / (norm * their_norm)
-            squares = (norm > _LEAST_NORM).to(ours) + (their_norm > _LEAST_NORM).to(ours)
+            squares = (norm > LEAST_NORM).to(ours) + (their_norm > LEAST_NORM).to(ours)
             square = (squares - 2 * cosine).clamp_min(0)
             if form == "mean-square":
                 value, slope = square / target.shape[2], -2 / target.shape[2]
@@ -125,7 +120,7 @@ class _LinkDistance(torch.autograd.Function):
                 slope = torch.where(value > 0, -1 / value, 0)
             sums.append(value.sum())
             if wanted:
-                slope = slope / len(target) * (norm > _LEAST_NORM).to(norm)
+                slope = slope / len(target) * (norm > LEAST_NORM).to(norm)
                 d_ours = ours.mul_(-slope * cosine / norm.square()).addcmul_(theirs, slope / (norm * their_norm))
                 gradients[0][some] = weight.mT @ d_ours
                 gradients[1] += (d_ours @ part.mT).sum(0)
@@ -141,13 +136,13 @@ class _LinkDistance(torch.autograd.Function):
 
 
 def _norm(values: Float[Tensor, "b c p"]) -> Float[Tensor, "b c 1"]:
-    return torch.linalg.vector_norm(values, dim=-1, keepdim=True).clamp_min(_LEAST_NORM)
+    return torch.linalg.vector_norm(values, dim=-1, keepdim=True).clamp_min(LEAST_NORM)
 
 
 def _pieces(target: Float[Tensor, "b c p"]) -> Iterator[slice]:
     """Stretches of images."""
     count = len(target)
-    piece = _CPU_PIECE if target.device.type == "cpu" else _DEVICE_PIECE
+    piece = elements_at_once(target.device)
     # A compiled graph would hold every piece by itself.
     step = count if torch.compiler.is_compiling() else max(1, piece // target[0].numel())
     for start in range(0, count, step):

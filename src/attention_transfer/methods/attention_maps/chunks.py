@@ -14,6 +14,12 @@ from attention_transfer.errors import InputError
 _CPU_PIECE = 2**18
 _DEVICE_PIECE = 2**24
 
+
+def elements_at_once(device: torch.device) -> int:
+    """Elements that are best computed at a time on a device: a CPU's fit into the cache of a core."""
+    return _CPU_PIECE if device.type == "cpu" else _DEVICE_PIECE
+
+
 # Above so many keys the gradient is computed in the backward pass, where it is used at once, instead of together with
 # the value, from which on it would be kept: a third slower, and a tenth of the memory of a training step less.
 _LONG = 512
@@ -76,8 +82,7 @@ def pieces(query: Tensor, key: Tensor) -> Iterator[tuple[tuple[slice, slice], li
     A piece has at most 2¹⁸ elements on a CPU and 2²⁴ elsewhere, or is a single row.
     """
     batch, heads, queries, _ = query.shape
-    size = _CPU_PIECE if query.device.type == "cpu" else _DEVICE_PIECE
-    rows = max(1, size // key.shape[2])
+    rows = max(1, elements_at_once(query.device) // key.shape[2])
     examples, some_heads, some_rows = max(1, rows // (heads * queries)), max(1, rows // queries), min(rows, queries)
     for example in range(0, batch, examples):
         for head in range(0, heads, some_heads):

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 MapKind = Literal["sum", "max"]
 
-_LEAST_NORM = 1e-12  # as in torch's normalize
+LEAST_NORM = 1e-12  # as in torch's normalize
 
 
 def at_least_float32(value: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def unit(values: Float[Tensor, "*b n"], order: float = 2.0) -> Float[Tensor, "*b
         order: of the norm, 1 or 2.
     """
     norm = torch.linalg.vector_norm(values, order, dim=-1, keepdim=True)
-    return torch.where(norm > _LEAST_NORM, values, values.detach()) / norm.clamp_min(_LEAST_NORM)
+    return torch.where(norm > LEAST_NORM, values, values.detach()) / norm.clamp_min(LEAST_NORM)
 
 
 def class_maps(
