@@ -2,12 +2,21 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from tests.training.interrupted import Killer
 
+from attention_transfer import InputError
 from attention_transfer.cli import main
+from attention_transfer.commands.launching.sweep_grid import grid
 from attention_transfer.methods import registry
+from attention_transfer.recipes import RECIPES
+from attention_transfer.training.experiment_run import fit_experiment
+from attention_transfer.training.progress import Reporter
 
 PATH = "method_of_mine:Mine"
 SOURCE = '''
@@ -65,6 +74,33 @@ def test_what_it_trained_is_measured_without_importing_it(here: Path, capsys: py
     for command in ("evaluate", "compare", "cost"):
         assert main([command, folder]) == 0, capsys.readouterr().err
     assert "method_of_mine" not in sys.modules
+
+
+def test_its_settings_are_swept_as_any_others(here: Path):
+    recipe = RECIPES["digits"]()
+    swept = grid(recipe, ["--methods", PATH], ["mine.sharpness=1,2"]).cells
+    assert [cell.experiment.methods[0].sharpness for cell in swept] == [1.0, 2.0]  # pyright: ignore
+    assert [cell.name for cell in swept] == ["mine.sharpness=1", "mine.sharpness=2"]
+    beside = grid(recipe, ["--task-weight", "1", "--mine.sharpness", "3"], [f"methods=none,{PATH}+at"]).cells
+    assert [[method.key for method in cell.experiment.methods] for cell in beside] == [[], ["mine", "at"]]
+    with pytest.raises(InputError, match=r"no flag 'mine\.sharpnes'; did you mean mine.sharpness"):
+        grid(recipe, ["--methods", PATH], ["mine.sharpnes=1,2"])
+
+
+class Early(Killer):
+    after = 1
+
+
+def test_an_interrupted_run_goes_on_to_the_same_student(here: Path):
+    method = registry.own_method(PATH)()
+    experiment = replace(RECIPES["digits"]().tiny(), methods=(method,), teacher="resnet8", untrained_teacher=True)
+    experiment = replace(experiment, training=replace(experiment.training, epochs=2, threads=1, device="cpu"))
+    fit_experiment(experiment, here / "whole", Reporter(silent=True))
+    with pytest.raises(KeyboardInterrupt):
+        fit_experiment(experiment, here / "cut", Early(silent=True))
+    fit_experiment(experiment, here / "cut", Reporter(silent=True))
+    students = [load_file(here / name / "student.safetensors") for name in ("whole", "cut")]
+    assert all(torch.equal(students[0][name], students[1][name]) for name in students[0])
 
 
 @pytest.mark.parametrize(

@@ -19,13 +19,15 @@ from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.progress import Reporter
 
 
-class _Killer(Reporter):
-    """Ends a training after three steps of its second epoch."""
+class Killer(Reporter):
+    """Ends a training after some steps of its second epoch."""
+
+    after = 3
 
     def steps(self, items: Iterable[Any], total: int, done: int, title: str) -> Iterator[Any]:
         del total, done
         for count, item in enumerate(items):
-            if title.startswith("epoch 2") and count == 3:
+            if title.startswith("epoch 2") and count == self.after:
                 raise KeyboardInterrupt
             yield item
 
@@ -41,7 +43,7 @@ def interrupted(folder: Path) -> Path:
     """Starts the training of `command` and ends it after three steps of its second epoch; gives the folder back."""
     experiment, place = parse(RECIPES["digits"](), command(folder)[2:])
     with pytest.raises(KeyboardInterrupt):
-        fit_experiment(experiment, place, _Killer(silent=True))
+        fit_experiment(experiment, place, Killer(silent=True))
     assert not RunFolder(place).finished
     return folder
 

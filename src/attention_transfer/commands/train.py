@@ -102,7 +102,7 @@ def parse(recipe: Experiment, arguments: Sequence[str]) -> tuple[Experiment, Pat
 def _read(recipe: Experiment, arguments: Sequence[str]) -> tuple[Experiment, Common]:
     chosen = {method.key: method for method in recipe.methods}
     own = own_methods(arguments)
-    every = {**_available(recipe), **{method.key: method() for method in own.values()}}
+    every = with_own_methods(recipe, own)
     known = {flag.name: flag for flag in train_flags({key: type(method) for key, method in every.items()})}
     arguments = without_aliases(arguments, known)
     check_names(arguments, known, f"train {recipe.recipe} --help-all")
@@ -180,6 +180,16 @@ def names_data(arguments: Sequence[str], data: Data) -> bool:
             f"--data {kind}:PATH"
         )
     return data.name != Data().name  # those are made, and lie nowhere
+
+
+def with_own_methods(recipe: Experiment, own: Mapping[str, type[Method]]) -> dict[str, Method]:
+    """Every method by its key, as the recipe has it or with its defaults.
+
+    Args:
+        recipe: chooses some.
+        own: the user's own, by their import paths.
+    """
+    return {**_available(recipe), **{method.key: method() for method in own.values()}}
 
 
 def flags_of(recipe: Experiment, methods: Mapping[str, Method] | None = None) -> type[Any]:

@@ -82,6 +82,11 @@ def own_method(path: str) -> type[Method]:
     return found
 
 
+def known_keys() -> frozenset[str]:
+    """Keys of all methods: those of this package, and those that `own_method` has met."""
+    return frozenset(method.key for method in (*METHODS.values(), *_OWN.values()))
+
+
 def method_named(name: str) -> type[Method] | None:
     """The class of a method by its key, or by its import path where `own_method` has met it; None if there is none."""
     return METHODS.get(name) or _OWN.get(name)

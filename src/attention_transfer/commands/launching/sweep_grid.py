@@ -14,13 +14,15 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from attention_transfer.commands.flags.flag import RENAMED
 from attention_transfer.commands.flags.words import ALIASES
-from attention_transfer.commands.train import flags_of, parse
+from attention_transfer.commands.train import flags_of, parse, with_own_methods
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Experiment
-from attention_transfer.methods import METHODS
+from attention_transfer.methods.registry import known_keys, method_named, own_method
 
 _CHOSEN_BY_THE_SWEEP = {"run-folder": "give --folder for the whole sweep", "tiny": "give --tiny for the whole sweep"}
 _LONGEST_VALUE_IN_A_NAME = 40
+# Of a class in a module, as methods of the user's own are named.
+_IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def grid(recipe: Experiment, fixed: Sequence[str], over: Sequence[str]) -> Grid:
         ValueError: for a field that does not exist, comes twice or is fixed, no values or one twice, a value that does
             not parse, a cell whose experiment contradicts itself, and values that no cell uses.
     """
-    kinds = flag_kinds(recipe)
+    kinds = flag_kinds(recipe, [*fixed, *(f"--{text}" for text in over)])
     axes = [read_axis(text, kinds) for text in over]
     swept = [name for axis in axes for name in axis.fields]
     for name in (name for name, count in Counter(swept).items() if count > 1):
@@ -100,9 +102,16 @@ def grid(recipe: Experiment, fixed: Sequence[str], over: Sequence[str]) -> Grid:
     return Grid(tuple(swept), tuple(cells))
 
 
-def flag_kinds(recipe: Experiment) -> dict[str, Any]:
-    """The type of every flag of `train`, by its name without dashes."""
-    return _kinds(flags_of(recipe), "")
+def flag_kinds(recipe: Experiment, words: Sequence[str] = ()) -> dict[str, Any]:
+    """The type of every flag of `train`, by its name without dashes.
+
+    Args:
+        recipe: that is trained.
+        words: flags as typed; methods of the user's own that they name by import path have flags, too.
+    """
+    named = [part for word in words for part in re.split(r"[=,+\s]", word) if _IMPORT_PATH.fullmatch(part)]
+    own = {path: own_method(path) for path in named}
+    return _kinds(flags_of(recipe, with_own_methods(recipe, own)), "")
 
 
 def read_axis(text: str, kinds: Mapping[str, Any]) -> Axis:
@@ -158,7 +167,7 @@ def without_flags_of_others(words: Sequence[str], used: set[str]) -> list[str]:
 def method_of(name: str) -> str | None:
     """The method that a flag, written without its dashes, belongs to; None for flags of the experiment."""
     key, dot, _ = name.partition(".")
-    return key if dot and key in METHODS else None
+    return key if dot and key in known_keys() else None
 
 
 def _kinds(kind: Any, prefix: str) -> dict[str, Any]:
@@ -213,9 +222,10 @@ def _cell(recipe: Experiment, fixed: Sequence[str], values: Mapping[str, str], k
     Raises:
         ValueError: if its flags are refused.
     """
-    used = set(METHODS)
+    used = set(known_keys())
     if "methods" in values:
-        used = set(values["methods"].split("+"))
+        named = ((name, method_named(name)) for name in values["methods"].split("+"))
+        used = {name if method is None else method.key for name, method in named}
     kept = {name: value for name, value in values.items() if method_of(name) is None or method_of(name) in used}
     words = without_flags_of_others(fixed, used)
     label = ", ".join(f"{name}={value}" for name, value in kept.items())
