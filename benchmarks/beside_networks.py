@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from attention_transfer.analysis.step_cost import Clock, seconds_in_turns
 from attention_transfer.distiller import Distiller
-from attention_transfer.training.device import Place
+from attention_transfer.training.device import Arithmetic
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -44,7 +44,7 @@ def seconds_beside_networks(
         attention: whether a network has some, which is then computed as a training does it.
     """
     device = images.device
-    place = Place(device, precision)
+    place = Arithmetic(device, precision)
     kernel = place.attention_kernel if attention else nullcontext
     ours, bare = optimizer(distiller.trainable_parameters()), optimizer(student.parameters())
 

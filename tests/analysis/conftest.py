@@ -11,7 +11,7 @@ from attention_transfer import Data, Input, Training, build
 from attention_transfer.analysis.subject import Subject, open_subjects
 from attention_transfer.data import DataSet
 from attention_transfer.models import OpenedModel, Renormalise, describe, save_model
-from attention_transfer.training.device import choose_place
+from attention_transfer.training.device import choose_arithmetic
 from attention_transfer.training.prepare import load_data
 
 __all__ = ["images", "make"]
@@ -37,7 +37,7 @@ def save_network(
 def as_subject(module: nn.Module, dataset: DataSet, classes: int = 3) -> Subject:
     """A network that no name says, given the data set's images as they are."""
     opened = OpenedModel(module.eval(), "mine", classes, None, describe(module), trained=True)
-    return Subject("mine", opened, choose_place(CPU, True), dataset, Renormalise(None, None), ())
+    return Subject("mine", opened, choose_arithmetic(CPU, True), dataset, Renormalise(None, None), ())
 
 
 @pytest.fixture

@@ -26,11 +26,11 @@ from attention_transfer.analysis.peak_memory import LiveTensors, peak_bytes
 from attention_transfer.analysis.subject import Subject
 from attention_transfer.data import DataSet
 from attention_transfer.models import OpenedModel, describe
-from attention_transfer.training.device import Place
+from attention_transfer.training.device import Arithmetic
 from attention_transfer.training.prepare import load_data
 
 FLOAT = 4  # bytes
-PLACE = Place(torch.device("cpu"))
+PLACE = Arithmetic(torch.device("cpu"))
 
 
 def opened(module: nn.Module, name: str = "resnet8", classes: int = 3) -> OpenedModel:

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from attention_transfer import AttentionCopy, Data, Distiller, Experiment, Method, SoftTargets, Training
 from attention_transfer.experiment import Optimisation
 from attention_transfer.models import build
-from attention_transfer.training.device import Place
+from attention_transfer.training.device import Arithmetic
 from attention_transfer.training.experiment_run import fit_experiment
 from attention_transfer.training.prepare import prepare
 from attention_transfer.training.progress import Reporter
@@ -46,7 +46,7 @@ def heads(kind: torch.dtype = torch.bfloat16, tokens: int = 9) -> list[Tensor]:
     return [torch.randn(2, 3, tokens, 8, generator=generator).to(kind).requires_grad_() for _ in range(3)]
 
 
-BF16 = Place(torch.device("cpu"), "bfloat16")
+BF16 = Arithmetic(torch.device("cpu"), "bfloat16")
 
 
 @pytest.mark.parametrize("scale", [None, 0.2])
@@ -103,7 +103,7 @@ def test_other_calls_go_to_torch(others: dict[str, object], fused: Fused) -> Non
 
 
 def test_other_arithmetic_goes_to_torch(fused: Fused) -> None:
-    with Place(torch.device("cpu")).attention_kernel():
+    with Arithmetic(torch.device("cpu")).attention_kernel():
         functional.scaled_dot_product_attention(*heads(torch.float32))
     with BF16.attention_kernel():  # a loss in float32, outside of autocast
         assert functional.scaled_dot_product_attention(*heads(torch.float32)).dtype == torch.float32

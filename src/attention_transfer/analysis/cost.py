@@ -29,7 +29,7 @@ from attention_transfer.capture import as_logits
 from attention_transfer.errors import InputError, first_line
 from attention_transfer.models import OpenedModel, save_model
 from attention_transfer.runs import STUDENT_WEIGHTS
-from attention_transfer.training.device import Place
+from attention_transfer.training.device import Arithmetic
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Candidate:
     name: str
     opened: OpenedModel
     image_size: int
-    place: Place
+    place: Arithmetic
 
 
 @dataclass(frozen=True)

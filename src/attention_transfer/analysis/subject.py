@@ -17,7 +17,7 @@ from attention_transfer.data import DataSet, Loader, Split, loader
 from attention_transfer.errors import InputError
 from attention_transfer.experiment import Training
 from attention_transfer.models import Input, OpenedModel, Renormalise
-from attention_transfer.training.device import Place, choose_place
+from attention_transfer.training.device import Arithmetic, choose_arithmetic
 from attention_transfer.training.prepare import expected_input, open_at_its_size
 from attention_transfer.training.refusals import other_classes
 
@@ -39,7 +39,7 @@ class Subject:
 
     name: str
     opened: OpenedModel
-    place: Place
+    place: Arithmetic
     dataset: DataSet
     prepare: Renormalise
     notes: tuple[str, ...]
@@ -130,7 +130,7 @@ def _subject(
         raise InputError(f"{name!r} names a network without weights: write NAME@FILE, NAME@pretrained or a run folder")
     given = Input(dataset.mean, dataset.std)
     expected = expected_input(opened, given) if opened.input else expected_input(opened, given, mean, std)
-    place = choose_place(settings, opened.description.convolutional)
+    place = choose_arithmetic(settings, opened.description.convolutional)
     opened.module.to(place.device).to(memory_format=place.memory_format)  # pyright: ignore[reportCallIssue]
     notes = list(opened.notes)
     if opened.input is None and mean is None:

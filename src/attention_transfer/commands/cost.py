@@ -17,7 +17,7 @@ from attention_transfer.files.env_paths import expand
 from attention_transfer.models import MODELS, OpenedModel, check_channels, open_model
 from attention_transfer.report.cost import cost_markdown
 from attention_transfer.runs import recorded_run
-from attention_transfer.training.device import choose_place, environment
+from attention_transfer.training.device import choose_arithmetic, environment
 
 # Of what our own networks are made for, and of what those of other libraries are.
 _SMALL_SIDE, _PHOTOGRAPH_SIDE = 32, 224
@@ -67,7 +67,7 @@ def command(arguments: Sequence[str]) -> None:
             side = _SMALL_SIDE if opened.name in MODELS else _PHOTOGRAPH_SIDE
             assumed.setdefault(side, []).append(name)
         check_channels(opened.module, name, (side, side))
-        place = choose_place(settings, opened.description.convolutional)
+        place = choose_arithmetic(settings, opened.description.convolutional)
         candidates.append(Candidate(name, opened, side, place))
     costs = measure_costs(candidates, flags.batch_size, flags.repeats)
     content = {

@@ -26,7 +26,7 @@ from attention_transfer.files.env_paths import expand
 from attention_transfer.files.writing import to_write
 from attention_transfer.models.fingerprint import fingerprint
 from attention_transfer.runs import RunUnwritableError, make_folder, write_whole
-from attention_transfer.training.device import Place, environment
+from attention_transfer.training.device import Arithmetic, environment
 from attention_transfer.training.prepare import Prepared
 
 _SUFFIX = ".safetensors"
@@ -166,7 +166,7 @@ def _key(experiment: Experiment, prepared: Prepared, processes: int) -> dict[str
     }
 
 
-def _arithmetic(place: Place) -> dict[str, Any]:
+def _arithmetic(place: Arithmetic) -> dict[str, Any]:
     made = environment(place)
     return {
         "precision": place.precision,

@@ -25,7 +25,7 @@ _DENORMAL = 1e-40
 
 
 @dataclass(frozen=True)
-class Place:
+class Arithmetic:
     """A device with the arithmetic and memory format of a run.
 
     Args:
@@ -70,7 +70,7 @@ def given_back() -> Generator[None]:
         torch.set_flush_denormal(flushes)
 
 
-def choose_place(training: "Training", convolutional: bool, local_rank: int = 0) -> Place:
+def choose_arithmetic(training: "Training", convolutional: bool, local_rank: int = 0) -> Arithmetic:
     """Settle device, precision and memory format, and torch's threads.
 
     Raises:
@@ -83,7 +83,7 @@ def choose_place(training: "Training", convolutional: bool, local_rank: int = 0)
     device = _device(training.device, local_rank)
     refuse_precision(training.precision, device)
     channels_last = convolutional if training.channels_last is None else training.channels_last
-    return Place(device, training.precision, torch.channels_last if channels_last else torch.contiguous_format)
+    return Arithmetic(device, training.precision, torch.channels_last if channels_last else torch.contiguous_format)
 
 
 def refuse_precision(precision: Precision, device: torch.device) -> None:
@@ -110,7 +110,7 @@ def refuse_precision(precision: Precision, device: torch.device) -> None:
         ) from error
 
 
-def environment(place: Place) -> dict[str, Any]:
+def environment(place: Arithmetic) -> dict[str, Any]:
     """Versions and hardware, for the record of a run."""
     names = ("attention-transfer", "torch", "torchvision", "timm", "numpy", "transformers")
     versions: dict[str, str] = {"python": platform.python_version()}

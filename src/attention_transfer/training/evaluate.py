@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from attention_transfer.batch import Batch
 from attention_transfer.capture import as_logits
-from attention_transfer.training.device import Place
+from attention_transfer.training.device import Arithmetic
 from attention_transfer.training.metrics import scores
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Score:
 def evaluate(
     model: nn.Module,
     loader: Measured,
-    place: Place,
+    place: Arithmetic,
     prepare: Callable[[Tensor], Tensor] | None = None,
 ) -> Score:
     """Measure a network in evaluation mode; its mode is given back afterwards.

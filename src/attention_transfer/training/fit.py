@@ -26,7 +26,7 @@ from attention_transfer.distiller import Distiller
 from attention_transfer.errors import InputError
 from attention_transfer.memory_budget import ChecksMemory
 from attention_transfer.runs import RunFolder, is_run
-from attention_transfer.training.device import Place, Precision, environment, given_back, refuse_precision
+from attention_transfer.training.device import Arithmetic, Precision, environment, given_back, refuse_precision
 from attention_transfer.training.distributed import Process, joined
 from attention_transfer.training.loop import Loop
 from attention_transfer.training.own_evaluation import Evaluate, Measuring
@@ -113,14 +113,14 @@ def fit(
     """
     numbers = (epochs, seed, precision, accumulate_steps, clip_gradient_norm, ema_decay, tuple(snapshot_epochs))
     settings = _Settings(*numbers, checkpoint_every_steps, evaluate_every_epochs, steps_per_epoch)
-    place = Place(_check(distiller, settings, folder), precision)
+    place = Arithmetic(_check(distiller, settings, folder), precision)
     optimisation = OwnOptimisation(distiller, optimizer, schedule, schedule_every)
     return _fit(settings, place, optimisation, train_loader, evaluate, folder, reporter)
 
 
 def _fit(
     settings: "_Settings",
-    place: Place,
+    place: Arithmetic,
     optimisation: OwnOptimisation,
     train_loader: object,
     evaluate: Evaluate | None,
@@ -189,7 +189,7 @@ class _Settings:
     def plan(
         self,
         distiller: Distiller,
-        place: Place,
+        place: Arithmetic,
         batches: LoadedBatches,
         optimisation: OwnOptimisation,
         measuring: Measuring,
@@ -243,7 +243,7 @@ def _check(distiller: object, settings: _Settings, folder: object) -> torch.devi
     return device
 
 
-def _check_first(distiller: Distiller, batches: LoadedBatches, process: Process, place: Place) -> None:
+def _check_first(distiller: Distiller, batches: LoadedBatches, process: Process, place: Arithmetic) -> None:
     """Refuse a first batch that a step could not learn from."""
     first = batches.first()
     distiller.check_batch(first.image, first.label, first.index)

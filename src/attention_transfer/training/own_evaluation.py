@@ -11,7 +11,7 @@ from attention_transfer.batch import Batch
 from attention_transfer.distiller import Distiller
 from attention_transfer.errors import InputError, first_line
 from attention_transfer.training.averaging import WeightAverage
-from attention_transfer.training.device import Place
+from attention_transfer.training.device import Arithmetic
 from attention_transfer.training.evaluate import evaluate
 from attention_transfer.training.positioning import LoadedBatches
 
@@ -35,7 +35,7 @@ class Measuring:
         InputError: for loaders that cannot be measured on.
     """
 
-    def __init__(self, distiller: Distiller, given: Evaluate | None, place: Place, seed: int) -> None:
+    def __init__(self, distiller: Distiller, given: Evaluate | None, place: Arithmetic, seed: int) -> None:
         self._distiller, self._place = distiller, place
         self._loaders: dict[str, LoadedBatches] = {}
         self._function: Callable[[nn.Module], object] | None = None

@@ -11,7 +11,7 @@ import torch
 from attention_transfer.batch import Batch
 from attention_transfer.phases import Stretch
 from attention_transfer.training.averaging import WeightAverage
-from attention_transfer.training.device import Place
+from attention_transfer.training.device import Arithmetic
 
 if TYPE_CHECKING:
     from attention_transfer.distiller import Distiller
@@ -85,7 +85,7 @@ class Plan:
     """
 
     distiller: "Trainee"
-    place: Place
+    place: Arithmetic
     batches: Batches
     seed: int
     epochs: int

@@ -20,7 +20,7 @@ from attention_transfer.models.class_order import with_classes_of
 from attention_transfer.models.untrained import settle_norms
 from attention_transfer.pretraining import MaskedAutoencoder
 from attention_transfer.training.deployment import notes_on_its_own, together
-from attention_transfer.training.device import Place, choose_place
+from attention_transfer.training.device import Arithmetic, choose_arithmetic
 from attention_transfer.training.distributed import Process
 from attention_transfer.training.optim import make_optimizer
 from attention_transfer.training.refusals import (
@@ -52,7 +52,7 @@ class Prepared:
     """
 
     dataset: DataSet
-    place: Place
+    place: Arithmetic
     distiller: Distiller | MaskedAutoencoder
     student: OpenedModel
     teacher: OpenedModel | None
@@ -221,7 +221,7 @@ def prepare(experiment: Experiment, process: Process | None = None) -> Prepared:
     student, notes = _open_student(experiment, dataset)
     # Built once for its errors; the loop makes one for each phase.
     make_optimizer({"student": student.module}, experiment.optimisation)
-    place = choose_place(experiment.training, student.description.convolutional, process.local_rank)
+    place = choose_arithmetic(experiment.training, student.description.convolutional, process.local_rank)
     teacher = _open_teacher(experiment, dataset)
     if teacher is not None and teacher.description.convolutional and experiment.training.channels_last is None:
         # Its convolutions gain as much from it, and a transformer loses nothing by it.
@@ -311,7 +311,7 @@ def _never_comes_down(experiment: Experiment) -> list[str]:
     ]
 
 
-def training_batches(experiment: Experiment, dataset: DataSet, place: Place, process: Process) -> Loader:
+def training_batches(experiment: Experiment, dataset: DataSet, place: Arithmetic, process: Process) -> Loader:
     """Batches to learn from, as an experiment says."""
     return loader(
         dataset.train,

@@ -9,7 +9,7 @@ from attention_transfer.experiment import Experiment
 from attention_transfer.files.env_paths import expand
 from attention_transfer.models import check_channels, describe, open_model
 from attention_transfer.pretraining import MaskedAutoencoder
-from attention_transfer.training.device import choose_place
+from attention_transfer.training.device import choose_arithmetic
 from attention_transfer.training.distributed import Process
 from attention_transfer.training.optim import make_optimizer
 from attention_transfer.training.prepare import Prepared, check_networks, load_data, training_batches
@@ -39,7 +39,7 @@ def prepare_pretraining(experiment: Experiment, process: Process | None = None) 
         seed=experiment.seed,
     )
     make_optimizer(module.trained_modules(), experiment.optimisation)
-    place = choose_place(experiment.training, opened.description.convolutional, process.local_rank)
+    place = choose_arithmetic(experiment.training, opened.description.convolutional, process.local_rank)
     module.to(place.device).to(memory_format=place.memory_format)  # pyright: ignore[reportCallIssue]
     notes = (
         *opened.notes,

@@ -14,7 +14,7 @@ from attention_transfer.methods.method import Reads
 from attention_transfer.models import OpenedModel
 from attention_transfer.models.class_names import pair_classes
 from attention_transfer.models.introspection.class_maps import ClassMapHead
-from attention_transfer.training.device import Place
+from attention_transfer.training.device import Arithmetic
 from attention_transfer.training.distributed import Process
 
 
@@ -82,7 +82,7 @@ def refuse_to_compile(experiment: Experiment, distiller: Distiller) -> None:
         )
 
 
-def refuse_beyond_memory(experiment: Experiment, distiller: Distiller, place: Place) -> None:
+def refuse_beyond_memory(experiment: Experiment, distiller: Distiller, place: Arithmetic) -> None:
     """Refuse what methods remember, where the device cannot hold it.
 
     Raises:
