@@ -3,7 +3,7 @@
 >>> Input(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)).mean
 (0.5, 0.5, 0.5)
 
-A network that nobody knows can say itself where its stages are, `declared_stages`, a tuple of:
+A network of your own can say where its stages are, `declared_stages`, a tuple of:
 
 >>> stage = Stage(output=Tap("encoder.0"), pre_activation=None)
 >>> description = Description((stage,), head="classifier")
