@@ -1,5 +1,6 @@
 """What a method may read of a network beside taps, logits and attention is there in every step, or refused."""
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from attention_transfer import CaptureError, Distiller, Method, Reads, Request, 
 from attention_transfer.batch import Batch
 from attention_transfer.methods import BatchNorms, ClassMapHead, InputGradient, Observed, Provider, WeightFingerprint
 from attention_transfer.models import Description
+from attention_transfer.models.fingerprint import fingerprint
 
 IMAGES, LABELS = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(4) % 3
 
@@ -107,3 +109,38 @@ def test_norms_are_those_that_the_network_has_in_the_step(change: Callable[[Dist
     assert isinstance(norm, nn.BatchNorm2d)
     assert found[0][0].scale is norm.weight
     assert found[0][0].shift is norm.bias
+
+
+class Recording(nn.Module):
+    """Keeps something beside its weights, as layers of quantised networks do."""
+
+    def __init__(self, kept: Any) -> None:
+        super().__init__()
+        self.layer, self.kept = nn.Linear(2, 2), kept
+
+    def get_extra_state(self) -> Any:
+        return self.kept
+
+    def set_extra_state(self, state: Any) -> None:
+        self.kept = state
+
+
+@pytest.mark.parametrize("kept", [{"scale": 1.0}, [object()], None, b"bytes"])
+def test_what_is_no_weight_does_not_count(kept: Any) -> None:
+    network = Recording(kept)
+    other = Recording({"scale": 2.0})
+    other.layer.load_state_dict(network.layer.state_dict())
+    assert fingerprint(network) == fingerprint(other)
+    with torch.no_grad():
+        other.layer.weight[0, 0] += 1e-3
+    assert fingerprint(network) != fingerprint(other)
+
+
+def test_every_buffer_and_kept_tensor_counts() -> None:
+    network = nn.Sequential(nn.BatchNorm2d(3), Recording(torch.zeros(2)))
+    found = [fingerprint(network)]
+    for name, change in (("0.num_batches_tracked", 1), ("0.running_var", 1), ("1._extra_state", 1)):
+        other = copy.deepcopy(network)
+        other.load_state_dict({n: v + change if n == name else v for n, v in network.state_dict().items()})
+        found.append(fingerprint(other))
+    assert len(set(found)) == len(found)
