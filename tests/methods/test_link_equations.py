@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from attention_transfer.methods.attention_links import loss
-from attention_transfer.methods.attention_links import loss as module
 from attention_transfer.methods.attention_links.extraction import (
     LinkWeights,
     TrainedLinks,
@@ -22,6 +21,7 @@ from attention_transfer.methods.attention_links.extraction import (
 from attention_transfer.methods.attention_links.link_weights import Links
 from attention_transfer.methods.attention_links.loss import Form, link_distance, resized
 from attention_transfer.methods.attention_links.selection import LinkChoice, LinkGroup, LinksError, chosen_links
+from attention_transfer.methods.attention_maps import chunks
 
 CHANNELS, HEADS = (4, 6), (2, 2, 3)
 
@@ -234,7 +234,7 @@ def example(images: int = 3) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("form", ["mean-square", "norm"])
 @pytest.mark.parametrize("piece", [1, 2**18])
 def test_value_and_gradients_are_those_of_the_paper(form: Form, piece: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "_CPU_PIECE", piece)
+    monkeypatch.setattr(chunks, "_CPU_PIECE", piece)
     *moving, target = example()
     expected, found = slow(*moving, target, form), link_distance(*moving, target, form)
     assert_near(found, expected)
