@@ -29,7 +29,7 @@ WORDS = {
     r"so many times as long": "scaled by",
     r"networks? of convolutions": "convolutional network (CNN)",
     r"(network|module|parameter|teacher|student)s? that rests?": "frozen",
-    r"unless told otherwise|is told": "option, argument, default",
+    r"unless told otherwise|is told|can be told (are|is)|says so: what": "option, argument, default",
     r"places? of (the |an |each |its )?images?|images?'s? places?": "dataset index",
     r"found by (itself|themselves)": "detected automatically",
     r"goe?s? by the place": "needs one dataset index per sample",

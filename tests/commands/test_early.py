@@ -126,6 +126,8 @@ def test_usual_names_mean_the_flags_own():
         ("train digits --learning_rat=1", "did you mean --learning-rate?"),
         ("train digits --at.wieght 1", "did you mean --at.weight?"),
         ("train digits --batch-sise 3", "did you mean --batch-size?"),
+        ("train digits --lr", "--learning-rate needs a value, and nothing follows it"),
+        ("train digits --data --tiny", "--data needs a value, and nothing follows it"),
         ("train digits --magic.weight 1", "there is no method magic"),
         ("train digits --methods kd att", "there is no method att; did you mean at?"),
         ("train digits --data cifar1000", "no data set 'cifar1000': did you mean cifar100?"),

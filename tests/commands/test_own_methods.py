@@ -115,3 +115,23 @@ def test_an_interrupted_run_goes_on_to_the_same_student(here: Path):
 def test_what_is_no_method_is_refused(here: Path, words: str, said: str, capsys: pytest.CaptureFixture[str]):
     assert main(["train", "digits", "--tiny", *words.split()]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("import sys\nsys.exit(0)\n", "fails while it is imported: SystemExit (0) in line 2 of"),
+        ("\nraise KeyError('a')\n", "fails while it is imported: KeyError ('a') in line 2 of"),
+        ("\n\ndef (:\n", "fails while it is imported: SyntaxError"),
+        ("import no_such_module_anywhere\n", "cannot be imported: No module named 'no_such_module_anywhere'"),
+    ],
+)
+def test_a_module_that_fails_is_refused_with_its_line(
+    here: Path, source: str, words: str, capsys: pytest.CaptureFixture[str]
+):
+    (here / "method_of_mine.py").write_text(source)
+    assert main(["train", "digits", "--tiny", "--methods", PATH]) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert "Traceback" not in said
+    assert not (here / "runs").exists()

@@ -292,3 +292,60 @@ def test_loaders_that_know_their_epochs_are_positioned() -> None:
     assert same(first, second)
     loaded = LoadedBatches(Own(), seed=0, rank=0, device=torch.device("cpu"), steps_per_epoch=2)
     assert [len(list(loaded.epoch(0, start))) for start in (0, 1, 2)] == [2, 1, 0]
+
+
+@dataclass
+class Sized:
+    """Batches under a length that somebody wrote."""
+
+    length: int
+    given: list[tuple[Tensor, Tensor]]
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter(self.given)
+
+
+@pytest.mark.parametrize(
+    ("loader", "steps", "words"),
+    [
+        (lambda: Sized(30, batches(5)), None, "gave 5 batches in epoch 1, and its length .* says 30"),
+        (lambda: Sized(3, batches(5)), None, "gave more than 3 batches in epoch 1"),
+        (lambda: DataLoader(Stream(), 4), 5, "gave 3 batches in epoch 1, and its length .* says 5"),
+        (lambda: iter(batches(4)), 3, "gave 1 batches in epoch 2, and its length .* says 3"),
+    ],
+)
+def test_an_epoch_of_another_length_than_schedules_go_by_is_refused(
+    loader: Callable[[], Any], steps: int | None, words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        fit(make(), loader(), epochs=2, schedule="cosine", steps_per_epoch=steps, reporter=SILENT)
+
+
+def test_a_measured_number_that_is_not_finite_is_refused_by_its_name() -> None:
+    for value in (float("nan"), float("inf")):
+        measure = lambda student, value=value: {"auc": value}  # noqa: E731
+        with pytest.raises(InputError, match=r"evaluate gave \w+ for 'auc', where a finite number is wanted"):
+            fit(make(), batches(1), epochs=1, evaluate=measure, reporter=SILENT)
+    with pytest.raises(NonFiniteLossError, match="diverged"):
+        fit(make(), batches(1), epochs=1, evaluate=lambda student: {"loss": float("nan")}, reporter=SILENT)
+
+
+def test_a_chained_scheduler_is_refused_only_if_it_has_made_steps() -> None:
+    def scheduled(steps: int) -> list[float]:
+        distiller = make()
+        optimizer = sgd(distiller, 0.1)
+        chained = schedulers.ChainedScheduler([
+            schedulers.ConstantLR(optimizer, 0.5, 1), schedulers.ExponentialLR(optimizer, 0.5)
+        ])  # fmt: skip
+        optimizer.step()
+        for _ in range(steps):
+            chained.step()
+        fitted = fit(distiller, batches(1), epochs=3, optimizer=optimizer, schedule=chained, reporter=SILENT)
+        return [row["learning_rate"] for row in fitted.rows]
+
+    assert scheduled(0) == pytest.approx([0.05, 0.05, 0.025])
+    with pytest.raises(InputError, match="ChainedScheduler has made 2 steps already"):
+        scheduled(2)

@@ -216,7 +216,7 @@ def _said_by(method: Method) -> Generator[None]:
         yield
     except InputError as error:
         error.add_note(
-            f"({method.key} says so: what it can be told are fields of {type(method).__name__}; on the command line a "
+            f"(raised by {method.key}: its options are the fields of {type(method).__name__}; on the command line a "
             f"field such as `weight` is --{method.key}.weight)"
         )
         raise

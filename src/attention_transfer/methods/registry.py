@@ -6,10 +6,12 @@
 
 import re
 import sys
+import traceback
 from importlib import import_module
 from inspect import isabstract
+from types import ModuleType
 
-from attention_transfer.errors import InputError
+from attention_transfer.errors import InputError, first_line
 from attention_transfer.methods.attention_copy import AttentionCopy as AttentionCopy
 from attention_transfer.methods.attention_distillation import AttentionDistillation as AttentionDistillation
 from attention_transfer.methods.attention_links.method import AttentionLinks as AttentionLinks
@@ -57,13 +59,7 @@ def own_method(path: str) -> type[Method]:
     if "" not in sys.path:
         # The module may lie in the current folder; what is installed goes first, whatever else lies there.
         sys.path.append("")
-    try:
-        found = getattr(import_module(module), name, None)
-    except ImportError as error:
-        raise InputError(
-            f"the module of the method {path!r} cannot be imported: {error}. Give a path from the current folder or "
-            "from an installed package"
-        ) from error
+    found = getattr(_imported(module, path), name, None)
     if not isinstance(found, type) or not issubclass(found, Method) or found is Method:
         raise InputError(f"{path!r} is no method: give a class that inherits from attention_transfer.Method")
     known = next((key for key, each in METHODS.items() if each is found), None)
@@ -80,6 +76,27 @@ def own_method(path: str) -> type[Method]:
         )
     _OWN[path] = found
     return found
+
+
+def _imported(module: str, path: str) -> ModuleType:
+    try:
+        return import_module(module)
+    except KeyboardInterrupt:
+        raise
+    except ImportError as error:
+        raise InputError(
+            f"the module of the method {path!r} cannot be imported: {first_line(error)}. Give a path from the current "
+            "folder or from an installed package"
+        ) from error
+    except BaseException as error:  # whatever somebody's module ends with; a sys.exit(0) would pass for success
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        line = error.lineno if isinstance(error, SyntaxError) else frame.lineno
+        file = error.filename if isinstance(error, SyntaxError) else frame.filename
+        raise InputError(
+            f"the module of the method {path!r} fails while it is imported: {type(error).__name__} "
+            f"({first_line(error)}) in line {line} of {file}. Mend it there, or keep what is run as a program under "
+            "if __name__ == '__main__'"
+        ) from error
 
 
 def known_keys() -> frozenset[str]:

@@ -22,7 +22,7 @@ class WeightAverage:
         self.decay = decay
         self._network = network
         # The tensors alone: a copy of the network would bring the hooks along with which it is read.
-        self._average = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        self._average = {name: value.detach().clone() for name, value in _tensors(network).items()}
         self._move = get_ema_multi_avg_fn(decay)
 
     @torch.no_grad()
@@ -30,7 +30,7 @@ class WeightAverage:
         """Take in the network as a step has left it."""
         averages: list[Tensor] = []
         values: list[Tensor] = []
-        for name, value in self._network.state_dict().items():
+        for name, value in _tensors(self._network).items():
             if value.is_floating_point():
                 averages.append(self._average[name])
                 values.append(value)
@@ -43,12 +43,12 @@ class WeightAverage:
     @contextmanager
     def in_place(self) -> Generator[None]:
         """Inside, the network has the averaged weights; afterwards its own again, to the last bit."""
-        own = {name: value.clone() for name, value in self._network.state_dict().items()}
-        _copy(self.state(), self._network.state_dict())
+        own = {name: value.clone() for name, value in _tensors(self._network).items()}
+        _copy(self.state(), _tensors(self._network))
         try:
             yield
         finally:
-            _copy(own, self._network.state_dict())
+            _copy(own, _tensors(self._network))
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps: the averages by the names of the network."""
@@ -57,6 +57,11 @@ class WeightAverage:
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Go on from a checkpoint."""
         _copy(state, self.state())
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    """The state of a network, without what a module keeps there that is no tensor (`get_extra_state`)."""
+    return {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
 
 
 @torch.no_grad()

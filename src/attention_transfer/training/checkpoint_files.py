@@ -95,6 +95,9 @@ def write_checkpoint(folder: Path, state: Mapping[str, Any], keep: Path | None =
     content, tensors = taken_apart(state)
     path = to_write(folder, f"epoch-{state['epoch']}-step-{state['first_batch']}")
     make_folder(folder)
+    if path.is_file() and not path.is_symlink():
+        # No checkpoint, which was said when it was read.
+        path.unlink()
     with whole_folder(path) as inside:
         safetensors.torch.save_file(tensors, inside / TENSORS)
         file = {"bytes": (inside / TENSORS).stat().st_size, "sha256": _digest(inside / TENSORS)}

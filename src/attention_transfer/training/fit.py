@@ -211,6 +211,7 @@ class _Settings:
             evaluate_every_epochs=self.evaluate_every_epochs,
             snapshot_epochs=self.snapshot_epochs,
             same_rates=True,
+            keep_start=True,
             labels_are_learned=distiller.task_weight > 0,
         )
 

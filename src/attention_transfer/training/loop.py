@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from attention_transfer.batch import Batch
 from attention_transfer.distiller import Output
+from attention_transfer.errors import InputError
 from attention_transfer.phases import Stretch, said, stretches
 from attention_transfer.runs import RunFolder
 from attention_transfer.training.averaging import WeightAverage
@@ -99,8 +100,10 @@ class Loop:
         steps = None if batches is None else ceil(batches / plan.accumulate_steps)
         self.update.optimizer, self.rates = plan.enter(stretch, steps)
         state, self.optimizer_state = self.optimizer_state, None
+        if now.updates == 0:
+            self._begin(state)
         # A checkpoint of the end of a phase holds that one's optimiser.
-        if state is None or (now.epoch, now.first_batch) <= (stretch.first, 0):
+        elif state is None or (now.epoch, now.first_batch) <= (stretch.first, 0):
             now.phase_updates = 0
         else:
             assert self.checkpoints is not None
@@ -112,6 +115,15 @@ class Loop:
         self.module = wrap(self.distiller, self.process)
         if plan.compile:
             self.module.compile()
+
+    def _begin(self, state: Mapping[str, Any] | None) -> None:
+        """Keep the start, or go back to it: a call that was stopped early has left other weights and momentum."""
+        if self.checkpoints is None or not self.plan.keep_start:
+            return
+        if state is None:
+            self._checkpoint(0, 0)
+        else:
+            self.checkpoints.load_optimizer(self.update.optimizer, state)
 
     def _train_epoch(self, stretch: Stretch) -> None:
         started, plan, now = time.perf_counter(), self.plan, self.progress
@@ -125,6 +137,7 @@ class Loop:
         first, i = now.first_batch // together, now.first_batch
         for number, group in enumerate(_groups(shown, together), start=first):
             self.rates(Position(now.epoch - stretch.first, number, now.phase_updates))
+            _check_length(now.epoch, i + len(group), count, ended=False)
             self._step(i, group)
             i += len(group)
             now.updates, now.phase_updates = now.updates + 1, now.phase_updates + 1
@@ -132,6 +145,7 @@ class Loop:
             if every and (number + 1) % every == 0 and (count is None or i < count):
                 now.seconds = before + time.perf_counter() - started
                 self._checkpoint(now.epoch, i)
+        _check_length(now.epoch, i, count, ended=True)
         self.update.check_weights(now.epoch, self.distiller)
         now.seconds = before + time.perf_counter() - started
         row = self._row()
@@ -214,6 +228,21 @@ class Loop:
                 f"note: after {steps} steps the average with ema_decay {self.plan.ema_decay} still "
                 f"consists of the initial student to {share:.0%}: lower it for so short a training"
             )
+
+
+def _check_length(epoch: int, found: int, said: int | None, *, ended: bool) -> None:
+    """Refuse an epoch of another length than was said, by which schedules and averages go.
+
+    Raises:
+        InputError: it has more batches, or, once it has ended, fewer.
+    """
+    if said is not None and (found > said or (ended and found < said)):
+        came = f"{found} batches" if ended else f"more than {said} batches"
+        raise InputError(
+            f"the loader gave {came} in epoch {epoch + 1}, and its length (len(), num_batches or steps_per_epoch) says "
+            f"{said}, by which schedules go: let the length count batches, or give the number that every epoch has as "
+            "steps_per_epoch"
+        )
 
 
 def _groups(batches: Iterable[Batch], count: int) -> Iterator[list[Batch]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, cast
 
 from torch import nn
@@ -82,6 +83,12 @@ class Measuring:
             number = value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
             if isinstance(number, bool) or not isinstance(number, (int, float)):
                 raise InputError(f"evaluate gave {type(value).__name__} for {name!r}, where a number is wanted")
+            # A loss that is not finite stops the training as one that diverged.
+            if not isfinite(number) and name != "loss":
+                raise InputError(
+                    f"evaluate gave {number} for {name!r}, where a finite number is wanted: leave out what cannot be "
+                    "measured"
+                )
             numbers[str(name)] = float(number)
         return {TEST: numbers}
 

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -138,9 +138,10 @@ class OwnOptimisation:
             raise InputError(
                 f"the scheduler {kind} must be one of the optimiser that is given: optimizer=o, schedule={kind}(o, ...)"
             )
-        if schedule.last_epoch > 0:
+        made = _steps_made(schedule.state_dict())
+        if made > 0:
             raise InputError(
-                f"the scheduler {kind} has made {schedule.last_epoch} steps already: give a new one, fit() brings it "
+                f"the scheduler {kind} has made {made} steps already: give a new one, fit() brings it "
                 "to where an interrupted run stopped"
             )
         batchwise = isinstance(schedule, CyclicLR) or (
@@ -223,6 +224,14 @@ def _stepping(schedule: LRScheduler, every: Literal["epoch", "step"]) -> Rates:
                 done += 1
 
     return rates
+
+
+def _steps_made(state: Mapping[str, Any]) -> int:
+    """Steps of a scheduler by its state; a chained one counts none itself, and its parts do."""
+    if "last_epoch" in state:
+        return int(state["last_epoch"])
+    lists = [cast("list[Any]", value) for value in state.values() if isinstance(value, list)]
+    return max([0, *(_steps_made(part) for parts in lists for part in parts if isinstance(part, dict))])
 
 
 def _value(rate: Any) -> float:

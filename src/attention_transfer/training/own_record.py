@@ -76,7 +76,9 @@ def _save(module: nn.Module, file: Path) -> None:
 
 def _shapes(module: nn.Module) -> dict[str, Any]:
     """How many parameters there are, and a digest of their names and shapes, and of those of buffers."""
-    shapes = sorted(f"{name} {tuple(value.shape)} {value.dtype}" for name, value in module.state_dict().items())
+    # A module may keep something else there (`get_extra_state`).
+    tensors = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+    shapes = sorted(f"{name} {tuple(value.shape)} {value.dtype}" for name, value in tensors.items())
     return {
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
         "trained": sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad),

@@ -81,6 +81,8 @@ class Plan:
         evaluate_every_epochs: how often the student is measured; the last epoch always is.
         snapshot_epochs: after so many finished epochs the student is kept apart.
         same_rates: whether a checkpoint must hold the rates that `enter` sets again, which nothing else records.
+        keep_start: whether a checkpoint is written before the first step too, for networks that nothing else can make
+            again.
         labels_are_learned: whether labels are class indices or probabilities, by which training is measured.
     """
 
@@ -102,4 +104,5 @@ class Plan:
     evaluate_every_epochs: int = 1
     snapshot_epochs: tuple[int, ...] = ()
     same_rates: bool = False
+    keep_start: bool = False
     labels_are_learned: bool = True

@@ -133,6 +133,11 @@ class LoadedBatches:
             given += 1
             if step >= skipped:
                 yield as_batch(item, self._device, self._name)
+        if skipped > given:
+            raise InputError(
+                f"{self._name} gives {given} batches in epoch {epoch + 1}, of which {skipped} were trained on before "
+                "the interruption: give the loader that the run began with"
+            )
         if not given:
             raise InputError(f"{self._name} gives no batch in epoch {epoch + 1}: give batches that can be had again")
 

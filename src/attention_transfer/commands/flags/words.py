@@ -105,11 +105,15 @@ def _is_slip(name: str, near: str) -> bool:
 
 
 def check_values(flag: Flag, values: Sequence[str]) -> None:
-    """Refuse words that a flag cannot have: no number where one is wanted, or none of its choices.
+    """Refuse words that a flag cannot have: too few, no number where one is wanted, or none of its choices.
 
     Raises:
         InputError: saying which there are.
     """
+    wanted = int(flag.count) if flag.count.isdigit() and flag.kind != "other" and not flag.switch else 0
+    if len(values) < wanted and not (flag.optional and list(values) == ["None"]):
+        came = f"only {' '.join(values)!r} follows" if values else "nothing follows"
+        raise InputError(f"--{flag.name} needs {'a value' if wanted == 1 else f'{wanted} values'}, and {came} it")
     for value in values if flag.count != "1" else values[:1]:
         if flag.optional and value == "None":
             continue
