@@ -5,6 +5,7 @@ python benchmarks/batch_checks.py [--student resnet20] [--teacher resnet56] [--b
 
 import statistics
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import tyro
@@ -13,7 +14,9 @@ from torch import Tensor
 from attention_transfer.analysis.step_cost import Clock, seconds_in_turns
 from attention_transfer.distiller import Distiller
 from attention_transfer.distiller.batch_checks import BatchChecks
+from attention_transfer.distiller.image_checks import Kind
 from attention_transfer.distiller.notes import unwarned
+from attention_transfer.distiller.task_loss import TASK_LOSSES
 from attention_transfer.methods import SoftTargets
 from attention_transfer.models import build
 
@@ -58,14 +61,14 @@ def main(flags: Flags) -> None:
         distiller = Distiller(*networks, methods=methods, example=images)
     optimizer = torch.optim.SGD(distiller.trainable_parameters(), lr=1e-3, momentum=0.9)
     reads = {method.key: reads for method, reads in zip(distiller.methods, distiller.reads, strict=True)}
-    checks = BatchChecks(reads, task=True, channels=3, classes=flags.classes, num_train_images=None)
+    checks = BatchChecks(reads, TASK_LOSSES["cross-entropy"], Kind(channels=3), (flags.classes,))
 
     def step() -> None:
         optimizer.zero_grad()
         distiller(images, labels).loss.backward()
         optimizer.step()
 
-    def look() -> tuple[Tensor | None, Tensor | None]:
+    def look() -> tuple[Any, Tensor | None]:
         return checks(images, labels, None)
 
     seconds = seconds_in_turns({"step": step, "checks": look}, flags.rounds, device, clock=flags.clock)

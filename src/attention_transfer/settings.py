@@ -88,6 +88,7 @@ def check_names(described: type, count: int, names: Collection[str]) -> None:
     known = _accepted(described)
     if known is None:
         return
+    placed = _accepted(described, by_place=True) or known
     listed = f"its settings are {', '.join(known)}"
     strange = [name for name in names if name not in known]
     if strange:
@@ -96,8 +97,11 @@ def check_names(described: type, count: int, names: Collection[str]) -> None:
             f"unknown setting {strange[0]!r} of {described.__name__}: "
             + (f"did you mean {meant!r}? {listed[0].upper()}{listed[1:]}" if meant else listed)
         )
-    if count > len(known):
-        raise SettingError(f"{described.__name__} was given {count} values and takes {len(known)}: {listed}")
+    if count > len(placed):
+        raise SettingError(
+            f"{described.__name__} was given {count} values and takes {len(placed)}: its settings are "
+            f"{', '.join(placed)}"
+        )
 
 
 def require(holds: bool, name: str, wanted: str, value: object) -> None:
@@ -262,12 +266,12 @@ def _meant(name: str, known: Collection[str]) -> str | None:
 
 
 @cache
-def _accepted(described: type) -> tuple[str, ...] | None:
-    """Names that a class can be called with; None where it takes any."""
+def _accepted(described: type, *, by_place: bool = False) -> tuple[str, ...] | None:
+    """Names that a class can be called with, or those whose values need no name; None where it takes any."""
     parameters = list(inspect.signature(described.__init__).parameters.values())[1:]
     if any(each.kind in (each.VAR_KEYWORD, each.VAR_POSITIONAL) for each in parameters):
         return None
-    return tuple(each.name for each in parameters)
+    return tuple(each.name for each in parameters if not by_place or each.kind is not each.KEYWORD_ONLY)
 
 
 @cache

@@ -305,11 +305,9 @@ def test_a_teacher_is_as_it_was_between_steps(small_pair: tuple[nn.Module, nn.Mo
     settled(teacher)
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
     distiller = Distiller(student, teacher, [AttentionTransfer(), SoftTargets()], example=IMAGES)
-    assert distiller._both.teacher is not None
-    assert len(distiller._both.teacher._folding.pairs) == 1
+    assert len(distiller._both.teachers["teacher"]._folding.pairs) == 1
     plain = copy.deepcopy(distiller)
-    assert plain._both.teacher is not None
-    plain._both.teacher._folding = Folding()
+    plain._both.teachers["teacher"]._folding = Folding()
     labels = torch.arange(len(IMAGES)) % 5
     assert_near(distiller(IMAGES, labels).loss, plain(IMAGES, labels).loss)
     for model in (teacher, pickle.loads(pickle.dumps(teacher))):
@@ -325,8 +323,7 @@ def test_a_teacher_that_was_changed_runs_as_it_is(small_pair: tuple[nn.Module, n
     block.register_module("1", nn.BatchNorm2d(6).eval())
     logits = distiller(IMAGES, torch.arange(len(IMAGES)) % 5).teacher_logits
     torch.testing.assert_close(logits, result(teacher), rtol=0, atol=0)
-    assert distiller._both.teacher is not None
-    assert not distiller._both.teacher._folding.pairs
+    assert not distiller._both.teachers["teacher"]._folding.pairs
 
 
 def test_an_error_on_the_way_leaves_nothing_behind() -> None:
@@ -345,7 +342,5 @@ def test_teachers_that_do_not_rest_keep_their_norms(
     distiller = Distiller(*small_pair, [SoftTargets()], example=IMAGES)
     monkeypatch.setattr(SoftTargets, "teacher_mode", "eval")
     resting = Distiller(*small_pair, [SoftTargets()], example=IMAGES)
-    assert distiller._both.teacher is not None
-    assert resting._both.teacher is not None
-    assert not distiller._both.teacher._folding.pairs
-    assert resting._both.teacher._folding.pairs
+    assert not distiller._both.teachers["teacher"]._folding.pairs
+    assert resting._both.teachers["teacher"]._folding.pairs

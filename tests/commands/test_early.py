@@ -22,7 +22,7 @@ from attention_transfer.runs import RunFolder
 SHOWN = {
     "digits": 45,
     "photographs": 45,
-    "cifar100-resnet56-resnet20": 50,
+    "cifar100-resnet56-resnet20": 51,
     "cifar100-wrn_40_2-wrn_40_1-crd": 45,
     "cat-table8-resnet50-mobilenetv1": 50,
     "imagenet-resnet18": 35,

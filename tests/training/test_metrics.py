@@ -32,8 +32,8 @@ def output(value: float, count: int = 2) -> Output:
 
 def test_means_weigh_steps_by_their_images() -> None:
     means = RunningMeans()
-    means.add(output(1.0, count=2), torch.tensor([0, 1]))
-    means.add(output(4.0, count=1), torch.tensor([0]))
+    means.add(output(1.0, count=2), torch.tensor([0, 1]), 2)
+    means.add(output(4.0, count=1), torch.tensor([0]), 1)
     row = means.row()
     assert row["terms"]["at"] == pytest.approx({"raw": 2.0, "weight": 10.0, "weighted": 20.0})
     assert row["train"]["top1"] == pytest.approx(200 / 3)
@@ -41,7 +41,7 @@ def test_means_weigh_steps_by_their_images() -> None:
 
 def test_means_survive_a_checkpoint() -> None:
     means, again = RunningMeans(), RunningMeans()
-    means.add(output(1.0), torch.tensor([0, 1]))
+    means.add(output(1.0), torch.tensor([0, 1]), 2)
     again.load(means.state(), torch.device("cpu"))
     assert again.row() == means.row()
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from attention_transfer.capture.hooks import hooks_around, hooks_at
 from attention_transfer.capture.opaque_modules import closed_around, left_uncompiled
+from attention_transfer.capture.outputs import Images, LogitsAt, first_image
 from attention_transfer.capture.proof import Proof
 from attention_transfer.capture.reading import Reading
 from attention_transfer.capture.recorder import Recorder, Replacement, Stop
@@ -33,14 +34,16 @@ class Capture:
         model: any network.
         taps: places to read.
         role: `teacher` or `student`, for messages.
+        logits: gives the logits in what the network returns; None takes them where they usually are.
 
     Raises:
         CaptureError: for a module that does not exist.
     """
 
-    def __init__(self, model: nn.Module, taps: Iterable[Tap], role: str) -> None:
+    def __init__(self, model: nn.Module, taps: Iterable[Tap], role: str, logits: LogitsAt | None = None) -> None:
         self.model = model
         self.role = role
+        self._logits = logits or LogitsAt.of(model, role)
         self.taps = tuple(dict.fromkeys(taps))
         self._recorder = Recorder()
         self._last: tuple[Tap, int] | None = None
@@ -55,12 +58,17 @@ class Capture:
         self._hook({tap: modules[tap.module] for tap in self.taps})
 
     def run(
-        self, image: Tensor, *, until_last_tap: bool = False, replaced: Mapping[Tap, Replacement] | None = None
+        self,
+        image: Images,
+        *labels: Any,
+        until_last_tap: bool = False,
+        replaced: Mapping[Tap, Replacement] | None = None,
     ) -> Reading:
         """Run the network once.
 
         Args:
             image: its input.
+            labels: what it takes beside its images, if anything.
             until_last_tap: stop after the last tap; needs a `probe` before. Ignored while compiling, where what nothing
                 reads is left out of the graph anyway.
             replaced: values that the network goes on with in place of its own.
@@ -68,36 +76,44 @@ class Capture:
         Raises:
             CaptureError: for what is of more or fewer images than were given.
         """
-        reading = self._read(image, until_last_tap=until_last_tap, replaced=replaced)
+        reading = self._read(image, labels, until_last_tap=until_last_tap, replaced=replaced)
         self._check_rows(reading, image)
         return reading
 
-    def _read(self, image: Tensor, *, until_last_tap: bool, replaced: Mapping[Tap, Replacement] | None) -> Reading:
+    def _read(
+        self,
+        image: Images,
+        labels: Sequence[Any],
+        *,
+        until_last_tap: bool,
+        replaced: Mapping[Tap, Replacement] | None,
+    ) -> Reading:
         recorder = self._recorder
         recorder.begin(replaced or {}, image, self._owners)
         if torch.compiler.is_compiling():
-            return self._run_compiled(image) if self._attached.compiles else _apart(self._run, image)
+            return self._run_compiled(image, labels) if self._attached.compiles else _apart(self._run, image, labels)
         recorder.stop_after = self._last if until_last_tap else None
-        return self._run(image)
+        return self._run(image, labels)
 
-    def _check_rows(self, reading: Reading, image: Tensor) -> None:
+    def _check_rows(self, reading: Reading, image: Images) -> None:
         """Refuse what is of more or fewer images than were given: losses would compare others, or one with all."""
         found = {str(tap): value for tap, value in reading.values.items() if tap.layout != "raw"}
-        if reading.logits is not None:
+        if reading.logits is not None and self._logits.wanted_by:
             found["the output"] = reading.logits
         for place, value in found.items():
-            if value.shape[0] != image.shape[0]:
+            if value.shape[0] != len(image):
                 raise CaptureError(
-                    f"{place} of the {self.role} is of {value.shape[0]} images where {image.shape[0]} were given: it "
+                    f"{place} of the {self.role} is of {value.shape[0]} images where {len(image)} were given: it "
                     "takes batches apart or adds views of its own; give a module that runs each batch once, as it is"
                 )
 
-    def _run(self, image: Tensor) -> Reading:
-        recorder, logits = self._recorder, None
+    def _run(self, image: Images, labels: Sequence[Any]) -> Reading:
+        recorder, output, logits = self._recorder, None, None
         try:
             self._attached.attach()
-            logits = as_logits(self.model(image), self.role)
-            recorder.keep_for_backward(logits, self._attached)
+            output = self.model(image, *labels)
+            logits = self._logits(output)
+            recorder.keep_for_backward(output, self._attached)
         except Stop:
             pass
         finally:
@@ -105,31 +121,34 @@ class Capture:
             recorder.leave_modes()
             # A compiled run takes no notice of where this one stopped.
             recorder.stop_after = None
-            reading = self._take(logits)
+            reading = self._take(output, logits)
         return reading
 
-    def _run_compiled(self, image: Tensor) -> Reading:
+    def _run_compiled(self, image: Images, labels: Sequence[Any]) -> Reading:
         self._attached.exchange()
         try:
-            logits = as_logits(self.model(image), self.role)
+            output = self.model(image, *labels)
+            logits = self._logits(output)
         finally:
             self._attached.give_back()
-        return self._take(logits)
+        return self._take(output, logits)
 
-    def _take(self, logits: Tensor | None) -> Reading:
+    def _take(self, output: Any, logits: Tensor | None) -> Reading:
         """What was read, out of the recorder's hands."""
         recorder = self._recorder
         recorder.active = False
-        assert recorder.images is not None
-        reading = Reading(logits, recorder.values, recorder.attention, recorder.images[1:])
+        reading = Reading(logits, recorder.values, recorder.attention, recorder.sides, output=output)
         recorder.values, recorder.attention, recorder.replaced = {}, {}, {}
         return reading
 
-    def probe(self, image: Tensor, *, gradient: bool, replaced: Mapping[Tap, Replacement] | None = None) -> Reading:
+    def probe(
+        self, image: Images, *labels: Any, gradient: bool, replaced: Mapping[Tap, Replacement] | None = None
+    ) -> Reading:
         """Run the network once and prove that every tap gives what it promises.
 
         Args:
             image: noise of the shape that training will have.
+            labels: what it takes beside its images, if anything.
             gradient: whether what is read must carry a gradient.
             replaced: as in `run`.
 
@@ -142,19 +161,21 @@ class Capture:
                 f"nothing in the {self.role} can be replaced with this version of torch, {torch.__version__}, which "
                 "does not tell what a backward pass runs again: install one that this package was tested with"
             )
-        proof, reading = self._run_noting(image, replaced)
+        proof, reading = self._run_noting(image, labels, replaced)
         unrun = proof.unrun(reading)
         if unrun:
-            found = stand_ins(self.model, unrun, lambda: self._run_noting(image, replaced))
+            found = stand_ins(self.model, unrun, lambda: self._run_noting(image, labels, replaced))
             if found:
                 self._hook(found)
-                proof, reading = self._run_noting(image, replaced)
+                proof, reading = self._run_noting(image, labels, replaced)
         proof.check(reading, image, gradient=gradient, replaced=replaced or {})
         self._check_rows(reading, image)
         self._last = proof.last
         return reading
 
-    def _run_noting(self, image: Tensor, replaced: Mapping[Tap, Replacement] | None) -> tuple[Proof, Reading]:
+    def _run_noting(
+        self, image: Images, labels: Sequence[Any], replaced: Mapping[Tap, Replacement] | None
+    ) -> tuple[Proof, Reading]:
         proof = Proof(self.model, self.taps, self.role)
         counts, record = self._recorder.counts, self._recorder.record
 
@@ -170,14 +191,12 @@ class Capture:
         self._recorder.counts, self._recorder.record = count, note
         try:
             with proof.runs:
-                return proof, self._read(image, until_last_tap=False, replaced=replaced)
+                return proof, self._read(image, labels, until_last_tap=False, replaced=replaced)
         except CaptureError:
             raise
         except (RuntimeError, ValueError, AssertionError, TypeError) as error:
             # Whatever a network objects to: a size it was not built for, a number of channels.
-            raise CaptureError(
-                f"the {self.role} cannot run on images of shape {tuple(image.shape)}, {image.dtype}: {error}"
-            ) from error
+            raise CaptureError(f"the {self.role} cannot run on {_images_in_words(image)}: {error}") from error
         finally:
             self._recorder.counts, self._recorder.record = counts, record
 
@@ -206,32 +225,22 @@ class Capture:
         self._attached.remove()
 
 
-def _run_by_itself(run: Callable[[Tensor], Reading], image: Tensor) -> Reading:
-    return run(image)
+def _run_by_itself(run: Callable[[Images, Sequence[Any]], Reading], image: Images, labels: Sequence[Any]) -> Reading:
+    return run(image, labels)
 
 
 _apart = left_uncompiled(_run_by_itself, inside=False)
 """Runs by itself what a compiler cannot follow; what it calls is compiled still."""
 
 
-def as_logits(output: Any, role: str) -> Tensor:
-    """The logits in what a network returns: the tensor itself, or its `logits`.
-
-    Example:
-        >>> as_logits(torch.zeros(2, 10), "teacher").shape
-        torch.Size([2, 10])
-
-    Raises:
-        CaptureError: if there is no tensor of (batch, classes) in it.
-    """
-    logits = getattr(output, "logits", output)
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        shape = f" of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else ""
-        raise CaptureError(
-            f"the {role} returns a {type(output).__name__}{shape}; wanted is a tensor (batch, classes): give it in a "
-            "module whose forward takes the logits out of that output"
-        )
-    return logits
+def _images_in_words(images: Images) -> str:
+    first = first_image(images)
+    if isinstance(images, Tensor):
+        return f"images of shape {tuple(first.shape)}, {first.dtype}"
+    return (
+        f"a list of {len(images)} images, the first of shape {tuple(first.shape)}, {first.dtype} (where it takes one "
+        "tensor, give torch.stack of them)"
+    )
 
 
 def _owners(taps: Sequence[Tap], modules: Mapping[str, nn.Module]) -> set[str]:

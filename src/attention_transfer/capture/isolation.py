@@ -23,10 +23,13 @@ True
 import random
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
+from typing import overload
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from attention_transfer.capture.outputs import Images
 
 
 def set_mode(model: nn.Module, training: bool) -> None:
@@ -140,12 +143,32 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one, other) or torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
-def noise(example: Tensor, least: int = 2) -> Tensor:
-    """Seeded noise of the example's shape, type and device, for at least two images (batch norm needs them)."""
-    shape = (max(least, example.shape[0]), *example.shape[1:])
+@overload
+def noise(example: Tensor, least: int = 2) -> Tensor: ...
+
+
+@overload
+def noise(example: Images, least: int = 2) -> Images: ...
+
+
+def noise(example: Images, least: int = 2) -> Images:
+    """Seeded noise of the example's shape, type and device, for at least two images (batch norm needs them).
+
+    Args:
+        example: images in one tensor, or a list of images.
+        least: how many there are at least.
+    """
     # Whatever the defaults are of those who build a distiller.
     generator = torch.Generator("cpu").manual_seed(0)
-    return torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32).to(example.device, example.dtype)
+
+    def like(image: Tensor, shape: Sequence[int]) -> Tensor:
+        values = torch.randn(tuple(shape), generator=generator, device="cpu", dtype=torch.float32)
+        return values.to(image.device, image.dtype)
+
+    count = max(least, len(example))
+    if isinstance(example, Tensor):
+        return like(example, (count, *example.shape[1:]))
+    return [like(example[i % len(example)], example[i % len(example)].shape) for i in range(count)]
 
 
 @contextmanager

@@ -5,10 +5,11 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from attention_transfer.capture.output_layouts import find_places
+from attention_transfer.capture.outputs import Images
 from attention_transfer.capture.tap import CaptureError, Tap
 
 
@@ -49,7 +50,7 @@ class Runs:
         """The number of the current run, as a recorder counts them."""
         return self._all[tap] if tap.call is not None else self._counted[tap]
 
-    def check(self, replaced: Collection[Tap], image: Tensor) -> None:
+    def check(self, replaced: Collection[Tap], image: Images) -> None:
         """Refuse places of which several runs could be meant, or that do not run often enough.
 
         Args:
@@ -74,7 +75,7 @@ class Runs:
             if tap.call is None and runs > 1:
                 raise CaptureError(self._several(tap, runs, image))
 
-    def _several(self, tap: Tap, runs: int, image: Tensor) -> str:
+    def _several(self, tap: Tap, runs: int, image: Images) -> str:
         module = tap.module if tap.within is None else tap.within
         named = (
             f"the call that is meant ({tap.name + '#1'!r} to {tap.name + f'#{runs}'!r}), or " if not tap.within else ""
@@ -86,7 +87,7 @@ class Runs:
             f"meant: name {named}a module that runs once, {instead}"
         )
 
-    def _once(self, module: str, image: Tensor) -> list[str]:
+    def _once(self, module: str, image: Images) -> list[str]:
         """Modules around one that run once and give one tensor, nearest first, and those beside it."""
         places = find_places(self._model, image)
         if places is None:

@@ -14,11 +14,11 @@ from math import ceil
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from attention_transfer.capture.isolation import noise, set_mode, undisturbed
 from attention_transfer.capture.opaque_modules import uncompiled
+from attention_transfer.capture.outputs import Images
 from attention_transfer.capture.patch_grid import Grid
 from attention_transfer.capture.recorder import Stop
 from attention_transfer.capture.tap import Item, tensors_in
@@ -30,6 +30,8 @@ _LOCAL = 0.5
 _ROUNDING = 1e-4
 # As they are, changed everywhere, and in a corner.
 _IMAGES = 3
+# Images, channels, rows, columns.
+_DIMENSIONS = 4
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Places:
     images: int
 
 
-def find_places(model: nn.Module, image: Float[Tensor, "b c h w"]) -> Places | None:
+def find_places(model: nn.Module, image: Images) -> Places | None:
     """What a network gives at its modules, and how its tokens lie.
 
     It is run in evaluation mode, without gradient, on noise that is changed here and there: a token that never changes
@@ -90,8 +92,11 @@ def find_places(model: nn.Module, image: Float[Tensor, "b c h w"]) -> Places | N
         image: of the shape, type and device of training, as this network receives it; its values are not looked at.
 
     Returns:
-        None where the network cannot be run so; whoever runs it in earnest says why.
+        None where the network cannot be run so; whoever runs it in earnest says why. None, too, for volumes and lists
+        of images.
     """
+    if not isinstance(image, Tensor) or image.ndim != _DIMENSIONS:
+        return None
     base, other = noise(image[:1])[:2].split(1)
     height, width = base.shape[2:]
     corner = base.clone()

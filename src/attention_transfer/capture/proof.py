@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from attention_transfer.capture.attention import Attention
 from attention_transfer.capture.module_calls import Runs
+from attention_transfer.capture.outputs import Images
 from attention_transfer.capture.patch_grid import fits
 from attention_transfer.capture.private_names import state_of
 from attention_transfer.capture.reading import Reading
@@ -61,7 +62,7 @@ class Proof:
         """Taps at which nothing was read."""
         return [tap for tap in self._taps if _at(tap, reading) is None]
 
-    def check(self, reading: Reading, image: Tensor, *, gradient: bool, replaced: Mapping[Tap, Replacement]) -> None:
+    def check(self, reading: Reading, image: Images, *, gradient: bool, replaced: Mapping[Tap, Replacement]) -> None:
         """Look at everything once the network has run.
 
         Args:
@@ -79,9 +80,9 @@ class Proof:
             value = _at(tap, reading)
             if value is None:
                 raise CaptureError(f"{tap} of the {self._role} never ran: {why_never_run(self._model, tap)}")
-            if self._role == "teacher" and isinstance(value, Attention) and value.dropout:
+            if self._role != "student" and isinstance(value, Attention) and value.dropout:
                 raise CaptureError(
-                    f"{tap} of the teacher drops {value.dropout:.0%} of its weights at random: put its attention "
+                    f"{tap} of the {self._role} drops {value.dropout:.0%} of its weights at random: put its attention "
                     "dropout to 0, so that every image has one attention map"
                 )
             if isinstance(value, Tensor) and _turned(tap, value, reading.image):

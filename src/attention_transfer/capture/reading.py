@@ -16,7 +16,7 @@ True
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -42,11 +42,12 @@ class Reading:
         torch.Size([2, 32, 4, 4])
 
     Args:
-        logits: its result; None where it was stopped after the last tap.
+        logits: in its output; None where it was stopped after the last tap, or has none and nothing reads them.
         values: one per tap of a value, as the network laid it out.
         attention: one per tap of an attention layer, as the network computed it itself, replaced or not.
         image: height and width of the images.
         gradients: with respect to the image, by their titles, see `InputGradient`.
+        output: what it returned, as it came; None where it was stopped, or its values come from a cache.
     """
 
     logits: Tensor | None
@@ -54,6 +55,7 @@ class Reading:
     attention: Mapping[Tap, Attention] = field(default_factory=dict[Tap, Attention])
     image: tuple[int, int] | None = None
     gradients: Mapping[str, Tensor] = field(default_factory=_none)
+    output: Any = None
 
     def spatial(self, tap: Tap) -> Float[Tensor, "b c h w"]:
         """What was read at a place as channels, rows and columns, see `spatial`."""

@@ -11,11 +11,15 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from attention_transfer.capture.attention import Attention
+from attention_transfer.capture.outputs import Images, sides, tensors_of
 from attention_transfer.capture.scoped_hooks import Attached, at_the_end_of_it, current_backward_pass
 from attention_transfer.capture.tap import Tap
 
 Replacement = Tensor | Callable[[Attention], Attention]
 """What a network goes on with at a place: a value, or for attention a function of the network's own call."""
+
+
+_SEVERAL_SIZES = 1, 2
 
 
 class Stop(Exception):  # noqa: N818
@@ -43,6 +47,7 @@ class Recorder:
     calls: dict[Tap, int] = field(default_factory=dict[Tap, int])
     inside: dict[str, bool] = field(default_factory=dict[str, bool])
     images: tuple[int, int, int] | None = None
+    sides: tuple[int, int] | None = None
     stop_after: tuple[Tap, int] | None = None
     modes: list[TorchFunctionMode] = field(default_factory=list[TorchFunctionMode])
     differentiated: tuple[int, weakref.ref["_Graph"]] | None = None
@@ -76,7 +81,7 @@ class Recorder:
         if self.active and tap in self.attention:
             self.attention[tap] = replace(self.attention[tap], dropout=rate)
 
-    def begin(self, replaced: Mapping[Tap, Replacement], images: Tensor, owners: Iterable[str]) -> None:
+    def begin(self, replaced: Mapping[Tap, Replacement], images: Images, owners: Iterable[str]) -> None:
         """Read from now on what this thread runs.
 
         Args:
@@ -85,7 +90,10 @@ class Recorder:
             owners: modules in whose run alone something is read.
         """
         self.values, self.attention, self.replaced = {}, {}, replaced
-        self.calls, self.images = {}, (images.shape[0], images.shape[-2], images.shape[-1])
+        # No grid of patches follows from images of several sizes.
+        self.sides = sides(images)
+        height, width = self.sides or _SEVERAL_SIZES
+        self.calls, self.images = {}, (len(images), height, width)
         self.inside = dict.fromkeys(owners, False)
         if not torch.compiler.is_compiling():
             self.thread = threading.get_ident()
@@ -103,17 +111,17 @@ class Recorder:
         run = graph()
         return run.replaced if run is not None and number == current_backward_pass() else None
 
-    def keep_for_backward(self, logits: Tensor, hooks: Attached) -> None:
+    def keep_for_backward(self, output: Any, hooks: Attached) -> None:
         """Let the replacements of the run that ends live as long as its graph, which owns its hooks.
 
         Args:
-            logits: of the run.
+            output: of the run, as the network returns it.
             hooks: that are put on again where the backward pass may run parts of the network again.
         """
         if not self.replaced:
             return
         graph = _Graph(self, self.replaced, hooks)
-        taken = [logits, *self.values.values()]
+        taken = [*tensors_of(output), *self.values.values()]
         taken += [tensor for call in self.attention.values() for tensor in call.tensors.values()]
         for tensor in taken:
             # A parameter that is read as it is outlives the graph.

@@ -142,7 +142,8 @@ class Tap:
 def spatial(value: Tensor, tap: Tap, image: tuple[int, int] | None = None) -> Float[Tensor, "b c h w"]:
     """A captured value as (batch, channels, height, width), whatever the network's layout.
 
-    A view, prefix tokens dropped. What is read `raw` stays as it is.
+    Of volumes (videos) as (batch, channels, time, height, width). A view, prefix tokens dropped. What is read `raw`
+    stays as it is.
 
     Args:
         value: of that place.
@@ -150,16 +151,18 @@ def spatial(value: Tensor, tap: Tap, image: tuple[int, int] | None = None) -> Fl
         image: height and width of the images that the network was given; None where they are not known.
 
     Raises:
-        CaptureError: if it has neither three nor four dimensions, or how its tokens fill a grid is unknown.
+        CaptureError: if it has fewer than three dimensions or more than five, or its tokens fill no known grid.
     """
     if tap.layout == "raw":
         return value
+    if value.ndim == 5:
+        return value.movedim(-1, 1) if tap.layout == "nhwc" else value
     if value.ndim == 4:
         return value.permute(0, 3, 1, 2) if tap.layout == "nhwc" else value
     if value.ndim != 3:
         raise CaptureError(
             f"{tap} gives a value of shape {tuple(value.shape)}; wanted are 4 dimensions, "
-            "or 3 for tokens: name another layer"
+            "5 of volumes, or 3 for tokens: name another layer"
         )
     rows, columns = token_grid(value.shape[1], tap, image)
     return value[:, tap.prefix_tokens :].unflatten(1, (rows, columns)).permute(0, 3, 1, 2)

@@ -11,6 +11,13 @@
 (['ce', 'at'], torch.Size([2, 4]))
 >>> out.loss.backward()
 >>> distiller.detach()
+
+In several processes: `DistributedDataParallel(distiller, find_unused_parameters=True)`, as some parameters are reached
+by no term, or frozen in a phase.
+
+`torch.compile(distiller, fullgraph=True)` works from torch 2.10 on (before, a compiled distiller runs as it is), unless
+a method differentiates inside the step, matches heads of attention distillation or has `same_drop_path`. Compiled, the
+teacher does not stop after its last tap; what nothing reads is left out of the graph instead.
 """
 
 from attention_transfer.distiller.distiller import Distiller

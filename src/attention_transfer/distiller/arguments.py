@@ -1,68 +1,100 @@
 """What is refused of the arguments that a distiller is built from."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from math import isfinite
+from dataclasses import replace
 from typing import Any, cast
 
-from jaxtyping import Int64
 from torch import Tensor, nn
 
 from attention_transfer.distiller.image_checks import check_floating, require_dense
 from attention_transfer.distiller.label_checks import training_labels
 from attention_transfer.distiller.proofs import check_phases
+from attention_transfer.distiller.setup import ONLY, Setup, Task, role_of
+from attention_transfer.distiller.task_loss import task_loss
+from attention_transfer.distiller.teacher_arguments import TeacherArguments, checked_where
 from attention_transfer.errors import InputError
 from attention_transfer.methods import METHODS, Method, Phase, SettingError
-from attention_transfer.models import Input, check_pair
+from attention_transfer.models import check_pair
 from attention_transfer.settings import fit
 
+# Images, and volumes: those of videos and scans.
+_DIMENSIONS = (4, 5)
 _METHODS = "methods must be a list of methods such as [AttentionTransfer(weight=1000.0)]"
 
 
 def checked(
     student: Any,
-    teacher: Any,
+    teachers: TeacherArguments,
     methods: Any,
     example: Any,
+    task: Task | None,
     *,
-    task_weight: Any,
-    inputs: Mapping[str, Any],
+    student_logits: Any,
+    takes_labels: Any,
     train_labels: Any,
-) -> tuple[tuple[Method, ...], float, Int64[Tensor, " n"] | None]:
-    """The methods, the weight of the task, and the labels of all training images where they are given.
+) -> Setup:
+    """What a distiller is built from.
 
     Args:
         student: of the distiller, as all others.
-        teacher: None where there is none.
+        teachers: all that is said of them.
         methods: what is transferred.
-        example: images.
-        task_weight: of the cross-entropy with the labels.
-        inputs: how each network expects its images, by the name of the argument.
-        train_labels: None where they are not given.
+        example: images, or images and their labels.
+        task: what the labels ask; None where nothing is learned from them by the distiller's own loss.
+        student_logits: where they are in its output.
+        takes_labels: whether the student is called with the labels.
+        train_labels: class indices of all training images.
 
     Raises:
         InputError: for what is not of its kind, and where nothing is learned.
     """
-    check_networks(student, teacher)
-    check_pair(student, teacher)
-    methods, task_weight = checked_methods(methods), checked_weight(task_weight)
-    check_example(example)
-    for name, given in inputs.items():
-        check_input(name, given, example.shape[1])
-    if train_labels is not None:
-        train_labels = training_labels(train_labels)
-    if not methods and not task_weight:
+    named = teachers.named
+    check_networks(student, named)
+    for each in named.values() or (None,):
+        check_pair(student, each)
+    methods = checked_methods(methods, named)
+    images, labels = split_example(example)
+    check_example(images)
+    if takes_labels and labels is None:
+        raise InputError(
+            "student_takes_labels wants an example with labels to run the student on: give example=(images, labels)"
+        )
+    teaching, dropping = teachers.checked(images), teachers.checked_dropping()
+    if not methods and task is None:
         raise InputError("nothing to learn from: give at least one method, or a task_weight above 0")
-    return methods, task_weight, train_labels
+    return Setup(
+        student,
+        teaching,
+        methods,
+        task,
+        images,
+        labels,
+        checked_where("student_logits", student_logits),
+        bool(takes_labels),
+        None if train_labels is None else training_labels(train_labels),
+        dropping,
+    )
 
 
-def check_networks(student: Any, teacher: Any) -> None:
-    """Refuse what is no network.
+def task_of(loss: Any, weight: Any) -> Task | None:
+    """What the labels ask of the student; None where nothing is learned from them by the distiller's own loss.
+
+    Args:
+        loss: a name, a function or None.
+        weight: of its term.
+    """
+    found, number = task_loss(loss), checked_weight(weight)
+    return Task(found, number) if found is not None and number else None
+
+
+def check_networks(student: Any, teachers: Mapping[str, Any]) -> None:
+    """Refuse what is no network, and one network for two.
 
     Raises:
         SettingError: says what it is, and what to give.
     """
-    for role, network in (("student", student), ("teacher", teacher)):
-        if isinstance(network, nn.Module) or (network is None and role == "teacher"):
+    for role, network in (("student", student), *((role_of(name), each) for name, each in teachers.items())):
+        if isinstance(network, nn.Module):
             continue
         how = ""
         if isinstance(network, str):
@@ -76,6 +108,13 @@ def check_networks(student: Any, teacher: Any) -> None:
         elif isinstance(network, list | tuple):
             how = ": a distiller has one, so give one of them"
         raise SettingError(f"the {role} must be a torch.nn.Module, not a value of type {type(network).__name__}{how}")
+    for name, network in teachers.items():
+        same = next((other for other in teachers if other != name and teachers[other] is network), None)
+        if same is not None:
+            raise InputError(
+                f"the teachers {name!r} and {same!r} are one network, which runs once for all: give it once, and "
+                "name it in each of them"
+            )
 
 
 def checked_weight(task_weight: Any) -> float:
@@ -90,12 +129,25 @@ def checked_weight(task_weight: Any) -> float:
     return weight
 
 
+def split_example(example: Any) -> tuple[Any, Any]:
+    """The images of an example and their labels; None where it has no labels."""
+    if isinstance(example, tuple) and len(cast("tuple[Any, ...]", example)) == 2:
+        images, labels = cast("tuple[Any, Any]", example)
+        if isinstance(images, list) or (isinstance(images, Tensor) and images.ndim in _DIMENSIONS):
+            return images, labels
+    return example, None
+
+
 def check_example(example: Any) -> None:
     """Refuse an example that has not the kind and shape of images.
 
     Raises:
         InputError: says what it is, and what to give.
     """
+    if isinstance(example, list) and _are_images(example):
+        for each in cast("list[Tensor]", example):
+            check_floating("example", each)
+        return
     if not isinstance(example, Tensor):
         how = "torch.empty(2, 3, 32, 32), with the size of your images"
         if isinstance(example, list | tuple):
@@ -103,7 +155,7 @@ def check_example(example: Any) -> None:
             if len(items) == 4 and all(isinstance(item, int) for item in items):
                 how = f"torch.empty{tuple(items)}"
             elif items and isinstance(items[0], Tensor):
-                how = "the images of the batch alone, example[0]" if items[0].ndim == 4 else "torch.stack(example)"
+                how = "images and labels, example[:2]" if items[0].ndim == 4 else "torch.stack(example)"
         elif type(example).__module__ == "numpy":
             how = "torch.from_numpy(example)"
         raise InputError(
@@ -113,15 +165,19 @@ def check_example(example: Any) -> None:
     require_dense("example", example, "of images (batch, channels, height, width)", "")
     check_floating("example", example)
     shape = tuple(example.shape)
-    if example.ndim != 4:
+    if example.ndim not in _DIMENSIONS:
         how = ": give example[None]" if example.ndim == 3 else ""
         raise InputError(f"example must be images of shape (batch, channels, height, width), not {shape}{how}")
     if not example.numel():
         raise InputError(f"example must have at least one image of at least one pixel, not the shape {shape}")
 
 
-def checked_methods(methods: Any) -> tuple[Method, ...]:
-    """What is transferred, as a tuple of methods that can be trained together.
+def checked_methods(methods: Any, teachers: Collection[str] = ()) -> tuple[Method, ...]:
+    """What is transferred, as a tuple of methods that can be trained together, each of one teacher.
+
+    Args:
+        methods: as they were given; one of several teachers is used once for each, unless it averages their logits.
+        teachers: their names.
 
     Raises:
         SettingError: for anything else than methods in an order.
@@ -140,6 +196,7 @@ def checked_methods(methods: Any) -> tuple[Method, ...]:
                 f"{method.key} stands twice in methods with the same settings, which only doubles its weight: give it "
                 "once, with the weight that it shall have"
             )
+    found = tuple(each for method in found for each in _by_teacher(method, teachers))
     phased = [method.key for method in found if any(phase.epochs is None for phase in method.phases)]
     if len(phased) > 1:
         raise InputError(
@@ -147,6 +204,32 @@ def checked_methods(methods: Any) -> tuple[Method, ...]:
             "learn in one stage if it can (fitnet without hint_epochs)"
         )
     return found
+
+
+def _by_teacher(method: Method, teachers: Collection[str]) -> list[Method]:
+    """A method once for each of the teachers that it names."""
+    if method.teacher is None:
+        return [method]
+    names = (method.teacher,) if isinstance(method.teacher, str) else method.teacher
+    strange = next((name for name in names if name not in teachers or name == ONLY), None)
+    if strange is not None:
+        there = f"there is {', '.join(map(repr, teachers))}" if teachers else "there is none"
+        if ONLY in teachers:
+            there = "the only one was given without a name"
+        raise InputError(
+            f"{method.key} learns from the teacher {strange!r}, and {there}: give teacher={{{strange!r}: network}}, or "
+            "another name to the method"
+        )
+    if len(set(names)) != len(names):
+        raise InputError(f"{method.key} names the teacher {max(names, key=names.count)!r} twice: name it once")
+    if method.averages_teachers or isinstance(method.teacher, str):
+        return [method]
+    if method.term is not None:
+        raise InputError(
+            f"{method.key} is used once for each of {', '.join(map(repr, names))}, and has one term={method.term!r}: "
+            "give one method for each teacher, with a name of its own"
+        )
+    return [replace(method, teacher=name) for name in names]
 
 
 def check_phase(phase: Any, terms: Collection[str]) -> None:
@@ -168,36 +251,8 @@ def check_phase(phase: Any, terms: Collection[str]) -> None:
     check_phases([phase], terms)
 
 
-def check_input(name: str, given: Any, channels: int) -> None:
-    """Refuse what does not say how a network expects its images.
-
-    Args:
-        name: of the argument.
-        given: its value; None says nothing.
-        channels: of the images.
-
-    Raises:
-        SettingError: for anything but an `Input`.
-        InputError: for numbers that cannot be.
-    """
-    if given is None:
-        return
-    if not isinstance(given, Input):
-        raise SettingError(
-            f"{name} must be an Input, not a value of type {type(given).__name__}: give "
-            "Input(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), size=None) with your numbers"
-        )
-    for which in ("mean", "std"):
-        values = fit(name, which, tuple[float, ...], getattr(given, which))
-        if len(values) != channels or not all(map(isfinite, values)) or (which == "std" and not min(values) > 0):
-            positive = ", each above 0" if which == "std" else ""
-            raise InputError(
-                f"{which} of {name} must be {channels} finite numbers, one for each channel of the example{positive}, "
-                f"not {values}"
-            )
-    size = fit(name, "size", tuple[int, int] | None, given.size)
-    if size is not None and min(size) < 1:
-        raise InputError(f"size of {name} must be a height and a width of at least 1, not {size}")
+def _are_images(value: Sequence[Any]) -> bool:
+    return bool(value) and all(isinstance(each, Tensor) and each.ndim == 3 and each.numel() for each in value)
 
 
 def _are_methods(value: Any) -> bool:

@@ -1,6 +1,6 @@
 """What is refused of a batch, before either network sees it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -8,14 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attention_transfer.distiller.image_checks import check_images
-from attention_transfer.distiller.label_checks import (
-    class_labels,
-    in_range,
-    judge_indices,
-    judge_probabilities,
-    measured,
-)
+from attention_transfer.capture import Images
+from attention_transfer.capture.outputs import first_image
+from attention_transfer.distiller.image_checks import Kind, check_images
+from attention_transfer.distiller.task_loss import CrossEntropy, OwnLoss, TaskLoss
 from attention_transfer.errors import InputError
 from attention_transfer.methods import Reads
 
@@ -66,25 +62,36 @@ class BatchChecks:
 
     Args:
         methods: what each of them reads, by its name.
-        task: whether the labels are learned too.
-        channels: of the images.
-        classes: of the student.
+        loss: of the task; None where no labels are learned here.
+        kind: of the images.
+        outputs: shape of the student's logits of one image; empty where it has none.
         num_train_images: among which `index` counts; None where that is not known.
+        dropping: whether teachers are left out for single images.
     """
 
     def __init__(
-        self, methods: Mapping[str, Reads], *, task: bool, channels: int, classes: int, num_train_images: int | None
+        self,
+        methods: Mapping[str, Reads],
+        loss: TaskLoss | OwnLoss | None,
+        kind: Kind,
+        outputs: Sequence[int],
+        num_train_images: int | None = None,
+        *,
+        dropping: bool = False,
     ) -> None:
-        self._channels, self._classes, self._num_train_images = channels, classes, num_train_images
+        self._kind, self._outputs, self._num_train_images = kind, outputs, num_train_images
         readers = {name: reads for name, reads in methods.items() if reads.batch.labels or reads.batch.class_indices}
-        self._reads_labels = task or bool(readers)
+        self._needs_labels = loss is not None or bool(readers)
+        self._form = loss if isinstance(loss, TaskLoss) else CrossEntropy() if readers else None
         self._wanting_indices = [name for name, reads in methods.items() if reads.batch.class_indices]
         self._refusing_unlabelled = [name for name, reads in readers.items() if not reads.batch.unlabelled]
         self._wanting_index = [name for name, reads in methods.items() if reads.batch.index]
+        if dropping:
+            self._wanting_index.append("teacher_dropping")
         self._late: list[Late] = []
         self._looked = False
 
-    def __call__(self, images: Any, labels: Any, index: Any) -> tuple[Tensor | None, Tensor | None]:
+    def __call__(self, images: Any, labels: Any, index: Any) -> tuple[Any, Tensor | None]:
         """Labels and index as they are learned from.
 
         Raises:
@@ -94,16 +101,16 @@ class BatchChecks:
         if not compiling:
             self.read_late()
         self.images(images)
-        if self._reads_labels:
-            if labels is None:
-                raise InputError("labels are needed: task_weight is not 0, or a method reads them")
-            labels = class_labels(labels, len(images), self._classes, self._wanting_indices)
+        if self._needs_labels and labels is None:
+            raise InputError("labels are needed: task_weight is not 0, or a method reads them")
+        if self._form is not None:
+            labels = self._form.shaped(labels, len(images), self._outputs, self._wanting_indices)
         if self._wanting_index:
             self._check_index(images, index)
         if compiling or _recorded(images):
             return labels, index
-        if self._reads_labels:
-            labels = self._look_at_labels(labels)
+        if self._form is not None and _has_values(labels):
+            labels = self._form.judged(labels, self._outputs, self._refusing_unlabelled, self._look)
         if self._wanting_index:
             index = self._look_at_index(index)
         self._looked = True
@@ -115,7 +122,7 @@ class BatchChecks:
         Raises:
             InputError: says what is wanted.
         """
-        check_images(images, self._channels)
+        check_images(images, self._kind)
 
     def read_late(self) -> None:
         """Look at the values of the step before.
@@ -127,7 +134,7 @@ class BatchChecks:
         for each in late:
             each.read()
 
-    def _check_index(self, images: Tensor, index: Any) -> None:
+    def _check_index(self, images: Images, index: Any) -> None:
         if index is None:
             raise InputError(
                 f"index is needed by {', '.join(self._wanting_index)}: give the dataset indices of the images as "
@@ -138,21 +145,11 @@ class BatchChecks:
                 f"index must be a tensor of one whole number (int64) for each image, not a value of type "
                 f"{type(index).__name__}: give torch.tensor(index)"
             )
-        if index.dtype != torch.int64 or index.shape != images.shape[:1]:
+        if index.dtype != torch.int64 or index.shape != (len(images),):
             raise InputError(
                 f"index must have one whole number (int64) for each of the {len(images)} images, not {index.dtype} of "
                 f"shape {tuple(index.shape)}"
             )
-
-    def _look_at_labels(self, labels: Tensor) -> Tensor:
-        if not _has_values(labels):
-            return labels
-        if labels.ndim > 1:
-            self._look(measured(labels.detach()), judge_probabilities)
-            return labels
-        judge = partial(judge_indices, classes=self._classes, refusing=self._refusing_unlabelled)
-        # Out of its range an index would end the process of an accelerator, without a word that says why.
-        return labels if self._look(labels, judge) else in_range(labels, self._classes)
 
     def _look_at_index(self, index: Tensor) -> Tensor:
         if not _has_values(index):
@@ -191,6 +188,6 @@ def _has_values(value: Tensor) -> bool:
     return next(dispatched) is next(dispatched) and not value.is_meta
 
 
-def _recorded(images: Tensor) -> bool:
+def _recorded(images: Images) -> bool:
     """Whether the step is being recorded as a graph of an accelerator, which may ask it for nothing."""
-    return images.is_cuda and torch.cuda.is_current_stream_capturing()
+    return first_image(images).is_cuda and torch.cuda.is_current_stream_capturing()

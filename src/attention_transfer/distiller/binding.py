@@ -1,23 +1,27 @@
 """Methods tied to one pair of networks."""
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from attention_transfer.batch import Batch
-from attention_transfer.capture import Provider, Reading, Tap
+from attention_transfer.capture import Images, Provider, Reading, Tap
+from attention_transfer.capture.outputs import first_image
 from attention_transfer.distiller.observed_network import Role
+from attention_transfer.distiller.task_loss import CrossEntropy, TaskLoss
 from attention_transfer.errors import InputError
 from attention_transfer.memory_budget import ChecksMemory
 from attention_transfer.methods.layers.maps import at_least_float32
 from attention_transfer.methods.method import Method, Observed, Reads, Request, Term
 from attention_transfer.models import Description, describe, with_attention, with_places
 from attention_transfer.phases import Phase
+
+# Dimensions of volumes, and of logits of images.
+_VOLUMES, _OF_IMAGES = 5, 2
 
 
 @dataclass
@@ -28,6 +32,8 @@ class Bound:
         method: with its settings decided.
         name: of its parts, and how its terms begin.
         reads: what it wants to see.
+        teachers: names of those that it learns from; several where it averages their logits.
+        share: weight of its teacher, which multiplies its own.
         scheduled: its weight in the current epoch, where that changes.
         term_names: what its terms are called; known once they have been computed.
     """
@@ -35,23 +41,32 @@ class Bound:
     method: Method
     name: str
     reads: Reads
+    teachers: tuple[str, ...] = ()
+    share: float = 1.0
     scheduled: Tensor | None = None
     term_names: frozenset[str] | None = None
 
     @property
     def weight(self) -> float | Tensor:
         """Of the method in the current epoch."""
-        return self.method.weight if self.scheduled is None else self.scheduled
+        return self.share * self.method.weight if self.scheduled is None else self.scheduled
 
     def set_epoch(self, epoch: int) -> None:
         """Move its weight to an epoch of the phase, counted from 0."""
         if self.scheduled is not None:
-            self.scheduled.fill_(self.method.weight * self.method.schedule.factor(epoch))
+            self.scheduled.fill_(self.share * self.method.weight * self.method.schedule.factor(epoch))
 
     @property
     def of_teacher(self) -> Request:
-        """What it reads of the teacher."""
+        """What it reads of its teacher."""
         return self.reads.teacher
+
+    @property
+    def reads_logits(self) -> frozenset[str]:
+        """Of which networks it reads logits: `teacher`, `student`, or both."""
+        of_teacher = self.reads.teacher.logits or bool(self.reads.teacher.gradients)
+        of_student = of_teacher or self.reads.student.logits or self.reads.differentiates
+        return frozenset(role for role, reads in (("teacher", of_teacher), ("student", of_student)) if reads)
 
     @property
     def of_student(self) -> Request:
@@ -64,7 +79,7 @@ class Bound:
         return self.method.task_tap(self.reads)
 
     def parts(
-        self, teacher: Observed, student: Observed, train_labels: Tensor | None, like: Tensor
+        self, teacher: Observed, student: Observed, train_labels: Tensor | None, like: Images
     ) -> nn.Module | None:
         """What it learns beside the student.
 
@@ -79,12 +94,14 @@ class Bound:
                 device cannot hold it.
         """
         with _said_by(self.method):
+            image = first_image(like)
+            self._check_logits(teacher, student)
             self.method.check(teacher, student)
             parts = self.method.parts(teacher, student)
             self.method.given_labels(parts, train_labels)
             if isinstance(parts, ChecksMemory):
-                parts.check_memory(len(like), like.device)
-            return None if parts is None else parts.to(like.device, at_least_float32(like).dtype)
+                parts.check_memory(len(like), image.device)
+            return None if parts is None else parts.to(image.device, at_least_float32(image).dtype)
 
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> dict[str, Term]:
         """Its loss terms under names of its own, with its weight."""
@@ -115,24 +132,106 @@ class Bound:
         """Whether any of its terms does, as far as they are known."""
         return self.term_names is None or any(counts(name) for name in self.term_names)
 
+    def check_data(self, example: Images, loss: object) -> None:
+        """Refuse data that the method is not for.
+
+        Args:
+            example: images.
+            loss: of the task, by whose name labels are known; None where there is none.
+
+        Raises:
+            InputError: for volumes, or labels of another kind than classes.
+        """
+        kind = type(self.method).__name__
+        if isinstance(example, Tensor) and example.ndim == _VOLUMES and not self.method.volumes:
+            raise InputError(
+                f"{self.name}: {kind} is for images, (batch, channels, height, width), not for volumes of shape "
+                f"{tuple(example.shape)}: take at, fitnet, rkd or kd"
+            )
+        needs = self.reads.batch
+        if (needs.labels or needs.class_indices) and isinstance(loss, TaskLoss) and not isinstance(loss, CrossEntropy):
+            raise InputError(
+                f"{self.name}: {kind} reads labels, which are class indices or class probabilities, and those of "
+                f"task_loss={loss.name!r} are others: leave the method out, or learn by the cross-entropy"
+            )
+
+    def _check_logits(self, teacher: Observed, student: Observed) -> None:
+        """Refuse logits of a dimension that the method does not know."""
+        for role, observed in (("teacher", teacher), ("student", student)):
+            logits = observed.logits if role in self.reads_logits else None
+            if logits is not None and logits.ndim != _OF_IMAGES and not self.method.dense_logits:
+                raise InputError(
+                    f"{self.name}: {type(self.method).__name__} is for logits of one row per image, not for the "
+                    f"{role}'s, of shape {tuple(logits.shape)}: take kd, or a method without logits such as at"
+                )
+
     def _own(self, term: str) -> str:
         return self.name + term.removeprefix(self.method.key) if term.startswith(self.method.key) else term
 
 
-def bind(methods: Sequence[Method], teacher: Description | None, student: Description) -> list[Bound]:
+def bind(
+    methods: Sequence[Method],
+    teachers: Mapping[str, Description],
+    student: Description,
+    shares: Mapping[str, float],
+    activation: Literal["softmax", "sigmoid"] | None,
+) -> list[Bound]:
     """Each method with its settings decided and its reading found, under a name of its own.
+
+    Args:
+        methods: each of one teacher, or of several that it averages.
+        teachers: what can be read of them, by name.
+        student: what can be read of it.
+        shares: weights of the teachers, by name.
+        activation: see `Method.suited`.
 
     Raises:
         ValueError: if the networks lack what a method reads.
     """
     bound: list[Bound] = []
-    for method, name in zip(methods, _names(methods), strict=True):
+    for method, name in zip(methods, term_names(methods, len(teachers)), strict=True):
         with _said_by(method):
-            decided = method.resolved(teacher, student)
-            reads = decided.reads(teacher, student)
-            _check_reads(decided, reads)
-        bound.append(Bound(decided, name, reads, None if method.schedule.constant else torch.tensor(0.0)))
+            names = _teachers_of(method, teachers)
+            each = [_read_by(method.suited(activation), teachers[one], student) for one in names]
+            decided, reads = each[0] if each else _without_teacher(method.suited(activation), teachers, student)
+            if len(each) > 1 and (reads.teacher.taps or reads.teacher.attention or reads.teacher.provide):
+                raise InputError(
+                    f"{name}: the logits of several teachers can be averaged, and more than these is read: use the "
+                    "method once for each teacher"
+                )
+        if not each or not reads.teacher.anything:
+            names = ()
+        scheduled = None if method.schedule.constant else torch.tensor(0.0)
+        share = shares[names[0]] if len(names) == 1 else 1.0
+        bound.append(Bound(decided, name, reads, names, share, scheduled))
     return bound
+
+
+def _teachers_of(method: Method, teachers: Collection[str]) -> tuple[str, ...]:
+    """Names of the teachers of a method; none where it says none and there is no single one."""
+    if method.teacher is None:
+        return tuple(teachers) if len(teachers) == 1 else ()
+    return (method.teacher,) if isinstance(method.teacher, str) else method.teacher
+
+
+def _read_by(method: Method, teacher: Description | None, student: Description) -> tuple[Method, Reads]:
+    decided = method.resolved(teacher, student)
+    reads = decided.reads(teacher, student)
+    _check_reads(decided, reads)
+    return decided, reads
+
+
+def _without_teacher(method: Method, teachers: Collection[str], student: Description) -> tuple[Method, Reads]:
+    """What a method reads that learns from the student alone."""
+    try:
+        return _read_by(method, None, student)
+    except InputError as error:
+        if not teachers:
+            raise
+        raise InputError(
+            f"{method.key} must say which teacher it learns from, of {', '.join(map(repr, teachers))}: give "
+            f"{type(method).__name__}(teacher={next(iter(teachers))!r}), or several in a tuple"
+        ) from error
 
 
 def _check_reads(method: Method, reads: Any) -> None:
@@ -185,7 +284,7 @@ def task_logits(bound: Sequence[Bound], reading: Reading) -> Tensor:
     return logits
 
 
-def described(model: nn.Module, image: Float[Tensor, "b 3 h w"], methods: Sequence[Method], role: Role) -> Description:
+def described(model: nn.Module, image: Images, methods: Sequence[Method], role: Role) -> Description:
     """What can be read from a network, its attention layers included where a method reads them.
 
     Args:
@@ -198,6 +297,8 @@ def described(model: nn.Module, image: Float[Tensor, "b 3 h w"], methods: Sequen
     if _must_be_seen(description, methods, role):
         description = with_places(description, model, image)
     if any(method.reads_attention for method in methods):
+        if not isinstance(image, Tensor):
+            raise InputError("attention is read of networks that take images in one tensor, not in a list of images")
         return with_attention(description, model, image, role)
     return description
 
@@ -205,7 +306,9 @@ def described(model: nn.Module, image: Float[Tensor, "b 3 h w"], methods: Sequen
 def _must_be_seen(description: Description, methods: Sequence[Method], role: Role) -> bool:
     """Whether the structure of a network does not tell how what is read of it lies."""
     tokens = any(stage.output.layout == "tokens" for stage in description.stages)
-    named = any(getattr(method, f"{role}_{what}", None) for method in methods for what in ("layers", "layer"))
+    named = any(
+        getattr(method, f"{role.partition(' ')[0]}_{what}", None) for method in methods for what in ("layers", "layer")
+    )
     return bool(methods) and (tokens or named or not description.stages)
 
 
@@ -222,10 +325,27 @@ def _said_by(method: Method) -> Generator[None]:
         raise
 
 
-def _names(methods: Sequence[Method]) -> list[str]:
-    """The key of each method; the second of a kind is `at2`, and so on."""
+def term_names(methods: Sequence[Method], teachers: int) -> list[str]:
+    """What the terms of each method are called.
+
+    By its own `term`, or its key, with the name of its teacher where there are several; the second of a kind is `at2`.
+
+    Args:
+        methods: each of one teacher, or of several that it averages.
+        teachers: how many there are.
+
+    Raises:
+        InputError: for two of one name.
+    """
     names: list[str] = []
-    for i, method in enumerate(methods):
-        count = sum(other.key == method.key for other in methods[: i + 1])
-        names.append(method.key if count == 1 else f"{method.key}{count}")
+    for method in methods:
+        of = () if method.teacher is None or teachers < 2 else method.teacher
+        usual = method.key + (f":{of if isinstance(of, str) else '+'.join(of)}" if of else "")
+        taken = sum(other == usual or (other.startswith(usual) and other[len(usual) :].isdigit()) for other in names)
+        name = method.term or (usual if not taken else f"{usual}{taken + 1}")
+        if name in names:
+            raise InputError(
+                f"two methods are called {name!r}: give each a name of its own, {type(method).__name__}(term=...)"
+            )
+        names.append(name)
     return names

@@ -1,38 +1,40 @@
 """The module that people train: teacher, student and methods in one."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Literal
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from attention_transfer.batch import Batch
-from attention_transfer.capture import set_mode
+from attention_transfer.capture import Images, Where, set_mode
 from attention_transfer.capture.opaque_modules import leave_uncompiled_where_it_must_be
+from attention_transfer.capture.outputs import first_image
 from attention_transfer.capture.private_names import Move, TakesAlong
-from attention_transfer.distiller.arguments import check_phase, checked
+from attention_transfer.distiller.arguments import check_phase, checked, task_of
 from attention_transfer.distiller.batch_checks import BatchChecks
-from attention_transfer.distiller.building import hooked, prove
+from attention_transfer.distiller.building import checks_of, hooked, prove
 from attention_transfer.distiller.error_context import explaining
 from attention_transfer.distiller.gradient_limits import Limits
 from attention_transfer.distiller.network_pair import Deployed
 from attention_transfer.distiller.notes import Notes
-from attention_transfer.distiller.observed_network import Role
-from attention_transfer.distiller.output import TASK, Output
+from attention_transfer.distiller.output import Output
 from attention_transfer.distiller.output_checks import FirstBatches, readers_of_logits
 from attention_transfer.distiller.plausibility import unusual
-from attention_transfer.distiller.step import run
+from attention_transfer.distiller.step import output_of, run
 from attention_transfer.distiller.summary import in_a_line, summary
 from attention_transfer.distiller.teacher import TeacherMemory
+from attention_transfer.distiller.teacher_arguments import TeacherArguments
 from attention_transfer.distiller.trained_parameters import Moving
+from attention_transfer.distiller.training_position import TrainingPosition
 from attention_transfer.errors import InputError
 from attention_transfer.methods import Method, Phase, Reads
 from attention_transfer.methods.layers.maps import never_halved
-from attention_transfer.models import Input, Renormalise
-from attention_transfer.phases import num_epochs, stretch_of
+from attention_transfer.models import Input
+from attention_transfer.phases import num_epochs
 
 
 class Distiller(TakesAlong):
@@ -58,105 +60,111 @@ class Distiller(TakesAlong):
                 out.loss.backward()
                 optimizer.step()
 
-    In several processes: `DistributedDataParallel(distiller, find_unused_parameters=True)`, as some parameters are
-    reached by no term, or frozen in a phase.
-
-    `torch.compile(distiller, fullgraph=True)` works from torch 2.10 on (before, a compiled distiller runs as it is),
-    unless a method differentiates inside the step, matches heads of attention distillation or has `same_drop_path`.
-    Compiled, the teacher does not stop after its last tap; what nothing reads is left out of the graph instead.
+    The room's docstring says how it is compiled, and how it runs in several processes.
 
     Args:
-        student: any network that returns logits.
-        teacher: any other network; may be left out if no method needs one.
-        methods: what is transferred; each brings its weight.
-        task_weight: weight of the cross-entropy with the labels; 0 trains without labels.
-        example: images of the shape, dtype and device of training; their values are not looked at.
+        student: any network.
+        teacher: any other network; several by name, or in a list, which gives them numbers; may be left out if no
+            method needs one.
+        methods: what is transferred; each brings its weight, and where there are several teachers, the name of its own.
+        task_weight: weight of the task's loss; 0 trains without labels.
+        task_loss: `cross-entropy`, `binary-cross-entropy` (several hot labels, or one logit), `mse`, `smooth-l1`, or a
+            function `(student_output, labels) -> scalar`; None where the labels are learned by a loss of your own.
+        example: images of the shape, dtype and device of training, whose values are not looked at: a tensor, or a list
+            of images where the networks take lists. With labels beside them, `(images, labels)`, a function as
+            `task_loss` is tried out, too.
         student_input: how the student's images are normalised. With `teacher_input`, the teacher's are derived from
             them.
-        teacher_input: how the teacher expects its images, their size included.
+        teacher_input: how the teacher expects its images, their size included; by name where there are several.
+        student_logits: where the logits are in what the student returns, if anything reads them: a key, an index, a
+            path such as `decoder.logits`, or a function of the output. None knows the usual ones.
+        teacher_logits: same as for `student_logits`; by name where there are several.
+        student_takes_labels: whether the student is called with `(images, labels)`, as torchvision's detection networks
+            are while they train.
         train_labels: class indices of all training images, by dataset index; needed by some methods.
+        teacher_weights: by name; multiply the weights of all methods that learn from the teacher.
+        teacher_dropping: with which probability a teacher is left out for an image, unless its loss is the largest for
+            it; needs dataset indices.
+        teacher_device: where a teacher stays, wherever the student goes; by name where there are several.
 
     Attributes:
         student: the network that learns.
         reads_teacher_logits: whether the teacher must run to its end.
-        teacher_images: a function of the student's images that gives the teacher's.
 
     Raises:
-        ValueError: for one network in both roles, networks without values, or methods that do not fit the
-            networks.
+        InputError: for one network in both roles, networks without values, or methods that do not fit the networks.
         CaptureError: for a tap that does not exist, never fires, is overwritten or carries no gradient.
     """
 
     def __init__(
         self,
         student: nn.Module,
-        teacher: nn.Module | None = None,
+        teacher: nn.Module | Mapping[str, nn.Module] | Sequence[nn.Module] | None = None,
         methods: Sequence[Method] = (),
         *,
-        example: Float[Tensor, "b 3 h w"],
+        example: Images | tuple[Images, Any],
         task_weight: float = 1.0,
+        task_loss: str | Callable[[Any, Any], Tensor] | None = "cross-entropy",
         student_input: Input | None = None,
-        teacher_input: Input | None = None,
+        teacher_input: Input | Mapping[str, Input] | None = None,
+        student_logits: Where | None = None,
+        teacher_logits: Where | Mapping[str, Where] | None = None,
+        student_takes_labels: bool = False,
         train_labels: Int64[Tensor, " n"] | None = None,
+        teacher_weights: Mapping[str, float] | None = None,
+        teacher_dropping: float = 0.0,
+        teacher_device: torch.device | str | Mapping[str, torch.device | str] | None = None,
     ) -> None:
         super().__init__()
         leave_uncompiled_where_it_must_be(Distiller)
-        methods, task_weight, train_labels = checked(
+        about = student_input, teacher_input, teacher_logits, teacher_weights, teacher_device, teacher_dropping
+        setup = checked(
             student,
-            teacher,
+            TeacherArguments(teacher, *about),
             methods,
             example,
-            task_weight=task_weight,
-            inputs={"student_input": student_input, "teacher_input": teacher_input},
+            task_of(task_loss, task_weight),
+            student_logits=student_logits,
+            takes_labels=student_takes_labels,
             train_labels=train_labels,
         )
-        self.student = student
-        self._size = tuple(example.shape[2:])
-        self.task_weight = task_weight
-        self.phase = Phase("all")
-        self._epoch = self._phase_start = 0
-        self._entered: Literal["not yet", "by epoch", "by hand"] = "not yet"
+        self.student, example = student, setup.example
+        self.task_weight = 0.0 if setup.task is None else setup.task.weight
+        self._size = tuple(first_image(example).shape[2:]) if isinstance(example, Tensor) else ()
         self._detached = False
         self._checks: BatchChecks | None = None
-        self.teacher_images = Renormalise(student_input, teacher_input).to(example)
-        self._both = hooked(student, teacher, methods, example, self.teacher_images, task_weight)
+        self._images = nn.ModuleDict({name: said.images for name, said in setup.teachers.items()})
+        self._images.to(first_image(example))
+        self._stay = frozenset(name for name, said in setup.teachers.items() if said.device is not None)
+        self._both = hooked(setup)
         self.reads_teacher_logits = any(reads.teacher.logits for reads in self.reads)
+        self._position = TrainingPosition(self.phases)
         try:
             self._schedule()
-            proved = prove(self._both, example, train_labels, self.phases)
+            proved = prove(self._both, setup, self.phases)
+            self._checks = checks_of(self._both, setup, proved.outputs)
         except BaseException:
             self.detach()
             raise
         self.parts, self._replaces, self._shapes = proved.parts, proved.replaces, proved.shapes
-        self._checks = BatchChecks(
-            {bound.name: bound.reads for bound in self._both.bound},
-            task=task_weight > 0,
-            channels=example.shape[1],
-            classes=proved.classes,
-            num_train_images=None if train_labels is None else len(train_labels),
-        )
-        self._first_batches = FirstBatches(readers_of_logits(self._both.bound, task_weight), self._both.models)
-        self._moving = Moving(student, proved.parts, proved.reached, proved.reached_by_logits)
-        if len(self.phases) == 1:
-            self._entered = "by epoch"
-        self._enter(self.phases[0] if len(self.phases) == 1 else self.phase, 0)
+        self._first_batches = FirstBatches(readers_of_logits(self._both), self._both.models)
+        self._moving = Moving(student, proved.parts, proved.reached, proved.reached_by_output)
+        self._enter()
         self._notes = Notes()
         self._notes.say(unusual(self._both))
 
-    # ------------------------------------------------------------------ the step
-
     def forward(
         self,
-        images: Float[Tensor, "b 3 h w"],
-        labels: Int64[Tensor, " b"] | Float[Tensor, "b k"] | None = None,
+        images: Images,
+        labels: Int64[Tensor, " b"] | Float[Tensor, "b k"] | Any = None,
         index: Int64[Tensor, " b"] | None = None,
     ) -> Output:
-        """One step: loss, its terms, and both networks' logits.
+        """One step: loss, its terms, and what the networks return.
 
         Args:
             images: as the student expects them.
-            labels: class indices, -100 for an image without a label, or class probabilities; needed unless
-                `task_weight` is 0 and no method reads them.
+            labels: class indices, -100 for an image without a label, or class probabilities; or what else the task's
+                loss takes, such as lists of boxes. Needed where labels are learned or a method reads them.
             index: dataset index of each image; needed by some methods.
 
         Raises:
@@ -164,60 +172,50 @@ class Distiller(TakesAlong):
                 have; an accelerator is asked for values one step late. Compiled, values are not looked at.
         """
         self._check_attached()
-        if self._entered == "not yet" and self.training and torch.is_grad_enabled():
-            raise InputError(
-                f"the training has {len(self.phases)} phases, {' and '.join(phase.name for phase in self.phases)}, and "
-                "none was entered: call distiller.set_epoch(epoch) before the steps of each epoch"
-            )
+        if self.training and torch.is_grad_enabled():
+            self._position.check_entered()
         assert self._checks is not None
         labels, index = self._checks(images, labels, index)
         with self._explaining({"images": images, "labels": labels, "index": index}):
             return self._step(images, labels, index)
 
-    def check_batch(self, images: Tensor, labels: Tensor | None = None, index: Tensor | None = None) -> None:
+    def check_batch(self, images: Images, labels: Any = None, index: Tensor | None = None) -> None:
         """Refuse a batch that a step could not learn from, by the `InputError` of the step."""
         self._check_attached()
         assert self._checks is not None
         self._checks(images, labels, index)
 
-    def predict(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
-        """Logits of the student as it is used after training.
+    def predict(self, images: Images) -> Any:
+        """What the student returns as it is used after training: logits where it has some, or its output as it comes.
 
         By itself, or where a method replaces something in it, with what the teacher gives for these images.
 
         Args:
             images: as the student expects them.
-
-        Raises:
-            InputError: for images of another kind or shape, or after `detach`.
         """
         self._check_attached()
         assert self._checks is not None
         self._checks.images(images)
         with self._explaining({"images": images}):
-            teacher = self._both.read_teacher(images, None) if self._replaces else None
-            logits = self._both.read_student(images, None, teacher, self.parts).logits
-        assert logits is not None
-        return logits
+            return self._both.predict(images, self.parts, replaces=self._replaces)
 
     def backward(self, out: Output) -> None:
         """Accumulate the gradient of a step; the same as `out.loss.backward()`."""
         out.backward()
 
-    def remember_teacher(self, memory: TeacherMemory) -> None:
-        """Read the outputs of the teacher from a cache in training steps that have dataset indices.
+    def remember_teacher(self, memory: TeacherMemory, teacher: str | None = None) -> None:
+        """Read the outputs of a teacher from a cache in training steps that have dataset indices.
 
-        See `attention_transfer.training.cache`. The image of a dataset index must be the same whenever an epoch is
-        repeated.
+        The image of a dataset index must be the same whenever an epoch is repeated. See `training/cache.py`.
+
+        Args:
+            memory: the cache.
+            teacher: its name, where there are several.
 
         Raises:
-            ValueError: if what the teacher gives depends on more than its images, or nothing is read of it.
+            InputError: if what the teacher gives depends on more than its images, or nothing is read of it.
         """
-        if self._both.teacher is None:
-            raise InputError("there is no teacher")
-        self._both.teacher.remember(memory)
-
-    # ------------------------------------------------------------------ what is trained
+        self._both.teachers[self._both.name_of(teacher)].remember(memory)
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters that an optimiser made once for all phases should have: the student's and those of the methods.
@@ -238,10 +236,7 @@ class Distiller(TakesAlong):
         """Epochs of all phases together, for the loop.
 
         Args:
-            epochs: of the main phase, in which the student learns its task.
-
-        Raises:
-            ValueError: for less than one.
+            epochs: of the main phase, in which the student learns its task; at least 1.
         """
         return num_epochs(self.phases, epochs)
 
@@ -249,28 +244,19 @@ class Distiller(TakesAlong):
         """Begin an epoch of the whole training: enter its phase, and move the schedules of the weights to it.
 
         Args:
-            epoch: counted from 0.
+            epoch: counted from 0, within the training.
             epochs: of the main phase, as for `num_epochs`; needed only where a phase comes after it.
-
-        Raises:
-            ValueError: for an epoch outside of the training.
         """
         if self._checks is not None:
             self._checks.read_late()
-        stretch = stretch_of(self.phases, epoch, epochs)
-        self._epoch = int(epoch)
-        if self._entered != "by hand":
-            self._entered = "by epoch"
-            if (stretch.phase, stretch.first) != (self.phase, self._phase_start):
-                self._enter(stretch.phase, stretch.first)
+        if self._position.set_epoch(epoch, epochs):
+            self._enter()
         self._schedule()
 
     def set_phase(self, phase: Phase, first_epoch: int = 0) -> None:
         """Enter a phase of training by hand: which parameters move, and which terms count.
 
-        From then on `set_epoch` moves nothing but the schedules.
-
-        What is frozen is in evaluation mode and gets no gradient.
+        From then on `set_epoch` moves schedules alone. What is frozen is in evaluation mode and gets no gradient.
 
         Args:
             phase: to enter.
@@ -281,9 +267,13 @@ class Distiller(TakesAlong):
             InputError: for one in which nothing is learned.
         """
         check_phase(phase, self._moving.terms)
-        self._entered = "by hand"
-        self._epoch = max(self._epoch, first_epoch)
-        self._enter(phase, first_epoch)
+        self._position.set_phase(phase, first_epoch)
+        self._enter()
+
+    @property
+    def phase(self) -> Phase:
+        """The phase that the training is in."""
+        return self._position.phase
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -307,8 +297,27 @@ class Distiller(TakesAlong):
 
     @property
     def teacher(self) -> nn.Module | None:
-        """The frozen teacher."""
-        return None if self._both.teacher is None else self._both.teacher.model
+        """The only teacher, frozen; None where there is none. Several are in `teachers`."""
+        return self.teachers[self._both.name_of(None)] if self._both.teachers else None
+
+    @property
+    def teachers(self) -> dict[str, nn.Module]:
+        """The frozen teachers by name; one without a name is called `teacher`."""
+        return {name: teacher.model for name, teacher in self._both.teachers.items()}
+
+    @property
+    def teacher_images(self) -> nn.Module:
+        """Makes the only teacher's images of the student's."""
+        return self.images_for() if self._both.teachers else nn.Identity()
+
+    def images_for(self, teacher: str | None = None) -> nn.Module:
+        """What makes a teacher's images of the student's; by the teacher's name, where there are several."""
+        return self._images[self._both.name_of(teacher)]
+
+    @property
+    def task_term(self) -> str | None:
+        """Name of the term that learns from the labels; None where there is none."""
+        return None if self._both.task is None else self._both.task.loss.key
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -316,11 +325,7 @@ class Distiller(TakesAlong):
         return tuple(self._notes.said)
 
     def summary(self) -> str:
-        """The distillation as a table in plain text.
-
-        Networks with their size and mode, a row for each method and pair of layers with the shapes that are compared
-        (of the example's images) and the weight of the epoch, what is learned beside the student, phases and notes.
-        """
+        """Networks, methods with the layers and shapes that they compare, weights, phases and notes: a plain table."""
         return summary(self._both, self._shapes, self.parts, self.phases, self.notes)
 
     def __repr__(self) -> str:
@@ -328,10 +333,9 @@ class Distiller(TakesAlong):
 
     @property
     def deployed(self) -> nn.Module:
-        """The network as it is used after training.
+        """The network as it is used after training, for measuring: it gives logits and no terms.
 
-        The student itself, or where a method replaces something in it, one module that runs student and teacher. Good
-        for measuring only; it gives logits and no terms.
+        The student itself, or where a method replaces something in it, one module that runs student and teacher.
         """
         return Deployed(self, self.predict) if self._replaces else self.student
 
@@ -341,8 +345,6 @@ class Distiller(TakesAlong):
         self._detached = True
         if hasattr(self, "_moving"):
             self._moving.release()
-
-    # ------------------------------------------------------------------ nn.Module
 
     def train(self, mode: bool = True) -> "Distiller":
         """Switch the student (and learned parts) to training or evaluation; the teacher as the methods want it."""
@@ -357,44 +359,42 @@ class Distiller(TakesAlong):
         """Everything that goes with it to another device, type or memory format, the teacher included."""
         yield self.student, lambda move: move
         yield self.parts, lambda move: partial(never_halved, move)
-        yield self.teacher_images, lambda move: move
-        if self.teacher is not None:
-            yield self.teacher, lambda move: move
+        yield self._images, lambda move: move
+        for name, teacher in self.teachers.items():
+            if name not in self._stay:
+                yield teacher, lambda move: move
 
-    # ------------------------------------------------------------------ inside
-
-    def _explaining(self, given: dict[str, Tensor | None]) -> AbstractContextManager[None]:
+    def _explaining(self, given: dict[str, Any]) -> AbstractContextManager[None]:
         return nullcontext() if torch.compiler.is_compiling() else explaining(given, self._both.models, self._size)
 
-    def _step(self, images: Tensor, labels: Tensor | None, index: Tensor | None) -> Output:
-        ran = run(self._both, self.parts, self.phase, Batch(images, labels, index), self._epoch)
+    def _step(self, images: Images, labels: Any, index: Tensor | None) -> Output:
+        ran = run(self._both, self.parts, self.phase, Batch(cast(Tensor, images), labels, index), self._position.epoch)
         if not torch.compiler.is_compiling():
             if torch.is_grad_enabled():
                 self._moving.check(ran.terms)
-            outputs: dict[Role, Tensor | None] = {"teacher": ran.teacher_logits, "student": ran.logits}
-            self._first_batches(images, outputs, training=self.training)
+            self._first_batches(images, ran.logits(self._both), training=self.training)
         limits = self._limits if any(term.limit is not None for term in ran.terms.values()) else None
         notes = self._notes if self.phase.trains != "parts" and not self.student.training else None
-        return Output(ran.terms, ran.logits, ran.teacher_logits, limits, notes)
+        return output_of(self._both, ran, images, limits, notes)
 
     def _check_attached(self) -> None:
         if self._detached:
             raise InputError("this distiller was detached from its networks: build a new one")
 
-    def _enter(self, phase: Phase, first_epoch: int) -> None:
-        self.phase, self._phase_start = phase, first_epoch
-        self._moving.enter(phase)
+    def _enter(self) -> None:
+        self._moving.enter(self.phase)
         self._schedule()
         self._follow()
 
     def _schedule(self) -> None:
         """Move to the epoch whatever goes by it."""
-        of_phase = max(0, self._epoch - self._phase_start)
+        of_phase = self._position.epoch_of_phase
         for bound in self._both.bound:
             bound.set_epoch(of_phase)
         if hasattr(self, "_moving"):
-            self._limits = Limits(TASK, self._moving.named, self._moving.unreached(TASK), of_phase)
+            task = self.task_term or ""
+            self._limits = Limits(task, self._moving.named, self._moving.unreached(task), of_phase)
 
     def _follow(self) -> None:
-        if self._both.teacher is not None:
-            self._both.teacher.follow(self.training)
+        for teacher in self._both.teachers.values():
+            teacher.follow(self.training)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attention_transfer.capture.outputs import first_image
 from attention_transfer.errors import InputError
 
 # Of pictures, transparency among them.
@@ -16,9 +17,7 @@ _ERRORS = (RuntimeError, ValueError, AssertionError)
 
 
 @contextmanager
-def explaining(
-    given: Mapping[str, Tensor | None], networks: Mapping[Any, nn.Module], size: tuple[int, ...]
-) -> Generator[None]:
+def explaining(given: Mapping[str, Any], networks: Mapping[Any, nn.Module], size: tuple[int, ...]) -> Generator[None]:
     """Errors raised inside are explained where they come from what was given; all others stay what they are.
 
     Args:
@@ -41,7 +40,7 @@ def explaining(
 
 
 def explained(
-    error: BaseException | None, given: Mapping[str, Tensor | None], networks: Mapping[Any, nn.Module]
+    error: BaseException | None, given: Mapping[str, Any], networks: Mapping[Any, nn.Module]
 ) -> InputError | None:
     """What a network's own error means, where it comes from what a batch was given as; None for any other.
 
@@ -52,21 +51,21 @@ def explained(
         given: arguments by their names, first of all the images.
         networks: that ran, by their role; first of all the student.
     """
-    words, (name, images) = str(error), next(iter(given.items()))
-    assert images is not None
-    if "more than 1 value per channel" in words and len(images) == 1:
+    words, (name, batch) = str(error), next(iter(given.items()))
+    images = first_image(batch)
+    if "more than 1 value per channel" in words and len(batch) == 1:
         return InputError(
             "one image is too few for batch norms in training, which need the statistics of several: give at least two "
             "images in every batch, for a DataLoader with drop_last=True"
         )
-    if "channels" in words and images.shape[1] > _MOST_CHANNELS >= images.shape[3]:
+    if "channels" in words and images.ndim == 4 and images.shape[1] > _MOST_CHANNELS >= images.shape[3]:
         return InputError(
             f"{name} must be of shape (batch, channels, height, width), not {tuple(images.shape)}: channels come last "
             f"here, so give {name}.permute(0, 3, 1, 2)"
         )
     if "nference tensor" in words:
         of_inference = [
-            f"{other}.clone()" for other, value in given.items() if value is not None and value.is_inference()
+            f"{other}.clone()" for other, value in given.items() if isinstance(value, Tensor) and value.is_inference()
         ]
         if of_inference:
             return InputError(
@@ -84,7 +83,7 @@ def explained(
                 f"{name}.to({there!r}), or move the distiller with its method `to`, which takes both networks along"
             )
     for other, value in given.items():
-        if value is not None and value.device != images.device:
+        if isinstance(value, Tensor) and value.device != images.device:
             return InputError(
                 f"{other} must be on the device of the images, {images.device}, not on {value.device}: give "
                 f"{other}.to({name}.device)"
@@ -93,26 +92,23 @@ def explained(
         types = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()}
         if types and images.dtype not in types:
             there = min(map(str, types))
-            if role == "teacher":
+            if role != "student":
                 how = f"teacher.to({images.dtype})"
-                return InputError(f"the teacher computes in {there}, and its images are {images.dtype}: give {how}")
+                return InputError(f"the {role} computes in {there}, and its images are {images.dtype}: give {how}")
             return InputError(
                 f"{name} must be {there}, the type of the {role}, not {images.dtype}: give {name}.to({there})"
             )
     return None
 
 
-def _of_another_size(
-    error: BaseException, given: Mapping[str, Tensor | None], size: tuple[int, ...]
-) -> InputError | None:
+def _of_another_size(error: BaseException, given: Mapping[str, Any], size: tuple[int, ...]) -> InputError | None:
     """What is said of images of a size that was not proved."""
     name, images = next(iter(given.items()))
-    assert images is not None
-    if tuple(images.shape[2:]) == size:
+    if not isinstance(images, Tensor) or tuple(images.shape[2:]) == size:
         return None
-    height, width = images.shape[2:]
+    height, width = images.shape[-2:]
     first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     return InputError(
-        f"{name} of {height}×{width} pixels cannot be used here ({first:.100}): give them in the {size[0]}×{size[1]} "
+        f"{name} of {height}×{width} pixels cannot be used here ({first:.100}): give them in the {size[-2]}×{size[-1]} "
         "of the example that the distiller was built with, or build it with an example of their size"
     )

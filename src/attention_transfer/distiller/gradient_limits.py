@@ -28,17 +28,17 @@ class Limits:
     unreached_by_task: Collection[str]
     epoch: int
 
-    def loss(self, terms: Mapping[str, Term], logits: Tensor) -> Float[Tensor, ""]:
+    def loss(self, terms: Mapping[str, Term], outputs: Sequence[Tensor]) -> Float[Tensor, ""]:
         """The sum of all terms, whose gradient is that of `limited_gradients`, however it is asked for.
 
         Args:
             terms: of one step, by name.
-            logits: of the student in this step.
+            outputs: of the student in this step.
         """
         pass_ = _Pass()
-        if logits.requires_grad:
+        for output in {id(each): each for each in outputs if each.requires_grad}.values():
             # What frees the graph inside of the backward pass leaves none for what is added to the loss.
-            logits.register_hook(pass_.check)
+            output.register_hook(pass_.check)
         named = self.parameters()
         return cast(Tensor, _LimitedSum.apply(self, terms, pass_, named, *named.values()))
 

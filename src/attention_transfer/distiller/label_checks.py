@@ -2,6 +2,7 @@
 
 import reprlib
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 import torch
@@ -14,24 +15,28 @@ from attention_transfer.errors import InputError
 
 # How far the probabilities of an image may be from 1 together: arithmetic in half precision is not.
 _SUM = 0.01
+# What images of labels (VOC, COCO-stuff) have where there is none.
+_BORDER = 255
 
 
 def class_labels(
-    labels: Any, count: int, classes: int, wanting: Sequence[str]
-) -> Int64[Tensor, " b"] | Float[Tensor, "b k"]:
+    labels: Any, count: int, outputs: Sequence[int], wanting: Sequence[str]
+) -> Int64[Tensor, " b"] | Float[Tensor, "b k"] | Int64[Tensor, "b h w"] | Float[Tensor, "b k h w"]:
     """Labels as class indices of 64 bits, or as class probabilities; nothing is asked of their values.
 
     Args:
         labels: as they were given.
         count: of the images.
-        classes: of the student.
+        outputs: shape of the student's logits of one image: classes, and of segmentation the sides of the maps.
         wanting: methods that want class indices.
 
     Raises:
         InputError: for anything else; says how to make it of what was given.
     """
     require_dense("labels", labels, "of class indices or class probabilities", "torch.tensor(labels)")
-    shape = tuple(labels.shape)
+    shape, classes = tuple(labels.shape), outputs[0]
+    if len(outputs) > 1:
+        return _maps(labels, count, outputs)
     if not shape or shape[0] != count:
         raise InputError(
             f"labels must be one for each of the {count} images, not {shape[0] if shape else 'a single number'}: give "
@@ -60,6 +65,135 @@ def class_labels(
             "labels.float(), or class indices with labels.argmax(1)"
         )
     return labels
+
+
+def _maps(labels: Tensor, count: int, outputs: Sequence[int]) -> Tensor:
+    """Labels of every position, as class indices of 64 bits or as class probabilities."""
+    shape, classes, sides = tuple(labels.shape), outputs[0], len(outputs) - 1
+    wanted = f"(batch, {', '.join(('time', 'height', 'width')[-sides:])})"
+    if shape[:1] != (count,) or len(shape) not in (1 + sides, 2 + sides):
+        how = ""
+        if len(shape) == 2 + sides and shape[1] == 1:
+            how = ": give labels[:, 0]"
+        raise InputError(
+            f"labels must be a class index for each position of the {count} images, {wanted}, as the student's outputs "
+            f"are, not of shape {shape}{how}"
+        )
+    if len(shape) == 1 + sides:
+        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+            raise InputError(f"labels must be whole numbers, the class indices, not {labels.dtype}: give labels.long()")
+        return labels.long()
+    if shape[1] != classes:
+        how = ": give labels[:, 0]" if shape[1] == 1 else ""
+        raise InputError(
+            f"labels of shape {shape} must have a probability for each of the student's {classes} classes, or be class "
+            f"indices of shape {wanted}{how}"
+        )
+    if not labels.is_floating_point():
+        raise InputError(
+            f"labels of shape {shape} must be floating point, the class probabilities, not {labels.dtype}: give "
+            "labels.float(), or class indices with labels.argmax(1)"
+        )
+    return labels
+
+
+def like_outputs(labels: Any, count: int, outputs: Sequence[int], what: str) -> Tensor:
+    """Labels of the shape that the student's outputs have.
+
+    Args:
+        labels: as they were given.
+        count: of the images.
+        outputs: shape of what the student gives for one image, by the example.
+        what: they are, for the message.
+
+    Raises:
+        InputError: for another shape.
+    """
+    require_dense("labels", labels, f"of {what}", "torch.tensor(labels)")
+    shape, wanted = tuple(labels.shape), (count, *outputs)
+    # Sides of maps follow those of the images, and are known once the student has run.
+    if (
+        len(shape) == len(wanted)
+        and shape[: 2 if len(outputs) > 1 else None] == wanted[: 2 if len(outputs) > 1 else None]
+    ):
+        return labels
+    how = ""
+    if wanted[1:] == (1,) and shape == (count,):
+        how = ": give labels[:, None]"
+    elif shape == (count,) and not labels.is_floating_point() and len(wanted) == 2:
+        how = f": of class indices make torch.nn.functional.one_hot(labels, {wanted[1]})"
+    raise InputError(f"labels must be {what}, in shape {wanted}, not {shape}{how}")
+
+
+def range_of(labels: Tensor) -> Float[Tensor, "2"]:
+    """The smallest and the largest of some numbers; NaN where one is no number."""
+    return torch.stack(torch.aminmax(labels.float()))
+
+
+def labelled_range(labels: Tensor) -> Int64[Tensor, "3"]:
+    """Of class indices the smallest and the largest that are labels, and how many are."""
+    known = labels != UNLABELLED
+    lowest = torch.where(known, labels, torch.iinfo(torch.int64).max).min()
+    highest = torch.where(known, labels, torch.iinfo(torch.int64).min).max()
+    return torch.stack((lowest, highest, known.sum()))
+
+
+def judge_positions(numbers: Int64[Tensor, "3"], classes: int) -> None:
+    """Refuse maps of class indices that the student has not, and batches without any.
+
+    Args:
+        numbers: as `labelled_range`, on a CPU.
+        classes: of the student.
+
+    Raises:
+        InputError: says which class index.
+    """
+    lowest, highest, count = (int(each) for each in numbers)
+    if not count:
+        raise InputError(f"labels are all {UNLABELLED}, so that no position of the batch has a label")
+    if lowest < 0 or highest >= classes:
+        how = f"the student has {classes} classes, as many as the data set must have"
+        if lowest < 0 or highest == _BORDER:
+            wrong = lowest if lowest < 0 else highest
+            how = (
+                f"where no label is meant, give {UNLABELLED}, as in labels.masked_fill(labels == {wrong}, {UNLABELLED})"
+            )
+        raise InputError(
+            f"labels must be class indices from 0 to {classes - 1}, or {UNLABELLED} where a position has no label, not "
+            f"{lowest if lowest < 0 else highest}: {how}"
+        )
+
+
+def judge_between(numbers: Float[Tensor, "2"]) -> None:
+    """Refuse labels that are neither 0, nor 1, nor a probability.
+
+    Args:
+        numbers: the smallest and the largest, on a CPU.
+
+    Raises:
+        InputError: says which number.
+    """
+    lowest, highest = numbers.tolist()
+    if not (lowest >= 0 and highest <= 1):
+        wrong = highest if lowest >= 0 else lowest
+        raise InputError(
+            f"labels of binary-cross-entropy must be 0, 1 or a probability for each class, not {wrong:g}: give several "
+            "hot labels, or task_loss='cross-entropy' for class indices"
+        )
+
+
+def judge_finite(numbers: Float[Tensor, "2"]) -> None:
+    """Refuse numbers that are infinite or not a number.
+
+    Args:
+        numbers: the smallest and the largest, on a CPU.
+
+    Raises:
+        InputError: says which.
+    """
+    wrong = [number for number in numbers.tolist() if not isfinite(number)]
+    if wrong:
+        raise InputError(f"labels must be finite numbers, and one is {wrong[0]}: leave out images without a label")
 
 
 def judge_indices(labels: Int64[Tensor, " b"], classes: int, refusing: Sequence[str]) -> None:

@@ -3,15 +3,16 @@
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Literal
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from attention_transfer.capture import Capture, CaptureError, Reading, Replacement, Tap, as_logits
+from attention_transfer.capture import Capture, CaptureError, Images, LogitsAt, Reading, Replacement, Tap
 from attention_transfer.capture.input_gradients import input_gradient, no_recomputation, twice_differentiable
 from attention_transfer.capture.isolation import own_buffers
 from attention_transfer.capture.opaque_modules import left_uncompiled
+from attention_transfer.capture.outputs import copied, same_images
 from attention_transfer.capture.private_names import is_compiled, state_of
 from attention_transfer.distiller.received_images import Given
 from attention_transfer.errors import InputError
@@ -19,7 +20,9 @@ from attention_transfer.methods.method import Observed, Request
 from attention_transfer.models.introspection.description import Input
 from attention_transfer.models.preprocessing import Renormalise
 
-Role = Literal["teacher", "student"]
+Role = str
+"""`student`, or `teacher` with the name of it where it has one; for messages."""
+STUDENT = "student"
 
 
 def together(requests: Sequence[Request]) -> Request:
@@ -40,8 +43,11 @@ class Network:
         role: a teacher is read without a graph, a student with one.
         requests: of all methods.
         head: module path of its linear head.
+        logits: where they are in its output.
         transform: what becomes of the student's images before this network receives them.
         beside: the student, where this is its teacher.
+        device: where it stays, if that need not be where the student is.
+        takes_labels: whether its forward pass takes the labels beside the images.
 
     Raises:
         CaptureError: for a tap that does not exist.
@@ -53,36 +59,48 @@ class Network:
         role: Role,
         requests: Sequence[Request],
         head: str | None,
+        logits: LogitsAt,
         transform: Callable[[Tensor], Tensor] | None = None,
         beside: nn.Module | None = None,
+        device: torch.device | None = None,
+        takes_labels: bool = False,
     ) -> None:
         self.model, self.role, self.head = model, role, head
         self.request = together(requests)
         self._gradients = sorted(self.request.gradients, key=lambda gradient: gradient.mirrored)
         self._transform = transform or nn.Identity()
-        self._given = Given(model, self._transform, beside)
-        if role == "student" and self._gradients and any(map(is_compiled, model.modules())):
+        self._given = Given(model, self._transform, beside, device)
+        self._takes_labels = takes_labels
+        if takes_labels and self._gradients:
+            raise CaptureError(
+                "the gradient of the student's logits is read, and it takes labels beside its images: gradient "
+                "attention is for networks that take images alone"
+            )
+        if role == STUDENT and self._gradients and any(map(is_compiled, model.modules())):
             raise CaptureError(
                 "the gradient of the student is differentiated again, which compiled networks cannot be: give it as it "
                 "was before torch.compile"
             )
         self._proving = False
-        self._capture = Capture(model, (*self.request.taps, *self.request.attention), role)
+        self.logits = logits
+        self._capture = Capture(model, (*self.request.taps, *self.request.attention), role, logits)
         self._providers = {
             (each, request.taps): each.bound(self, request.taps) for request in requests for each in request.provide
         }
 
-    def read(self, image: Tensor, label: Tensor | None, replaced: Mapping[Tap, Replacement] | None = None) -> Reading:
+    def read(self, image: Images, label: Any, replaced: Mapping[Tap, Replacement] | None = None) -> Reading:
         """Run it once, and differentiate it if that is wanted.
 
         Args:
             image: as the student receives it.
-            label: class indices or probabilities; None where no gradient is wanted this time.
+            label: class indices or probabilities; None where no gradient is wanted this time. Whatever they are where
+                the network takes them.
             replaced: values that it goes on with in place of its own.
         """
-        before = _state(image)
+        before, also = _state(image), self._beside(label)
+        to_the_end = self._to_its_end
         reading = self._run(
-            image, label, lambda x: self._capture.run(x, until_last_tap=not self._to_its_end, replaced=replaced)
+            image, label, lambda x: self._capture.run(x, *also, until_last_tap=not to_the_end, replaced=replaced)
         )
         if _state(image) != before:
             raise CaptureError(
@@ -91,13 +109,15 @@ class Network:
             )
         return reading
 
-    def probe(self, image: Tensor, label: Tensor | None, replaced: Mapping[Tap, Replacement] | None = None) -> Reading:
+    def probe(self, image: Images, label: Any, replaced: Mapping[Tap, Replacement] | None = None) -> Reading:
         """The same on noise, with proof of everything that is read.
 
         Raises:
             CaptureError: if something does not hold what it promises.
         """
         for provider, taps in self._providers:
+            if not isinstance(image, Tensor):
+                raise InputError("a method proves what it reads on images in one tensor, not on a list of images")
             provider.prove(self, taps, image)
         if replaced and any(gradient.mirrored for gradient in self._gradients):
             raise CaptureError("a mirrored pass of the student cannot be combined with a method that replaces values")
@@ -110,11 +130,12 @@ class Network:
         self._proving = self._given.copies = True
         writes = False
 
-        def probe(given: Tensor) -> Reading:
+        def probe(given: Images) -> Reading:
             nonlocal writes
-            before = given.detach().clone()
-            reading = self._capture.probe(given, gradient=self.role == "student", replaced=replaced)
-            writes = not torch.equal(given, before)
+            before = copied(given)
+            gradient = self.role == STUDENT
+            reading = self._capture.probe(given, *self._beside(label), gradient=gradient, replaced=replaced)
+            writes = not same_images(given, before)
             return reading
 
         try:
@@ -146,7 +167,11 @@ class Network:
 
     def receives(self, images: Tensor) -> Tensor:
         """The student's images as this network receives them."""
-        return self._given(images)
+        return cast(Tensor, self._given(images))
+
+    def _beside(self, label: Any) -> tuple[Any, ...]:
+        """What the network takes beside its images."""
+        return (label,) if self._takes_labels and label is not None else ()
 
     def precise(self, value: Tensor) -> Tensor:
         """A parameter of it in the precision of the losses."""
@@ -177,22 +202,24 @@ class Network:
 
     @property
     def _to_its_end(self) -> bool:
-        return self.role == "student" or self.request.logits or self.differentiated
+        return self.role == STUDENT or self.request.logits or self.differentiated
 
-    def _run(self, image: Tensor, label: Tensor | None, run: Callable[[Tensor], Reading]) -> Reading:
+    def _run(self, image: Images, label: Any, run: Callable[[Images], Reading]) -> Reading:
         if self._gradients and label is not None:
+            if not isinstance(image, Tensor):
+                raise InputError("gradient attention is of images in one tensor, not of a list of images")
             return self._run_differentiated(image, label, run)
-        with nullcontext() if self.role == "student" else torch.no_grad():
+        with nullcontext() if self.role == STUDENT else torch.no_grad():
             return self._given.run(image, run)
 
     # Compiled graphs cannot be differentiated twice; inside a compiled distiller this part runs as it is.
     @left_uncompiled
-    def _run_differentiated(self, image: Tensor, label: Tensor, run: Callable[[Tensor], Reading]) -> Reading:
+    def _run_differentiated(self, image: Tensor, label: Tensor, run: Callable[[Images], Reading]) -> Reading:
         if torch.is_inference_mode_enabled():
             raise InputError(
                 "gradient attention cannot be computed in inference mode: use torch.no_grad() to measure it"
             )
-        twice = self.role == "student" and torch.is_grad_enabled()
+        twice = self.role == STUDENT and torch.is_grad_enabled()
         with torch.enable_grad(), twice_differentiable() if twice else nullcontext():
             image = image.detach().requires_grad_()
             reading = self._given.run(image, run)
@@ -215,7 +242,7 @@ class Network:
     def _mirrored_gradient(self, image: Tensor, label: Tensor, twice: bool) -> Tensor:
         mirrored = image.detach().flip(3).requires_grad_()
         with own_buffers(self.model):
-            logits = as_logits(self.model(self._given(mirrored)), self.role)
+            logits = self.logits(self.model(self._given(mirrored)))
         return self._gradient(logits, mirrored, label, twice).flip(3)
 
     def _gradient(self, logits: Tensor | None, image: Tensor, label: Tensor, twice: bool) -> Tensor:
@@ -225,6 +252,8 @@ class Network:
         return gradient if twice else gradient.detach()
 
 
-def _state(image: Tensor) -> Hashable:
+def _state(images: Images) -> Hashable:
     """Something that differs after the images were written into."""
-    return None if torch.compiler.is_compiling() else state_of(image)
+    if torch.compiler.is_compiling():
+        return None
+    return state_of(images) if isinstance(images, Tensor) else tuple(map(state_of, images))

@@ -10,11 +10,13 @@ Output(loss 2.45 = ce 2 × 1, kd 0.5 × 0.9)
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from attention_transfer.capture.outputs import tensors_of
 from attention_transfer.distiller.gradient_limits import Limits, sum_of
 from attention_transfer.distiller.notes import Notes
 from attention_transfer.methods import Term
@@ -28,18 +30,24 @@ class Output:
 
     Args:
         terms: raw value and weight of each summand of the loss, by name; `ce` is the task's cross-entropy.
-        student_logits: (batch, classes); of no classes in a phase in which the student does not run.
-        teacher_logits: same as `student_logits`; None where no method reads them, for then the teacher need not run to
-            its end.
+        student_logits: (batch, classes), or what `student_logits` names; of no classes in a phase in which the student
+            does not run, and None where its output has none and nothing reads them.
+        teacher_logits: same as `student_logits`, by name where there are several teachers; None where no method reads
+            them, for then the teacher need not run to its end.
         limits: by what gradients are bounded; None where no term is.
         notes: told of a gradient of this step; None where there is nothing to say of it.
+        student_output: what the student returned, as it came.
+        teacher_output: what the teacher returned, by name where there are several; None where it was stopped after what
+            is read of it, or its outputs come from a cache.
     """
 
     terms: Mapping[str, Term]
-    student_logits: Float[Tensor, "b k"]
-    teacher_logits: Float[Tensor, "b k"] | None = None
+    student_logits: Float[Tensor, "b k ..."] | None
+    teacher_logits: Float[Tensor, "b k ..."] | Mapping[str, Tensor | None] | None = None
     limits: Limits | None = None
     notes: Notes | None = None
+    student_output: Any = None
+    teacher_output: Any = None
 
     # Made when it is first asked for, outside of compiled code and of wrappers for several processes: the bounds of
     # gradients are then kept whatever a step was run by.
@@ -55,11 +63,16 @@ class Output:
             values = [term.weighted for term in self.terms.values()]
             if not any(value.requires_grad for value in values):
                 return sum_of(values)
-            loss = sum_of(values) if self.limits is None else self.limits.loss(self.terms, self.student_logits)
+            loss = sum_of(values) if self.limits is None else self.limits.loss(self.terms, self._outputs())
             if self.notes is not None:
                 # Evaluation asks for no gradient, so whoever asks learns.
                 loss.register_hook(self.notes.learning_in_evaluation)
             return loss
+
+    def _outputs(self) -> list[Tensor]:
+        """By what else the student may be differentiated."""
+        found = [*tensors_of(self.student_output)]
+        return found if self.student_logits is None else [*found, self.student_logits]
 
     def backward(self) -> None:
         """Accumulate the gradient of the step; the same as `out.loss.backward()`."""

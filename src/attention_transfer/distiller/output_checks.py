@@ -1,13 +1,16 @@
 """What is refused of the outputs of student and teacher: those of which the loss says nothing."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from attention_transfer.capture.output_activation import squashed_by
-from attention_transfer.distiller.binding import Bound
-from attention_transfer.distiller.observed_network import Role
+from attention_transfer.capture.outputs import Images, first_image
+from attention_transfer.distiller.network_pair import Both
+from attention_transfer.distiller.observed_network import STUDENT, Role
+from attention_transfer.distiller.task_loss import TaskLoss
 from attention_transfer.errors import InputError
 
 # Probabilities sum to 1 within this much, or within a few rounding errors of a coarser type.
@@ -17,20 +20,30 @@ _ROUNDING_ERRORS = 4
 _MANY_CLASSES = 32
 
 
-def readers_of_logits(bound: Sequence[Bound], task_weight: float) -> frozenset[Role]:
-    """Whose outputs must be logits: those of which a softmax is taken.
+Activation = Literal["softmax", "sigmoid"]
+
+
+def readers_of_logits(both: Both) -> dict[Role, Activation | None]:
+    """Whose outputs must be logits, and what is made of them; None of numbers of which nothing is made.
 
     Args:
-        bound: all methods.
-        task_weight: weight of the cross-entropy with the labels.
+        both: networks, methods, and the task.
     """
-    of_teacher = any(each.reads.teacher.logits or each.reads.teacher.gradients for each in bound)
-    of_student = of_teacher or task_weight > 0 or any(each.reads.differentiates for each in bound)
-    roles: dict[Role, bool] = {"teacher": of_teacher, "student": of_student}
-    return frozenset(role for role, reads in roles.items() if reads)
+    of_task = None if both.task is None else both.task.loss.activation
+    found: dict[Role, Activation | None] = {}
+    for bound in both.bound:
+        activation: Activation = bound.method.makes_probabilities_by
+        readers = {*(both.teachers[name].role for name in bound.teachers)} if "teacher" in bound.reads_logits else set()
+        for role in readers | ({STUDENT} if "student" in bound.reads_logits else set()):
+            found[role] = activation
+    if both.task is not None and isinstance(both.task.loss, TaskLoss):
+        found.setdefault(STUDENT, of_task)
+    return found
 
 
-def check_logits(role: Role, logits: Tensor, model: nn.Module, run: Callable[[], Tensor]) -> None:
+def check_logits(
+    role: Role, logits: Tensor, model: nn.Module, run: Callable[[], Tensor], activation: Activation | None
+) -> None:
     """Refuse outputs for noise that are no logits, or the same for every image.
 
     Args:
@@ -38,20 +51,29 @@ def check_logits(role: Role, logits: Tensor, model: nn.Module, run: Callable[[],
         logits: of noise, as they are taken to be.
         model: gave them.
         run: runs it once more, where only that tells.
+        activation: what is made of them; None of numbers that are compared as they are.
 
     Raises:
         InputError: for one output, probabilities, and outputs that do not depend on the image.
     """
-    if logits.shape[1] == 1:
+    if activation is not None and logits.ndim < 2:
+        raise InputError(
+            f"the logits of the {role} are of shape {tuple(logits.shape)}, where (batch, classes) is wanted: give "
+            f"{role.partition(' ')[0]}_logits=lambda output: output[:, None] for one logit"
+        )
+    if activation == "softmax" and logits.shape[1] == 1:
         raise InputError(
             f"the {role} has one output for each image, and a softmax of one logit is always 1, so that nothing can be "
-            "learned from it: give it two outputs, one for each class, and labels of 0 and 1"
+            "learned from it: give it two outputs, one for each class, and labels of 0 and 1; or learn one logit with "
+            "task_loss='binary-cross-entropy'"
         )
     if not logits.is_floating_point():
         raise InputError(
             f"the {role} returns {logits.dtype}, where logits are wanted, which are floating point: take off what "
             "makes whole numbers of them"
         )
+    if activation is None:
+        return
     _refuse_probabilities(role, logits)
     values = logits.detach()
     if bool(((values >= 0) & (values <= 1)).all()):
@@ -73,15 +95,16 @@ class FirstBatches:
     set show that they are not normalised as a teacher expects them. An accelerator is waited for, once each.
 
     Args:
-        roles: whose outputs must be logits.
+        roles: whose outputs must be logits, and what is made of them.
         networks: by their role.
     """
 
-    def __init__(self, roles: frozenset[Role], networks: Mapping[Role, nn.Module]) -> None:
-        self._roles, self._networks = roles, networks
+    def __init__(self, roles: Mapping[Role, Activation | None], networks: Mapping[Role, nn.Module]) -> None:
+        self._roles = frozenset(role for role, activation in roles.items() if activation is not None)
+        self._networks = networks
         self._seen: set[tuple[str, bool]] = set()
 
-    def __call__(self, images: Tensor, logits: Mapping[Role, Tensor | None], *, training: bool) -> None:
+    def __call__(self, images: Images, logits: Mapping[Role, Tensor | None], *, training: bool) -> None:
         """Refuse what nothing can be learned from.
 
         Args:
@@ -93,13 +116,13 @@ class FirstBatches:
             InputError: for outputs that are not finite, for probabilities, and for a teacher whose outputs are the same
                 for all images. A term that is not finite though they are is left to the loop, which knows its step.
         """
-        if images.is_meta:
+        if first_image(images).is_meta:
             return
         # In a phase of its own a network may not run, and then its first batch is still to come.
         new: dict[Role, Tensor] = {
             role: values
             for role, values in logits.items()
-            if values is not None and values.shape[1] and self._first(role, training)
+            if values is not None and values.numel() and self._first(role, training)
         }
         if new:
             self._look_at_outputs(images, new)
@@ -110,13 +133,14 @@ class FirstBatches:
         self._seen.add((name, training))
         return first
 
-    def _look_at_outputs(self, images: Tensor, logits: Mapping[Role, Tensor]) -> None:
+    def _look_at_outputs(self, images: Images, logits: Mapping[Role, Tensor]) -> None:
         _refuse_non_finite(images, logits)
         for role, values in logits.items():
             if role not in self._roles:
                 continue
             _refuse_probabilities(role, values)
-            same = role == "teacher" and _constant(values) and not _constant(images)
+            same = role != STUDENT and _constant(values)
+            same = same and not (isinstance(images, Tensor) and _constant(images))
             if same and not _may_start_at_zero(self._networks[role]):
                 raise InputError(_same_for_all(role, "the images of this batch"))
 
@@ -137,12 +161,12 @@ def _refuse_probabilities(role: Role, logits: Tensor) -> None:
             )
 
 
-def _refuse_non_finite(images: Tensor, logits: Mapping[Role, Tensor]) -> None:
+def _refuse_non_finite(images: Images, logits: Mapping[Role, Tensor]) -> None:
     """What is not finite first: images or outputs."""
-    outputs = {role: each.detach() for role, each in logits.items()}
+    outputs = {role: each.detach() for role, each in logits.items() if each.is_floating_point()}
     if all(bool(each.isfinite().all()) for each in outputs.values()):
         return
-    if not bool(images.isfinite().all()):
+    if not all(bool(each.isfinite().all()) for each in ([images] if isinstance(images, Tensor) else images)):
         raise InputError(
             "images hold values that are infinite or not a number: look for a division by a standard deviation of 0, "
             "and for files that were not read"
@@ -150,7 +174,7 @@ def _refuse_non_finite(images: Tensor, logits: Mapping[Role, Tensor]) -> None:
     for role, each in outputs.items():
         if not bool(each.isfinite().all()):
             how = "in a type of a larger range than float16" if each.dtype == torch.float16 else "in float32"
-            where = ", on images normalised as it expects them (teacher_input)" if role == "teacher" else ""
+            where = ", on images normalised as it expects them (teacher_input)" if role != STUDENT else ""
             raise InputError(
                 f"the outputs of the {role} are infinite or not a number for the images of the first batch: run it "
                 f"{how}{where}, and look at its weights"

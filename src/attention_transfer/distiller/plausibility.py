@@ -3,7 +3,6 @@
 from torch import Tensor, nn
 
 from attention_transfer.distiller.network_pair import Both
-from attention_transfer.distiller.observed_network import together
 
 # Networks that are built alike differ by a few embeddings.
 _LARGER = 1.05
@@ -18,20 +17,21 @@ _BUILT = {"weight": (0.0, 1.0), "bias": (0.0,), "running_mean": (0.0,), "running
 
 def unusual(both: Both) -> list[str]:
     """What is unusual about the networks and methods, seen when a distiller is built."""
-    if both.teacher is None:
+    if not both.teachers:
         return []
-    if not together([bound.of_teacher for bound in both.bound]).anything:
+    if not any(teacher.runs for teacher in both.teachers.values()):
         return [
             "a teacher was given, and nothing is read of it, so that nothing is learned from it: leave it out, or give "
             "methods that learn from it."
         ]
-    notes: list[str] = []
-    if _never_trained(both.teacher.model):
-        notes.append(
-            "the teacher was never trained, as far as can be told: all its normalisation layers are as they were "
-            "built; load its weights before the distiller is built."
-        )
-    student, teacher = (_without_head(network.model, network.head) for network in (both.student, both.teacher))
+    notes = [
+        f"the {teacher.role} was never trained, as far as can be told: all its normalisation layers are as they were "
+        "built; load its weights before the distiller is built."
+        for teacher in both.teachers.values()
+        if _never_trained(teacher.model)
+    ]
+    student = _without_head(both.student.model, both.student.head)
+    teacher = max(_without_head(each.model, each.head) for each in both.teachers.values())
     # A frozen script holds its parameters as constants.
     if student > _LARGER * teacher > 0 and not any(bound.method.smaller_teacher for bound in both.bound):
         notes.append(

@@ -9,7 +9,7 @@ from torch import nn
 from attention_transfer.capture import Attention, Reading, Tap
 from attention_transfer.distiller.binding import Bound
 from attention_transfer.distiller.network_pair import Both
-from attention_transfer.distiller.output import TASK
+from attention_transfer.distiller.task_loss import OwnLoss
 from attention_transfer.methods import Phase
 
 _Row = tuple[str, str, str, str]
@@ -21,17 +21,18 @@ class Shapes:
     """Shapes of everything that was read on images of the example's shape, by the words for it.
 
     Args:
-        teacher: of the teacher; empty where it is not run.
+        teachers: of each teacher by name; empty where it is not run.
         student: of the student.
     """
 
-    teacher: Mapping[str, tuple[int, ...]]
+    teachers: Mapping[str, Mapping[str, tuple[int, ...]]]
     student: Mapping[str, tuple[int, ...]]
 
     @classmethod
-    def of(cls, teacher: Reading | None, student: Reading) -> "Shapes":
+    def of(cls, teachers: Mapping[str, Reading | None], student: Reading) -> "Shapes":
         """Those of a run."""
-        return cls({} if teacher is None else _shapes(teacher), _shapes(student))
+        read = {name: {} if reading is None else _shapes(reading) for name, reading in teachers.items()}
+        return cls(read, _shapes(student))
 
 
 def summary(both: Both, shapes: Shapes, parts: nn.ModuleDict, phases: Sequence[Phase], notes: Sequence[str]) -> str:
@@ -45,13 +46,12 @@ def summary(both: Both, shapes: Shapes, parts: nn.ModuleDict, phases: Sequence[P
         notes: what is unusual about it.
     """
     lines = [f"student  {_network(both.student.model)}"]
-    if both.teacher is not None:
-        lines.append(f"teacher  {_network(both.teacher.model)}")
+    lines += [f"{teacher.role}  {_network(teacher.model)}" for teacher in both.teachers.values()]
     rows: list[_Row] = [_HEAD]
-    if both.task_weight:
+    if both.task is not None:
         read = next((bound.task_tap for bound in both.bound if bound.task_tap is not None), None)
-        logits = "logits" if read is None else str(read)
-        rows.append((TASK, _number(both.task_weight), "", _shown(logits, shapes.student)))
+        logits = "output" if isinstance(both.task.loss, OwnLoss) else "logits" if read is None else str(read)
+        rows.append((both.task.loss.key, _number(both.task.weight), "", _shown(logits, shapes.student)))
     for bound in both.bound:
         rows += _rows(bound, shapes)
     lines += ["", *_table(rows), ""]
@@ -69,18 +69,20 @@ def in_a_line(both: Both, phase: Phase | None) -> str:
         both: networks and methods.
         phase: of the training; None where there is only one.
     """
-    terms = [f"{_number(both.task_weight)} {TASK}"] if both.task_weight else []
+    terms = [] if both.task is None else [f"{_number(both.task.weight)} {both.task.loss.key}"]
     terms += [f"{_number(float(bound.weight))} {bound.name}" for bound in both.bound]
-    teacher = "" if both.teacher is None else f" from {type(both.teacher.model).__name__}"
+    teachers = [type(teacher.model).__name__ for teacher in both.teachers.values()]
+    teacher = f" from {' and '.join(teachers)}" if teachers else ""
     during = "" if phase is None else f", in phase {phase.name}"
     return f"Distiller({type(both.student.model).__name__} learns{teacher} by {' + '.join(terms)}{during})"
 
 
 def _rows(bound: Bound, shapes: Shapes) -> list[_Row]:
     """One for each pair of what a method reads, the first with its name and weight."""
+    of_teacher = shapes.teachers[bound.teachers[0]] if bound.teachers else {}
     theirs, ours = (
         [_shown(name, read) for name in names]
-        for names, read in ((_read_of_teacher(bound), shapes.teacher), (_read_of_student(bound), shapes.student))
+        for names, read in ((_read_of_teacher(bound), of_teacher), (_read_of_student(bound), shapes.student))
     )
     pairs = list(zip_longest(theirs, ours, fillvalue="")) or [("", "")]
     names = [(bound.name, _weight(bound)), *[("", "")] * (len(pairs) - 1)]

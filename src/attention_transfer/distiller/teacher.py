@@ -10,13 +10,15 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from attention_transfer.capture import CaptureError, Folding, Modes, Reading, set_mode
+from attention_transfer.capture import CaptureError, Folding, Images, LogitsAt, Modes, Reading, set_mode
 from attention_transfer.capture.batch_norm_folding import FoldingError
 from attention_transfer.capture.isolation import Buffer, buffers_of, changed, kept
 from attention_transfer.capture.opaque_modules import is_graph
+from attention_transfer.capture.outputs import first_image
 from attention_transfer.capture.same_noise import check_same_noise
 from attention_transfer.distiller.observed_network import Network, together
 from attention_transfer.distiller.received_images import cast_for
+from attention_transfer.distiller.setup import Teaching, role_of
 from attention_transfer.errors import InputError
 from attention_transfer.methods.method import Observed, Request
 
@@ -85,12 +87,13 @@ class Teacher:
     Not a module, so that nothing of it gets into the distiller's `parameters()` and `state_dict()`.
 
     Args:
-        model: stays the user's own object.
+        said: the network, which stays the user's own object, and how it receives its images.
         requests: of all methods; if they ask for nothing, it is never run.
         head: path of its linear head.
-        transform: what becomes of the student's images before it receives them.
         modes: that the methods want it to run in, see `Method.teacher_mode`.
         beside: the student.
+        name: what it was given as.
+        read_by: what reads its logits, for messages.
 
     Raises:
         CaptureError: for a place that does not exist.
@@ -98,16 +101,23 @@ class Teacher:
 
     def __init__(
         self,
-        model: nn.Module,
+        said: Teaching,
         requests: Sequence[Request],
         head: str | None,
-        transform: Callable[[Tensor], Tensor],
         modes: Collection[str],
         beside: nn.Module,
+        name: str,
+        read_by: Sequence[str] = (),
     ) -> None:
-        self.model, self.head, self._transform = model, head, transform
+        model, self.name, self.role = said.model, name, role_of(name)
+        self.model, self.head, self._transform, self._device = model, head, said.images, said.device
+        if said.device is not None:
+            model.to(said.device)
+        logits = LogitsAt.of(model, self.role, said.logits, read_by)
         self._network = (
-            Network(model, "teacher", requests, head, transform, beside) if together(requests).anything else None
+            Network(model, self.role, requests, head, logits, said.images, beside, said.device)
+            if together(requests).anything
+            else None
         )
         self._wanted_modes = frozenset(modes)
         self._memory: TeacherMemory | None = None
@@ -130,7 +140,7 @@ class Teacher:
             norm.train(self._alone and norm.training)
         self._modes = Modes(self.model)
 
-    def check_noise(self, student: nn.Module, images: Tensor) -> None:
+    def check_noise(self, student: nn.Module, images: Images) -> None:
         """Refuse networks that cannot drop the same residuals, where a method asks for it.
 
         Args:
@@ -141,6 +151,8 @@ class Teacher:
             ValueError: see `check_same_noise`.
         """
         if "same noise" in self._wanted_modes:
+            if not isinstance(images, Tensor):
+                raise InputError("same_drop_path wants images in one tensor, not a list of images")
             check_same_noise(student, self.model, images, cast_for(self.model, self._transform(images), student))
 
     def remember(self, memory: TeacherMemory) -> None:
@@ -158,7 +170,7 @@ class Teacher:
             raise InputError(f"a method runs it in mode {', '.join(map(repr, sorted(others)))}")
         self._memory = memory
 
-    def read(self, images: Tensor, labels: Tensor | None, place: tuple[int, Tensor] | None = None) -> Reading | None:
+    def read(self, images: Images, labels: Any, place: tuple[int, Tensor] | None = None) -> Reading | None:
         """Run it once without a graph; None where nothing is wanted of it.
 
         Args:
@@ -172,13 +184,14 @@ class Teacher:
             return self._memory.read(*place, partial(self._run, images, labels))
         if not self._same_noise:
             return self._run(images, labels)
-        accelerators = [] if images.device.type == "cpu" else [images.device.index or 0]
-        kind: Any = "cuda" if not accelerators else images.device.type
+        device = self._device or first_image(images).device
+        accelerators = [] if device.type == "cpu" else [device.index or 0]
+        kind: Any = "cuda" if not accelerators else device.type
         # Given back afterwards: the student draws the same numbers.
         with torch.random.fork_rng(accelerators, device_type=kind):
             return self._run(images, labels)
 
-    def probe(self, images: Tensor, labels: Tensor) -> Reading | None:
+    def probe(self, images: Images, labels: Any) -> Reading | None:
         """The same on noise, with proof of everything that is read.
 
         Raises:
@@ -192,7 +205,7 @@ class Teacher:
             if any(map(is_graph, self.model.modules())):
                 self._prove_recorded_at_rest(seen[0], network.read(images, labels))
         # Elsewhere than on a CPU, more may be lost by computing weights in each step than norms take.
-        if images.device.type == "cpu" and not self._wanted_modes - {"eval"}:
+        if (self._device or first_image(images).device).type == "cpu" and not self._wanted_modes - {"eval"}:
             run = partial(network.read, images, None)
             self._folding = Folding.found(self.model, run, len(images), network.modules_read)
         return seen[0]
@@ -201,6 +214,16 @@ class Teacher:
         """What one method sees of it."""
         return _NOTHING if reading is None or self._network is None else self._network.observed(reading, request)
 
+    @property
+    def runs(self) -> bool:
+        """Whether anything is read of it."""
+        return self._network is not None
+
+    @property
+    def logits(self) -> "LogitsAt | None":
+        """Where its logits are; None where nothing is read of it."""
+        return None if self._network is None else self._network.logits
+
     def release(self) -> None:
         """Leave the network without a hook, in the modes and as trainable as it came."""
         if self._network is not None:
@@ -208,18 +231,18 @@ class Teacher:
         self._folding = Folding()
         self._frozen.release()
 
-    def _run(self, images: Tensor, labels: Tensor | None) -> Reading:
+    def _run(self, images: Images, labels: Any) -> Reading:
         if torch.compiler.is_compiling():
             return self._run_as_wanted(images, labels)
         with self._frozen.lock:
             return self._run_as_wanted(images, labels)
 
-    def _run_as_wanted(self, images: Tensor, labels: Tensor | None) -> Reading:
+    def _run_as_wanted(self, images: Images, labels: Any) -> Reading:
         self._modes.set()
         with self._statistics_left_alone(), kept(self._moving) if self._moving else nullcontext():
             return self._run_folded(images, labels)
 
-    def _run_folded(self, images: Tensor, labels: Tensor | None) -> Reading:
+    def _run_folded(self, images: Images, labels: Any) -> Reading:
         assert self._network is not None
         # Compilers join a norm with what follows it.
         if self._folding.pairs and not torch.compiler.is_compiling():
@@ -253,8 +276,8 @@ class Teacher:
         if moving or any(differ):
             found = f"changes its own {', '.join(moving)}" if moving else "gives other values for the same images"
             raise CaptureError(
-                f"the teacher runs a graph that was traced or exported, and {found} each time it runs: it was recorded "
-                "in training mode, in which it stays; call eval() on the network before it is recorded"
+                f"the {self.role} runs a graph that was traced or exported, and {found} each time it runs: it was "
+                "recorded in training mode, in which it stays; call eval() on the network before it is recorded"
             )
 
 

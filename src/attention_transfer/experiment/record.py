@@ -100,7 +100,10 @@ def _to_json(value: Any) -> Any:
 
 def _fields_to_json(value: Any) -> dict[str, Any]:
     hints = get_type_hints(type(value))
-    return {f.name: _to_json(_as(hints[f.name], getattr(value, f.name))) for f in fields(value)}
+    values = {f: getattr(value, f.name) for f in fields(value)}
+    # Newer fields that say nothing are left out, so that records of before are still those of the same experiment.
+    said = {f: each for f, each in values.items() if each is not None or not f.metadata.get("newer")}
+    return {f.name: _to_json(_as(hints[f.name], each)) for f, each in said.items()}
 
 
 def _as(kind: Any, value: Any) -> Any:

@@ -8,7 +8,8 @@
 (0, 2)
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -57,10 +58,11 @@ class AttentionTransfer(Method):
 
     Departs from the paper: the loss is summed over layers and carries no factor ½. Features of different height or
     width are averaged to the smaller size before the map is taken; the paper has only equal ones. Channel counts may
-    differ, as in the paper.
+    differ, as in the paper. Volumes, which it has not, have maps over time, height and width.
     """
 
     key: ClassVar[str] = "at"
+    volumes: ClassVar[bool] = True
 
     weight: float = 1000.0
     kind: MapKind = "sum"
@@ -88,7 +90,12 @@ class AttentionTransfer(Method):
         """Refuse pairs whose maps have a single position."""
         for i, (theirs, ours) in enumerate(zip(teacher.features, student.features, strict=True)):
             sizes = [tuple(features.shape[2:]) for features in (theirs, ours)]
-            if min(sizes[0][0], sizes[1][0]) * min(sizes[0][1], sizes[1][1]) == 1:
+            if len(sizes[0]) != len(sizes[1]):
+                raise InputError(
+                    f"the maps of pair {i} have sides {sizes[0]} in the teacher and {sizes[1]} in the student: name "
+                    "layers of which both are of images, or both of volumes"
+                )
+            if math.prod(map(min, *sizes)) == 1:
                 raise InputError(
                     f"the maps of pair {i} have one position ({sizes[0]} in the teacher, {sizes[1]} in the student), "
                     "where every unit-norm map is the same: leave it out with stages=, or take larger images"
@@ -97,10 +104,18 @@ class AttentionTransfer(Method):
     def terms(self, batch: Batch, teacher: Observed, student: Observed, parts: nn.Module | None) -> Mapping[str, Term]:
         """The distance between the attention maps of each pair, summed over pairs."""
         del batch, parts
-        distances: list[Tensor] = []
+        maps: list[tuple[Tensor, Tensor]] = []
         for theirs, ours in zip(teacher.features, student.features, strict=True):
             fitted_teacher, fitted_student = same_size(theirs, ours)
             with torch.no_grad():
                 target = attention_map(fitted_teacher, self.power, self.kind)
-            distances.append(map_distance(attention_map(fitted_student, self.power, self.kind), target, self.form))
-        return {self.key: Term(torch.stack(distances).sum())}
+            maps.append((attention_map(fitted_student, self.power, self.kind), target))
+        value = torch.stack([map_distance(*pair, self.form) for pair in maps]).sum()
+        return {self.key: Term(value, of_images=lambda: self._of_images(maps))}
+
+    def _of_images(self, maps: Sequence[tuple[Tensor, Tensor]]) -> Float[Tensor, " b"]:
+        """The distance of each image."""
+        differences = [student - teacher for student, teacher in maps]
+        if self.form == "code":
+            return torch.stack([each.square().mean(1) for each in differences]).sum(0)
+        return torch.stack([torch.linalg.vector_norm(each, dim=1) for each in differences]).sum(0)

@@ -4,7 +4,7 @@
 5
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, cast
 
@@ -16,13 +16,14 @@ from torch.nn import functional
 from attention_transfer.batch import Batch
 from attention_transfer.capture import Tap
 from attention_transfer.errors import InputError
-from attention_transfer.methods.layers.maps import at_least_float32
+from attention_transfer.methods.layers.maps import at_least_float32, averaged_to
 from attention_transfer.methods.layers.stage_selection import check_stages, paired_layers
 from attention_transfer.methods.method import Method, Observed, Reads, Request, Term
 from attention_transfer.models.introspection.description import Description
 from attention_transfer.phases import Phase
 
-_Size = tuple[int, int]
+_Size = tuple[int, ...]
+_SIDES_OF_VOLUMES = 3
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class FitNet(Method):
     """
 
     key: ClassVar[str] = "fitnet"
+    volumes: ClassVar[bool] = True
     epoch_settings: ClassVar[tuple[str, ...]] = ("hint_epochs",)
 
     weight: float = 100.0
@@ -125,11 +127,17 @@ class FitNet(Method):
         """The distance between the regressed features and the teacher's."""
         del batch
         pairs = zip(cast(nn.ModuleList, parts), student.features, teacher.features, strict=True)
-        hints = [
-            hint_distance(regressor(ours, _size(theirs.shape[1:])), theirs, self.form)
-            for regressor, ours, theirs in pairs
-        ]
-        return {self.key: Term(torch.stack(hints).sum())}
+        regressed = [(regressor(ours, _size(theirs.shape[1:])), theirs) for regressor, ours, theirs in pairs]
+        value = torch.stack([hint_distance(ours, theirs, self.form) for ours, theirs in regressed]).sum()
+        return {self.key: Term(value, of_images=lambda: self._of_images(regressed))}
+
+    def _of_images(self, regressed: Sequence[tuple[Tensor, Tensor]]) -> Float[Tensor, " b"]:
+        """The distance of each image."""
+        values: list[Tensor] = []
+        for ours, theirs in regressed:
+            squares = (at_least_float32(ours) - at_least_float32(theirs)).square().flatten(1)
+            values.append(squares.mean(1) if self.form == "code" else squares.sum(1) / 2)
+        return torch.stack(values).sum(0)
 
     def _pairs(self, teacher: Description, student: Description) -> tuple[tuple[Tap, ...], tuple[Tap, ...]]:
         theirs, ours = paired_layers(teacher, student, self, "post", "post")
@@ -159,7 +167,7 @@ class Regressor(nn.Module):
     """Brings features to another number of channels and another size.
 
     Args:
-        given: channels, height and width of what it takes.
+        given: channels, height and width of what it takes, and of volumes the time before height.
         wanted: the same of what it gives.
         batch_norm: whether a batch norm follows the convolution.
         rectify: whether a ReLU comes last.
@@ -169,14 +177,25 @@ class Regressor(nn.Module):
         super().__init__()
         channels = given[0], wanted[0]
         size, self._size = _size(given), _size(wanted)
+        if len(size) != len(self._size):
+            raise InputError(
+                f"hints are of sides {self._size} in the teacher and {size} in the student: name layers of which both "
+                "are of images, or both of volumes"
+            )
+        volumes = len(size) == _SIDES_OF_VOLUMES
+        plain, transposed, norm = (
+            (nn.Conv3d, nn.ConvTranspose3d, nn.BatchNorm3d)
+            if volumes
+            else (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d)
+        )
         self.convolution: nn.Module
         if size == _doubled(self._size):
-            self.convolution = nn.Conv2d(*channels, kernel_size=3, stride=2, padding=1)
+            self.convolution = plain(*channels, kernel_size=3, stride=2, padding=1)
         elif _doubled(size) == self._size:
-            self.convolution = nn.ConvTranspose2d(*channels, kernel_size=4, stride=2, padding=1)
+            self.convolution = transposed(*channels, kernel_size=4, stride=2, padding=1)
         else:
-            self.convolution = nn.Conv2d(*channels, kernel_size=1)
-        self.norm = nn.BatchNorm2d(wanted[0]) if batch_norm else nn.Identity()
+            self.convolution = plain(*channels, kernel_size=1)
+        self.norm = norm(wanted[0]) if batch_norm else nn.Identity()
         self.activation = nn.ReLU() if rectify else nn.Identity()
 
     def forward(self, features: Float[Tensor, "b c h w"], size: _Size | None = None) -> Float[Tensor, "b d x y"]:
@@ -188,25 +207,25 @@ class Regressor(nn.Module):
         """
         features = features.to(next(self.parameters()).dtype)
         size = size or self._size
-        if isinstance(self.convolution, nn.Conv2d) and self.convolution.kernel_size == (1, 1):
+        if isinstance(self.convolution, nn.Conv2d | nn.Conv3d) and set(self.convolution.kernel_size) == {1}:
             features = _resized(features, size)
         # Halves of odd sizes are rounded by one network this way, and by another that way.
         return self.activation(self.norm(_resized(self.convolution(features), size)))
 
 
 def _size(shape: torch.Size) -> _Size:
-    return shape[1], shape[2]
+    return tuple(shape[1:])
 
 
 def _doubled(size: _Size) -> _Size:
-    return 2 * size[0], 2 * size[1]
+    return tuple(2 * side for side in size)
 
 
 def _resized(features: Tensor, size: _Size) -> Tensor:
     """Averaged over areas where that makes them smaller, then interpolated where they must grow."""
-    smaller = min(features.shape[2], size[0]), min(features.shape[3], size[1])
-    if features.shape[2:] != smaller:
-        features = functional.adaptive_avg_pool2d(features, smaller)
+    smaller = tuple(map(min, features.shape[2:], size))
+    features = averaged_to(features, smaller)
     if smaller != size:
-        features = functional.interpolate(features, size, mode="bilinear", align_corners=False)
+        mode = "trilinear" if len(size) == _SIDES_OF_VOLUMES else "bilinear"
+        features = functional.interpolate(features, size, mode=mode, align_corners=False)
     return features

@@ -7,6 +7,7 @@ tensor(1.)
 True
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -55,12 +56,15 @@ class Term:
         limit: how its gradient is bounded against the task's, if at all.
         scales: whether the method's own weight and its schedule multiply it, too; they do not where a method learns
             something beforehand, with a learning rate of its own.
+        of_images: computes the value of each image by itself, of which `value` is the mean; None where images are
+            compared with each other. Teachers can be dropped for single images only where all their terms have it.
     """
 
     value: Float[Tensor, ""]
     weight: float | Float[Tensor, ""] = 1.0
     limit: GradientLimit | None = None
     scales: bool = True
+    of_images: Callable[[], Float[Tensor, " b"]] | None = None
 
     @property
     def weighted(self) -> Float[Tensor, ""]:
@@ -186,11 +190,15 @@ class Method(Settings, ABC):
         ...     def terms(self, batch, teacher, student, parts):
         ...         return {self.key: Term((student.logits - teacher.logits).square().mean())}
         >>> LogitMatching(weight=0.5)
-        LogitMatching(weight=0.5, schedule=Schedule(...))
+        LogitMatching(weight=0.5, schedule=Schedule(...), teacher=None, term=None)
 
     Args:
         weight: multiplies every term of the method; at least 0.
         schedule: how the weight changes from epoch to epoch.
+        teacher: by name, where there are several; of several names the method is used once for each, or averages their
+            logits where it reads nothing else (`averages_teachers`). None takes the only teacher.
+        term: what its terms are called, where a method stands several times; None takes its key, with the name of the
+            teacher where there are several.
 
     Raises:
         SettingError: for a setting that does not exist, or a value of another type than it has.
@@ -202,14 +210,27 @@ class Method(Settings, ABC):
     smaller_teacher: ClassVar[bool] = False
     # Settings that are numbers of epochs, which a shorter or longer training scales.
     epoch_settings: ClassVar[tuple[str, ...]] = ()
+    # Whether several teachers can be one to it, whose logits are the mean of theirs.
+    averages_teachers: ClassVar[bool] = False
+    # Whether logits that it reads may be of every position (segmentation), not of the image alone.
+    dense_logits: ClassVar[bool] = False
+    # Whether it can do with volumes, (batch, channels, time, height, width), instead of images.
+    volumes: ClassVar[bool] = False
 
     weight: float = 1.0
     schedule: Schedule = field(default_factory=Schedule)
+    # Said where the method is named, not by flags of their own.
+    teacher: str | tuple[str, ...] | None = field(default=None, kw_only=True, metadata={"flag": False, "newer": True})
+    term: str | None = field(default=None, kw_only=True, metadata={"flag": False, "newer": True})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.weight < float("inf"):
             raise InputError(f"the weight of {self.key} must be a finite number of at least 0, not {self.weight}")
+        if self.term is not None and not re.fullmatch(r"[A-Za-z][\w:+-]*", self.term, re.ASCII):
+            raise InputError(f"term of {self.key} must be a name of letters, digits, - and _, not {self.term!r}")
+        if self.teacher == ():
+            raise InputError(f"teacher of {self.key} must name at least one teacher, or be None")
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -241,6 +262,20 @@ class Method(Settings, ABC):
         """
         del scale, classes
         return self
+
+    def suited(self, activation: Literal["softmax", "sigmoid"] | None) -> "Method":
+        """The same method for a task.
+
+        Args:
+            activation: what makes probabilities of the student's logits; None where they are none, or that is unknown.
+        """
+        del activation
+        return self
+
+    @property
+    def makes_probabilities_by(self) -> Literal["softmax", "sigmoid"]:
+        """What it makes of the logits that it reads, if it reads any."""
+        return "softmax"
 
     def resolved(self, teacher: Description | None, student: Description) -> "Method":
         """The same method with every setting that depends on the two networks decided."""

@@ -102,6 +102,7 @@ class Relational(Method):
     """
 
     key: ClassVar[str] = "rkd"
+    volumes: ClassVar[bool] = True
 
     distance_weight: float = 25.0
     angle_weight: float = 50.0

@@ -169,7 +169,7 @@ class Loop:
                 with plan.place.autocast():
                     out: Output = self.module(batch.image, batch.label, batch.index)
                 self.update.backward(out, 1 / len(group))
-            self.means.add(out, batch.label if plan.labels_are_learned else None)
+            self.means.add(out, batch.label if plan.labels_are_learned else None, len(batch.image))
             outs.append(out)
         self.update.step(epoch, first + len(group) - 1, outs)
         self.progress.samples += sum(len(batch.image) for batch in group)

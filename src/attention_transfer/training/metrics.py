@@ -26,12 +26,17 @@ class RunningMeans:
         self._count = 0
 
     @torch.no_grad()
-    def add(self, out: Output, labels: Tensor | None) -> None:
-        """Take in one step."""
-        count = len(out.student_logits)
+    def add(self, out: Output, labels: Tensor | None, count: int) -> None:
+        """Take in one step.
+
+        Args:
+            out: of the step.
+            labels: class indices or probabilities; None where the loss of them is not to be shown.
+            count: of its images.
+        """
         values = {f"term/{name}": term.value.detach() for name, term in out.terms.items()}
         # A network that is pre-trained has logits of no classes.
-        if labels is not None and out.student_logits.shape[1]:
+        if labels is not None and out.student_logits is not None and out.student_logits.shape[1]:
             logits = out.student_logits.detach().float()
             values["loss"] = functional.cross_entropy(logits, labels)
             values["top1"] = 100 * (logits.argmax(1) == likeliest(labels)).float().mean()

@@ -72,7 +72,7 @@ def flags_of_fields(record: type[Any], name: str = "", path: str = "", values: o
         values: an instance that gives the defaults; those of the class if None.
     """
     hints, texts = get_type_hints(record, include_extras=True), texts_of(record)
-    for each in fields(record):
+    for each in (each for each in fields(record) if each.metadata.get("flag", True)):
         hint, marks = _bare(hints[each.name])
         flag = RENAMED.get(record.__name__, {}).get(each.name, each.name.replace("_", "-"))
         default = each.default if each.default is not MISSING else None

@@ -7,7 +7,7 @@
 tensor([[0., 1., 0., 0.]])
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -120,17 +120,29 @@ def binarised(
 
 
 def same_size(
-    first: Float[Tensor, "b c h w"], second: Float[Tensor, "b d i j"]
-) -> tuple[Float[Tensor, "b c x y"], Float[Tensor, "b d x y"]]:
-    """Both features at the smaller height and width of the two, the larger ones averaged over areas."""
-    size = min(first.shape[2], second.shape[2]), min(first.shape[3], second.shape[3])
+    first: Float[Tensor, "b c ..."], second: Float[Tensor, "b d ..."]
+) -> tuple[Float[Tensor, "b c ..."], Float[Tensor, "b d ..."]]:
+    """Both features at the smaller height and width of the two, and time of volumes; larger ones averaged over areas.
 
-    def fit(features: Tensor) -> Tensor:
-        if features.shape[2:] == size:
-            return features
-        return functional.adaptive_avg_pool2d(at_least_float32(features), size)
+    Args:
+        first: of shape (batch, channels, height, width), or (batch, channels, time, height, width).
+        second: same as for `first`, with as many dimensions.
+    """
+    size = tuple(map(min, first.shape[2:], second.shape[2:]))
+    return averaged_to(first, size), averaged_to(second, size)
 
-    return fit(first), fit(second)
+
+def averaged_to(features: Float[Tensor, "b c ..."], size: Sequence[int]) -> Float[Tensor, "b c ..."]:
+    """Features averaged over areas to another size; unchanged if they have it.
+
+    Args:
+        features: of two sides, or of three (volumes).
+        size: of each side.
+    """
+    if features.shape[2:] == tuple(size):
+        return features
+    pool: Any = functional.adaptive_avg_pool2d if len(size) == 2 else functional.adaptive_avg_pool3d
+    return pool(at_least_float32(features), tuple(size))
 
 
 class _MeanSquare(torch.autograd.Function):

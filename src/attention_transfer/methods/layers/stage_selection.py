@@ -165,16 +165,16 @@ def embedding(value: Tensor, role: str) -> Float[Tensor, "b c"]:
     """What was read there as one vector per image, in float32 or better; averaged over positions where it has any.
 
     Args:
-        value: (batch, channels), or (batch, channels, height, width).
+        value: (batch, channels), or (batch, channels, height, width), or of volumes with time before height.
         role: of the network, for messages.
 
     Raises:
         ValueError: for any other shape.
     """
-    if value.ndim not in (2, 4):
+    if value.ndim not in (2, 4, 5):
         raise InputError(
             f"the {role}'s head takes a value of shape {tuple(value.shape)}, not one vector per image: name another "
             f"module with {role}_layer="
         )
     vectors = at_least_float32(value)
-    return vectors.mean((2, 3)) if vectors.ndim == 4 else vectors
+    return vectors if vectors.ndim == 2 else vectors.mean(tuple(range(2, vectors.ndim)))

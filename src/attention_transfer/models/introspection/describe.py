@@ -20,10 +20,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from attention_transfer.capture import Layout, Places, Tap
+from attention_transfer.capture import Images, Layout, Places, Tap
 from attention_transfer.capture.output_layouts import find_places
 from attention_transfer.models.introspection.description import Description, Input, Stage
 from attention_transfer.models.introspection.layouts import suggested_layers, tap_seen
@@ -316,7 +315,7 @@ def _convolutional(model: nn.Module, layout: Layout | None) -> bool:
     return layout == "nchw" and any(max(c.kernel_size) > 1 and c.in_channels != 3 for c in convolutions)
 
 
-def with_places(description: Description, model: nn.Module, image: Float[Tensor, "b c h w"]) -> Description:
+def with_places(description: Description, model: nn.Module, image: Images) -> Description:
     """A network's description with the layout of its values as they were seen.
 
     Stages whose tokens lie in an order of their own are left out: no map can be made of them.
