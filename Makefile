@@ -29,7 +29,7 @@ test: $(INSTALLED) ## Run the tests, on the versions of constraints.txt
 test-lowest: $(LOWEST)/.installed ## Run the same tests on the lowest versions that pyproject.toml declares
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest $(TWO_AT_A_TIME) $(FLAGS)
 
-test-more: $(INSTALLED) ## Run the tests that take longer or need more: kills, whole commands, extras
+test-more: $(VENV)/.loops ## Run the tests that take longer or need more: kills, whole commands, extras
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TWO_AT_A_TIME) -m more $(FLAGS)
 
 docs: $(INSTALLED) ## Build the documentation with the API reference into build/docs
@@ -60,6 +60,11 @@ $(LOWEST)/.installed: pyproject.toml tests/lowest_versions.py
 	@mkdir -p $(LOWEST)
 	$(PYTHON) tests/lowest_versions.py > $(LOWEST)/constraints.txt
 	$(call install,$(LOWEST),$(LOWEST)/constraints.txt)
+	@touch $@
+
+# Other people's training loops, which only their examples need.
+$(VENV)/.loops: $(INSTALLED)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[loops]'
 	@touch $@
 
 # Into a virtual environment (1), with the versions of a file (2).

@@ -62,7 +62,7 @@ def test_the_library_costs_torch_and_the_command_is_an_extra():
         *("torch", "numpy", "jaxtyping", "safetensors")
     }
     assert {extra: set(brought.values()) for extra, brought in EXTRAS.items()} == {
-        extra: names for extra, names in named.items() if extra not in ("dev", "docs")
+        extra: names for extra, names in named.items() if extra not in ("dev", "docs", "loops")
     }
     assert "attention-transfer[cli,docs,hf]" in named["dev"]
 

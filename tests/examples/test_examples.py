@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from safetensors.torch import load_file
 from torch import nn
 
 from attention_transfer import Distiller, InputError, build
@@ -17,6 +18,8 @@ from attention_transfer import Distiller, InputError, build
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLES = sorted((REPOSITORY / "examples").glob("*.py"))
 SECONDS = 15  # of one core
+# What an example shows the loop of, and is no part of the extras that all tests run with.
+LOOPS = {"accelerate_loop": "accelerate", "lightning_loop": "lightning", "transformers_trainer": "accelerate"}
 
 
 def example(name: str) -> ModuleType:
@@ -83,10 +86,13 @@ def test_vit_attention_is_read_drawn_and_learned(tmp_path: Path):
 @pytest.mark.more
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_runs_as_a_script_within_its_time(path: Path, tmp_path: Path):
+    if path.stem in LOOPS:
+        pytest.importorskip(LOOPS[path.stem])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "HF_HUB_OFFLINE": "1"}
     before = os.times().children_user
     done = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", str(path)],
+        # Others warn of what is theirs.
+        [sys.executable, "-W", "default" if path.stem in LOOPS else "error::UserWarning", str(path)],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
@@ -105,3 +111,20 @@ def test_an_example_runs_as_a_script_within_its_time(path: Path, tmp_path: Path)
         }
         assert shares["teacher"] > 90
         assert shares["with the teacher"] > 75
+
+
+@pytest.mark.more
+@pytest.mark.parametrize("name", ["accelerate_loop", "lightning_loop", "timm_building_blocks", "transformers_trainer"])
+def test_loops_of_others_go_on_where_they_stopped_and_end_with_the_bare_student(name: str, tmp_path: Path):
+    if name in LOOPS:
+        pytest.importorskip(LOOPS[name])
+    script = str(REPOSITORY / "examples" / f"{name}.py")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    run = [sys.executable, "-W", "default", script, str(tmp_path)]
+    done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=150, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert re.search(r"epoch [23]", done.stdout)
+    student = load_file(tmp_path / "student.safetensors")
+    assert student
+    assert not [key for key in student if "teacher" in key or "distiller" in key]
+    assert len((REPOSITORY / "examples" / f"{name}.py").read_text().splitlines()) <= 95
