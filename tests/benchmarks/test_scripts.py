@@ -189,3 +189,12 @@ def test_a_family_of_transformers_is_read_as_the_page_says(kind: str, script: Ca
     family = f"transformers {kind}"
     name, model, side = families._OTHERS[family]()
     assert str(families.examine(family, name, model, side)) in FAMILIES.splitlines()
+
+
+def test_methods_are_tried_on_every_task_and_refusals_written_down(script: Callable[[str], Any]):
+    found = script("tasks_and_methods")
+    kinds = {task.name: task for task in found.tasks()}
+    assert found.tried(kinds["segmentation"], found.METHODS["kd"]) == "yes"
+    assert found.tried(kinds["detection, lists"], found.METHODS["at"]) == "yes"
+    assert "reads labels, which are class indices" in found.tried(kinds["one logit"], found.METHODS["dkd"])
+    assert "logits of one row per image" in found.tried(kinds["segmentation"], found.METHODS["gradient"])

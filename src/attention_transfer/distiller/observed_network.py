@@ -23,6 +23,8 @@ from attention_transfer.models.preprocessing import Renormalise
 Role = str
 """`student`, or `teacher` with the name of it where it has one; for messages."""
 STUDENT = "student"
+# Dimensions of logits that are not of every position.
+_OF_IMAGES = 2
 
 
 def together(requests: Sequence[Request]) -> Request:
@@ -247,6 +249,11 @@ class Network:
 
     def _gradient(self, logits: Tensor | None, image: Tensor, label: Tensor, twice: bool) -> Tensor:
         assert logits is not None
+        if logits.ndim != _OF_IMAGES:
+            raise InputError(
+                f"the gradient of the {self.role}'s loss is read, which is of logits of one row per image, not of "
+                f"shape {tuple(logits.shape)}: take a method without gradients such as at"
+            )
         with no_recomputation(self.role) if self._proving else nullcontext():
             gradient = input_gradient(logits, image, label, twice=twice)
         return gradient if twice else gradient.detach()
