@@ -107,7 +107,8 @@ def test_an_interrupted_run_goes_on_to_the_same_student(here: Path):
     ("words", "said"),
     [
         ("--methods method_of_nobody:X", "cannot be imported"),
-        ("--methods method_of_mine:Nothing", "is no method"),
+        ("--methods method_of_mine:Nothing", "has no 'Nothing': its methods are Mine"),
+        ("--methods method_of_mine:dataclass", "is no method: give a class that inherits"),
         (f"--methods {PATH} --mine.sharpnes 2", "did you mean --mine.sharpness?"),
         ("--mine.sharpness 2", "there is no method mine"),
     ],

@@ -75,8 +75,10 @@ def test_what_was_meant_is_asked(method: type, name: str, meant: str) -> None:
 
 
 def test_too_many_values_are_refused_with_the_names() -> None:
-    with pytest.raises(SettingError, match=r"given 4 values and takes 3: its settings are weight, schedule, temp"):
-        SoftTargets(0.9, Schedule(), 4.0, 5.0)
+    with pytest.raises(
+        SettingError, match=r"given 5 values and takes 4: its settings are weight, schedule, temperature, activation"
+    ):
+        SoftTargets(0.9, Schedule(), 4.0, None, 5.0)
 
 
 @pytest.mark.parametrize("key", METHODS)

@@ -7,9 +7,9 @@
 import re
 import sys
 import traceback
+import types
 from importlib import import_module
 from inspect import isabstract
-from types import ModuleType
 
 from attention_transfer.errors import InputError, first_line
 from attention_transfer.methods.attention_copy import AttentionCopy as AttentionCopy
@@ -59,7 +59,13 @@ def own_method(path: str) -> type[Method]:
     if "" not in sys.path:
         # The module may lie in the current folder; what is installed goes first, whatever else lies there.
         sys.path.append("")
-    found = getattr(_imported(module, path), name, None)
+    imported = _imported(module, path)
+    if not hasattr(imported, name):
+        there = [each for each, kind in vars(imported).items() if isinstance(kind, type) and issubclass(kind, Method)]
+        there = [each for each in there if getattr(imported, each).__module__ == imported.__name__]
+        has = f"its methods are {', '.join(there)}" if there else "it defines no method"
+        raise InputError(f"the module of the method {path!r} has no {name!r}: {has}")
+    found = getattr(imported, name)
     if not isinstance(found, type) or not issubclass(found, Method) or found is Method:
         raise InputError(f"{path!r} is no method: give a class that inherits from attention_transfer.Method")
     known = next((key for key, each in METHODS.items() if each is found), None)
@@ -78,7 +84,7 @@ def own_method(path: str) -> type[Method]:
     return found
 
 
-def _imported(module: str, path: str) -> ModuleType:
+def _imported(module: str, path: str) -> types.ModuleType:
     try:
         return import_module(module)
     except KeyboardInterrupt:
