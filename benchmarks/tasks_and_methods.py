@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from attention_transfer.distiller.notes import unwarned
 from attention_transfer import METHODS, Distiller, InputError, Method, SoftTargets
 
 CLASSES, COUNT, SIDE, FRAMES = 5, 4, 16, 4
@@ -148,7 +149,8 @@ def tried(task: Task, method: type[Method]) -> str:
                 if hasattr(module, "num_batches_tracked"):
                     module.num_batches_tracked += 1
         try:
-            distiller = Distiller(*pair, [method(**settings)], example=example, **task.settings, **others)
+            with unwarned():
+                distiller = Distiller(*pair, [method(**settings)], example=example, **task.settings, **others)
             distiller.set_epoch(0)
             out = distiller.train()(task.images, task.labels, torch.arange(COUNT))
         except InputError as error:
