@@ -34,6 +34,14 @@ class SmallNet(nn.Module):
         return self.fc(self.layer2(self.layer1(x)).mean((2, 3)))
 
 
+@pytest.fixture(autouse=True)
+def _compiler_forgets() -> Generator[None]:  # pyright: ignore[reportUnusedFunction]
+    """What one test compiled, or gave up compiling, is not used by the next."""
+    yield
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
+
+
 @pytest.fixture
 def small_pair() -> tuple[nn.Module, nn.Module]:
     """A student and a wider teacher, seeded."""
