@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attention_transfer.distiller.notes import unwarned
 from attention_transfer import METHODS, Distiller, InputError, Method, SoftTargets
+from attention_transfer.distiller.notes import unwarned
 
 CLASSES, COUNT, SIDE, FRAMES = 5, 4, 16, 4
 # Of images in lists and of what nobody describes, layers are named.

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from tests.trained import as_trained
 from tests.two_processes import TwoProcesses
 
+# NumPy looks at the smallest numbers when it is first asked, and warns where these are flushed to zero just then.
+FINFO = np.finfo(np.float32), np.finfo(np.float64)
+
 GOLDEN = Path(__file__).parent / "golden"
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import pytest
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from attention_transfer import CaptureError, Distiller, Method, Reads, Request, Tap, Term
 from attention_transfer.batch import Batch
+from attention_transfer.capture import Reading
 from attention_transfer.methods import BatchNorms, ClassMapHead, InputGradient, Observed, Provider, WeightFingerprint
 from attention_transfer.models import Description
 from attention_transfer.models.fingerprint import fingerprint
@@ -144,3 +145,17 @@ def test_every_buffer_and_kept_tensor_counts() -> None:
         other.load_state_dict({n: v + change if n == name else v for n, v in network.state_dict().items()})
         found.append(fingerprint(other))
     assert len(set(found)) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("record", "holds"),
+    [
+        (Reads, ("teacher", "student", "batch")),
+        (Request, ("taps", "logits", "attention", "provide")),
+        (Reading, ("logits", "values", "attention", "image", "computed")),
+        (Observed, ("logits", "features", "attention", "taps", "provided")),
+    ],
+)
+def test_shared_records_hold_nothing_that_one_method_alone_wants(record: type[Any], holds: tuple[str, ...]) -> None:
+    # What few methods want is a provider of theirs: a field here is a field of everybody's.
+    assert tuple(each.name for each in fields(record)) == holds

@@ -54,12 +54,12 @@ class InputGradient(Provider[Tensor]):
         return self._read
 
     def _read(self, reading: Reading) -> Tensor:
-        if self.title not in reading.gradients:
+        if self not in reading.computed:
             raise InputError(
                 f"the {self.title} is read, and this batch has no labels: give them, and let the method ask for them, "
                 "Needs(labels=True)"
             )
-        return reading.gradients[self.title]
+        return reading.computed[self]
 
 
 def input_gradient(

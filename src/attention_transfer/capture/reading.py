@@ -25,8 +25,8 @@ from attention_transfer.capture.attention import Attention
 from attention_transfer.capture.tap import Tap, spatial
 
 
-# Compilers cannot call `dict[str, Tensor]`.
-def _none() -> dict[str, Tensor]:
+# Compilers cannot call `dict[Provider[Any], Any]`.
+def _none() -> "dict[Provider[Any], Any]":
     return {}
 
 
@@ -46,7 +46,7 @@ class Reading:
         values: one per tap of a value, as the network laid it out.
         attention: one per tap of an attention layer, as the network computed it itself, replaced or not.
         image: height and width of the images.
-        gradients: with respect to the image, by their titles, see `InputGradient`.
+        computed: what was computed for providers while the network ran, by what asked for it.
         output: what it returned, as it came; None where it was stopped, or its values come from a cache.
     """
 
@@ -54,7 +54,7 @@ class Reading:
     values: Mapping[Tap, Tensor]
     attention: Mapping[Tap, Attention] = field(default_factory=dict[Tap, Attention])
     image: tuple[int, int] | None = None
-    gradients: Mapping[str, Tensor] = field(default_factory=_none)
+    computed: "Mapping[Provider[Any], Any]" = field(default_factory=_none)
     output: Any = None
 
     def spatial(self, tap: Tap) -> Float[Tensor, "b c h w"]:

@@ -14,6 +14,7 @@ from attention_transfer.capture.isolation import own_buffers
 from attention_transfer.capture.opaque_modules import left_uncompiled
 from attention_transfer.capture.outputs import copied, same_images
 from attention_transfer.capture.private_names import is_compiled, state_of
+from attention_transfer.capture.reading import Provider
 from attention_transfer.distiller.received_images import Given
 from attention_transfer.errors import InputError
 from attention_transfer.methods.method import Observed, Request
@@ -225,8 +226,8 @@ class Network:
         with torch.enable_grad(), twice_differentiable() if twice else nullcontext():
             image = image.detach().requires_grad_()
             reading = self._given.run(image, run)
-            gradients: dict[str, Tensor] = {
-                each.title: self._mirrored_gradient(image, label, twice)
+            computed: dict[Provider[Any], Any] = {
+                each: self._mirrored_gradient(image, label, twice)
                 if each.mirrored
                 else self._gradient(reading.logits, image, label, twice)
                 for each in self._gradients
@@ -239,7 +240,7 @@ class Network:
                 values={tap: value.detach() for tap, value in reading.values.items()},
                 attention={tap: attention.detach() for tap, attention in reading.attention.items()},
             )
-        return replace(reading, gradients=gradients)
+        return replace(reading, computed=computed)
 
     def _mirrored_gradient(self, image: Tensor, label: Tensor, twice: bool) -> Tensor:
         mirrored = image.detach().flip(3).requires_grad_()

@@ -7,6 +7,7 @@ from itertools import zip_longest
 from torch import nn
 
 from attention_transfer.capture import Attention, Reading, Tap
+from attention_transfer.capture.input_gradients import InputGradient
 from attention_transfer.distiller.binding import Bound
 from attention_transfer.distiller.network_pair import Both
 from attention_transfer.distiller.task_loss import OwnLoss
@@ -109,7 +110,8 @@ def _shapes(reading: Reading) -> dict[str, tuple[int, ...]]:
         shapes[str(tap)] = _attention_shape(tap, attention)
     if reading.logits is not None:
         shapes["logits"] = tuple(reading.logits.shape)
-    return shapes | {title: tuple(value.shape) for title, value in reading.gradients.items()}
+    gradients = {each: value for each, value in reading.computed.items() if isinstance(each, InputGradient)}
+    return shapes | {each.title: tuple(value.shape) for each, value in gradients.items()}
 
 
 def _attention_shape(tap: Tap, attention: Attention) -> tuple[int, ...]:
