@@ -152,7 +152,7 @@ def test_every_buffer_and_kept_tensor_counts() -> None:
     [
         (Reads, ("teacher", "student", "batch")),
         (Request, ("taps", "logits", "attention", "provide")),
-        (Reading, ("logits", "values", "attention", "image", "computed")),
+        (Reading, ("logits", "values", "attention", "image", "computed", "output")),
         (Observed, ("logits", "features", "attention", "taps", "provided")),
     ],
 )
