@@ -257,7 +257,7 @@ def test_a_record_alone_imports_nothing(own: str) -> None:
     [
         ("mine_here", "written package.module:Class"),
         ("gone_from_here:Mine", "cannot be imported"),
-        ("mine_here:Yours", "is no method"),
+        ("mine_here:Yours", "has no 'Yours': its methods are Mine"),
         ("pathlib:Path", "is no method"),
         ("attention_transfer:Method", "is no method"),
         ("taken_here:Mine", "a name that no other method has, .* not 'kd'"),
