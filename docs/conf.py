@@ -55,6 +55,9 @@ nitpick_ignore_regex = [
 CONTENTS = {
     "Using it": [
         "/README",
+        "/docs/any-task",
+        "/docs/tasks-and-methods",
+        "/docs/loops",
         "/docs/recipes",
         "/docs/training",
         "/docs/data",
